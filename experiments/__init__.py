@@ -1,0 +1,1 @@
+"""What happens if ...? Commands that leave tables, figures and a manifest behind."""

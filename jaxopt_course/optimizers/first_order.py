@@ -1,0 +1,337 @@
+r"""The lecture's first-order rules in historical order, so that reading down is reading the field as a diff.
+
+An optimizer is a pair of pure functions made by a factory that takes hyperparameters only and knows no problem:
+
+    init(params) -> state
+    update(grads, state, params) -> (updates, state)        then    params + updates
+
+It is an `optax.GradientTransformationExtraArgs`, so it composes with `optax.chain`, `optax.MultiSteps`, schedules,
+clipping, decay, and with every loop that takes an optax optimizer. What all rules share:
+
+- `learning_rate` is a number, a traced scalar, or a schedule `count -> learning rate` with `count` 0 at first; every
+  other hyperparameter is a number or a traced scalar, so a sweep is a `vmap` and never a recompile.
+- A number out of range raises ValueError when the optimizer is made; a traced value and a schedule are always legal.
+- State is a NamedTuple of arrays whose structure, shapes and dtypes never change. Parameters of 16 bits keep moments and
+  all arithmetic in float32; updates have the parameters' dtype. Complex parameters count |g|^2 as the square.
+- Parameters that are not floating point raise TypeError; gradients that do not match the parameters or the state raise
+  ValueError. Both name the leaf.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import optax
+
+from jaxopt_course.annotations import Array
+from jaxopt_course.optimizers.hyperparameters import (
+    LearningRate,
+    Scalar,
+    decay_rate,
+    learning_rate_at,
+    not_negative,
+)
+from jaxopt_course.optimizers.leaves import map_leaves, start_count, zero_moments
+
+Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
+
+
+class SGDState(NamedTuple):
+    """`count`: steps taken, int32."""
+
+    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+
+
+def sgd(learning_rate: LearningRate) -> Optimizer:
+    r"""Gradient descent; stochastic when the gradient is a minibatch's.
+
+    $$w \leftarrow w - \eta g$$
+
+    Args:
+      learning_rate: eta, a number, traced scalar or schedule; units of parameter^2 per unit of loss.
+
+    Returns:
+      The optimizer; its state is `SGDState`.
+
+    Raises:
+      ValueError: a learning rate that is not finite and > 0.
+
+    Example:
+      >>> import jax, optax
+      >>> f = lambda w: w[0] ** 2 + 25.0 * w[1] ** 2
+      >>> optimizer, w = sgd(0.03), jax.numpy.array([4.0, 1.0])
+      >>> state = optimizer.init(w)
+      >>> for _ in range(50):
+      ...     updates, state = optimizer.update(jax.grad(f)(w), state)
+      ...     w = optax.apply_updates(w, updates)
+      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.3f}"
+      '41.0 -> 0.033'
+
+    Source: the lecture's "SGD"; Robbins and Monro (1951), "A stochastic approximation method", eq. 6.
+    """
+    rate = learning_rate_at(learning_rate)
+
+    def init(params: Any) -> SGDState:
+        return SGDState(start_count(params))
+
+    def update(grads: Any, state: SGDState, params: Any = None, **_: Any) -> tuple[Any, SGDState]:
+        def rule(g, lr):
+            return (-lr * g,)
+
+        (updates,) = map_leaves(rule, grads, (), (rate(state.count),), params)
+        return updates, SGDState(optax.safe_increment(state.count))
+
+    return Optimizer(init, update)
+
+
+class MomentumState(NamedTuple):
+    """`count`: steps taken, int32; `trace`: the velocity v, like the parameters."""
+
+    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    trace: Any
+
+
+def momentum(learning_rate: LearningRate, rho: Scalar = 0.9, nesterov: bool = False) -> Optimizer:
+    r"""SGD with a velocity that remembers past gradients; Nesterov's form looks one step ahead.
+
+    $$v \leftarrow \rho v + g, \qquad w \leftarrow w - \eta v \qquad (v_0 = 0)$$
+
+    With `nesterov=True` the step is $w \leftarrow w - \eta (g + \rho v)$ with the new v, which is the lecture's
+    rearranged form $w \leftarrow w - \rho v_{old} + (1 + \rho) v_{new}$ for a velocity that holds $-\eta$ inside. The
+    learning rate stands outside the velocity: under a schedule the two places differ.
+
+    Args:
+      learning_rate: eta, a number, traced scalar or schedule.
+      rho: friction, in [0, 1).
+      nesterov: whether to look ahead.
+
+    Returns:
+      The optimizer; its state is `MomentumState`.
+
+    Raises:
+      ValueError: a hyperparameter out of range.
+
+    Example:
+      >>> import jax, optax
+      >>> f = lambda w: w[0] ** 2 + 25.0 * w[1] ** 2
+      >>> optimizer, w = momentum(0.03, rho=0.7), jax.numpy.array([4.0, 1.0])
+      >>> state = optimizer.init(w)
+      >>> for _ in range(50):
+      ...     updates, state = optimizer.update(jax.grad(f)(w), state)
+      ...     w = optax.apply_updates(w, updates)
+      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.6f}"
+      '41.0 -> 0.000001'
+
+    Source: the lecture's "SGD + Momentum"; Polyak (1964), "Some methods of speeding up the convergence of iteration
+    methods", eq. 9; Nesterov's form after Sutskever et al. (2013), eqs. 3-4, as CS231n rearranges it.
+    """
+    rate, rho = learning_rate_at(learning_rate), decay_rate("rho", rho)
+
+    def init(params: Any) -> MomentumState:
+        return MomentumState(start_count(params), zero_moments(params))
+
+    def update(grads: Any, state: MomentumState, params: Any = None, **_: Any) -> tuple[Any, MomentumState]:
+        def rule(g, v, lr, rho):
+            v = rho * v + g
+            return -lr * (g + rho * v if nesterov else v), v
+
+        updates, trace = map_leaves(rule, grads, (state.trace,), (rate(state.count), rho), params)
+        return updates, MomentumState(optax.safe_increment(state.count), trace)
+
+    return Optimizer(init, update)
+
+
+class AdagradState(NamedTuple):
+    """`count`: steps taken, int32; `sum_of_squares`: s, like the parameters, real."""
+
+    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    sum_of_squares: Any
+
+
+def adagrad(learning_rate: LearningRate, eps: Scalar = 1e-7) -> Optimizer:
+    r"""A learning rate for each coordinate, divided by the root of all its past squares.
+
+    $$s \leftarrow s + g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon} \qquad (s_0 = 0)$$
+
+    `optax.adagrad` is another rule: it starts at s = 0.1 and keeps epsilon inside the root.
+
+    Args:
+      learning_rate: eta, a number, traced scalar or schedule; units of parameter.
+      eps: epsilon, units of gradient, not negative.
+
+    Returns:
+      The optimizer; its state is `AdagradState`.
+
+    Raises:
+      ValueError: a hyperparameter out of range.
+
+    Example:
+      >>> import jax, optax
+      >>> f = lambda w: w[0] ** 2 + 25.0 * w[1] ** 2
+      >>> optimizer, w = adagrad(1.0), jax.numpy.array([4.0, 1.0])
+      >>> state = optimizer.init(w)
+      >>> for _ in range(50):
+      ...     updates, state = optimizer.update(jax.grad(f)(w), state)
+      ...     w = optax.apply_updates(w, updates)
+      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.4f}"
+      '41.0 -> 0.0000'
+
+    Source: the lecture's "AdaGrad"; Duchi, Hazan, Singer (2011), "Adaptive subgradient methods", JMLR 12, fig. 1.
+    """
+    rate, eps = learning_rate_at(learning_rate), not_negative("eps", eps)
+
+    def init(params: Any) -> AdagradState:
+        return AdagradState(start_count(params), zero_moments(params, real=True))
+
+    def update(grads: Any, state: AdagradState, params: Any = None, **_: Any) -> tuple[Any, AdagradState]:
+        def rule(g, s, lr, eps):
+            s = s + square(g)
+            return -lr * g / (root(s) + eps), s
+
+        updates, s = map_leaves(rule, grads, (state.sum_of_squares,), (rate(state.count), eps), params)
+        return updates, AdagradState(optax.safe_increment(state.count), s)
+
+    return Optimizer(init, update)
+
+
+class RMSPropState(NamedTuple):
+    """`count`: steps taken, int32; `nu`: s, the moving mean of squares, like the parameters, real."""
+
+    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    nu: Any
+
+
+def rmsprop(learning_rate: LearningRate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Optimizer:
+    r"""AdaGrad that forgets: a moving mean of squares instead of their sum.
+
+    $$s \leftarrow \beta s + (1 - \beta) g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
+      \qquad (s_0 = 0)$$
+
+    `optax.rmsprop` is this rule with `eps_in_sqrt=False`.
+
+    Args:
+      learning_rate: eta, a number, traced scalar or schedule; units of parameter.
+      decay: beta, in [0, 1).
+      eps: epsilon, units of gradient, not negative.
+
+    Returns:
+      The optimizer; its state is `RMSPropState`.
+
+    Raises:
+      ValueError: a hyperparameter out of range.
+
+    Example:
+      >>> import jax, optax
+      >>> f = lambda w: w[0] ** 2 + 25.0 * w[1] ** 2
+      >>> optimizer, w = rmsprop(0.05, decay=0.9), jax.numpy.array([4.0, 1.0])
+      >>> state = optimizer.init(w)
+      >>> for _ in range(100):
+      ...     updates, state = optimizer.update(jax.grad(f)(w), state)
+      ...     w = optax.apply_updates(w, updates)
+      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.4f}"
+      '41.0 -> 0.0000'
+
+    Source: the lecture's "RMSProp"; Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5,
+    slide 29.
+    """
+    rate, decay, eps = learning_rate_at(learning_rate), decay_rate("decay", decay), not_negative("eps", eps)
+
+    def init(params: Any) -> RMSPropState:
+        return RMSPropState(start_count(params), zero_moments(params, real=True))
+
+    def update(grads: Any, state: RMSPropState, params: Any = None, **_: Any) -> tuple[Any, RMSPropState]:
+        def rule(g, s, lr, decay, eps):
+            s = decay * s + (1 - decay) * square(g)
+            return -lr * g / (root(s) + eps), s
+
+        updates, nu = map_leaves(rule, grads, (state.nu,), (rate(state.count), decay, eps), params)
+        return updates, RMSPropState(optax.safe_increment(state.count), nu)
+
+    return Optimizer(init, update)
+
+
+class AdamState(NamedTuple):
+    """`count`: steps taken, int32; `mu` and `nu`: the moving means of g and of its square, like the parameters."""
+
+    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    mu: Any
+    nu: Any
+
+
+def adam(
+    learning_rate: LearningRate = 1e-3,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-7,
+    bias_correction: bool = True,
+) -> Optimizer:
+    r"""Momentum and RMSProp at once; the correction undoes the pull of both means towards their start at zero.
+
+    $$m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2
+      \qquad (m_0 = v_0 = 0)$$
+    $$w \leftarrow w - \eta \frac{\hat m}{\sqrt{\hat v} + \epsilon}, \qquad
+      \hat m = \frac{m}{1 - \beta_1^t}, \quad \hat v = \frac{v}{1 - \beta_2^t}, \quad t = 1, 2, \ldots$$
+
+    Without `bias_correction`, the hats fall away: the lecture's "almost" Adam, whose first steps are too long.
+
+    Args:
+      learning_rate: eta, a number, traced scalar or schedule; units of parameter.
+      b1: beta_1, in [0, 1).
+      b2: beta_2, in [0, 1).
+      eps: epsilon, units of gradient, not negative; 1e-7, the lecture's, where optax and torch have 1e-8.
+      bias_correction: whether to correct.
+
+    Returns:
+      The optimizer; its state is `AdamState`.
+
+    Raises:
+      ValueError: a hyperparameter out of range.
+
+    Example:
+      >>> import jax, optax
+      >>> f = lambda w: w[0] ** 2 + 25.0 * w[1] ** 2
+      >>> optimizer, w = adam(0.2), jax.numpy.array([4.0, 1.0])
+      >>> state = optimizer.init(w)
+      >>> for _ in range(100):
+      ...     updates, state = optimizer.update(jax.grad(f)(w), state)
+      ...     w = optax.apply_updates(w, updates)
+      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.3f}"
+      '41.0 -> 0.004'
+
+    Source: the lecture's "Adam (almost)" and "Adam (full form)"; Kingma and Ba (2015), "Adam: a method for stochastic
+    optimization", algorithm 1.
+    """
+    rate, eps = learning_rate_at(learning_rate), not_negative("eps", eps)
+    b1, b2 = decay_rate("b1", b1), decay_rate("b2", b2)
+
+    def init(params: Any) -> AdamState:
+        return AdamState(start_count(params), zero_moments(params), zero_moments(params, real=True))
+
+    def update(grads: Any, state: AdamState, params: Any = None, **_: Any) -> tuple[Any, AdamState]:
+        t = optax.safe_increment(state.count)
+        c1, c2 = (one_minus_power(b1, t), one_minus_power(b2, t)) if bias_correction else (1.0, 1.0)
+
+        def rule(g, m, v, lr, b1, b2, eps, c1, c2):
+            m = b1 * m + (1 - b1) * g
+            v = b2 * v + (1 - b2) * square(g)
+            return -lr * (m / c1) / (root(v / c2) + eps), m, v
+
+        scalars = (rate(state.count), b1, b2, eps, c1, c2)
+        updates, mu, nu = map_leaves(rule, grads, (state.mu, state.nu), scalars, params)
+        return updates, AdamState(t, mu, nu)
+
+    return Optimizer(init, update)
+
+
+def square(g: Array) -> Array:
+    """g^2; |g|^2 for a complex gradient."""
+    return (g * jnp.conj(g)).real if jnp.iscomplexobj(g) else g * g
+
+
+def root(v: Array) -> Array:
+    """sqrt(v), kept off zero by the smallest normal number, so that a dead coordinate has a derivative, and it is 0."""
+    return jnp.sqrt(jnp.maximum(v, jnp.finfo(v.dtype).tiny))
+
+
+def one_minus_power(b: Scalar, t: Array) -> Array:
+    """1 - b^t without cancellation: with b = 0.999 in float32 the plain form is off by 6e-6 at t = 1."""
+    return -jnp.expm1(t.astype(float) * jnp.log1p(-(1 - b)))

@@ -1,0 +1,100 @@
+"""The plumbing under every rule: trees that must match, dtypes that must hold, and a rule applied leaf by leaf."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_course.annotations import Array
+from jaxopt_course.optimizers.hyperparameters import Scalar
+
+
+def check_floating(params: Any) -> None:
+    """Raise TypeError that names the first leaf that is not floating point."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"parameters must be floating point, params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; "
+                "cast it, or keep it out of the tree that is optimized (optax.masked)"
+            )
+
+
+def start_count(params: Any) -> Array:
+    """The step counter of a new state, once the parameters are known to be ones that can move."""
+    check_floating(params)
+    return jnp.zeros((), jnp.int32)
+
+
+def zero_moments(params: Any, *, real: bool = False) -> Any:
+    """Zeros like the parameters, in the dtype that moments are kept in; `real` for moments of |g|^2."""
+
+    def zeros(leaf: Array) -> Array:
+        dtype = moment_dtype(jnp.result_type(leaf))
+        return jnp.zeros(jnp.shape(leaf), _real(dtype) if real else dtype)
+
+    return jax.tree.map(zeros, params)
+
+
+def moment_dtype(dtype: Any) -> Any:
+    """The parameters' own dtype, but at least 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def map_leaves(
+    rule: Callable[..., tuple[Array, ...]],
+    grads: Any,
+    moments: tuple[Any, ...],
+    scalars: tuple[Scalar, ...],
+    params: Any,
+) -> tuple[Any, ...]:
+    """Apply `rule(g, *moments, *scalars) -> (update, *moments)` to every leaf.
+
+    The rule computes in the moments' dtype. Updates come back in the parameters' dtype (the gradients' where the
+    parameters are not given), moments in the dtype they had.
+    """
+    like = grads if params is None else params
+    _check_match(grads, "parameters", like)
+    for moment in moments:
+        _check_match(grads, "optimizer state", moment)
+    check_floating(like)
+    structure = jax.tree.structure(grads)
+
+    def apply(g: Array, p: Array, *ms: Array) -> tuple[Array, ...]:
+        dtype, out = moment_dtype(jnp.result_type(p)), jnp.result_type(p)
+        hyper = [s if isinstance(s, float) else s.astype(_real(dtype)) for s in scalars]
+        update, *new = rule(jnp.asarray(g).astype(dtype), *ms, *hyper)
+        return update.astype(out), *(n.astype(m.dtype) for n, m in zip(new, ms, strict=True))
+
+    rows = [apply(*row) for row in zip(*map(jax.tree.leaves, (grads, like, *moments)), strict=True)]
+    columns = list(zip(*rows, strict=True)) or [()] * (1 + len(moments))
+    return tuple(jax.tree.unflatten(structure, column) for column in columns)
+
+
+def _check_match(grads: Any, name: str, other: Any) -> None:
+    trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, other)]
+    if trees[0] == trees[1] and all(map(_same_shape, jax.tree.leaves(grads), jax.tree.leaves(other))):
+        return
+    ours, theirs = _shapes(grads), _shapes(other)
+    for path in [*ours, *theirs]:
+        if ours.get(path) != theirs.get(path):
+            raise ValueError(
+                f"gradients and {name} do not match at {path or 'the root'}: "
+                f"{ours.get(path, 'no leaf')} in the gradients, {theirs.get(path, 'no leaf')} in the {name}"
+            )
+    raise ValueError(
+        f"gradients and {name} have the same leaves in trees of different kinds: {trees[0]} and {trees[1]}"
+    )
+
+
+def _same_shape(a: Any, b: Any) -> bool:
+    return jnp.shape(a) == jnp.shape(b)
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"shape {jnp.shape(leaf)}" for path, leaf in leaves}
+
+
+def _real(dtype: Any) -> Any:
+    return jnp.finfo(dtype).dtype

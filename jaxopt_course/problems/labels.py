@@ -1,0 +1,52 @@
+"""Class labels: checked once, in one place, for every function that takes them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import Array, ArrayLike, Bool
+
+
+def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
+    """Return scores and labels as arrays, or raise ValueError that says what is wrong with them.
+
+    Values are checked where they are known. Under `jit` they are not: there `in_range` marks the bad ones.
+    """
+    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    if not jnp.issubdtype(scores.dtype, jnp.floating):
+        raise ValueError(f"{where}: scores must be real floating point, got {scores.dtype}")
+    if scores.ndim == 0 or scores.shape[-1] == 0:
+        raise ValueError(f"{where}: scores must be [..., C] with C >= 1 classes, got shape {scores.shape}")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"{where}: labels must be integers, got {labels.dtype}; "
+            f"expected class indices 0..{scores.shape[-1] - 1}, not one-hot rows"
+        )
+    if labels.shape != scores.shape[:-1]:
+        raise ValueError(
+            f"{where}: labels of shape {labels.shape} do not match scores of shape {scores.shape}; "
+            f"expected labels of shape {scores.shape[:-1]}, one for each row of scores"
+        )
+    known = not isinstance(labels, jax.core.Tracer) and labels.is_fully_addressable
+    if known and labels.size:
+        values = np.asarray(labels)
+        bad = np.argwhere((values < 0) | (values >= scores.shape[-1]))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            raise ValueError(
+                f"{where}: {len(bad)} of {labels.size} labels are out of range, the first is "
+                f"labels[{', '.join(map(str, index))}] = {values[index]}; "
+                f"expected 0 <= label < {scores.shape[-1]} classes"
+            )
+    return scores, labels
+
+
+def in_range(scores: Array, labels: Array) -> Bool[Array, "..."]:
+    """Whether each label names a class."""
+    return (labels >= 0) & (labels < scores.shape[-1])
+
+
+def is_correct_class(scores: Array, labels: Array) -> Bool[Array, "... C"]:
+    """True at each row's labelled class, nowhere in a row whose label is out of range."""
+    classes = jnp.arange(scores.shape[-1], dtype=labels.dtype)
+    return jnp.expand_dims(labels, -1) == jnp.broadcast_to(classes, scores.shape)

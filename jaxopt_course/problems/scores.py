@@ -1,0 +1,118 @@
+"""From data to class scores: the lecture's linear classifier `f(x, W) = Wx`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxopt_course.annotations import Array, ArrayLike, Float, Shaped
+
+
+def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "*batch C"]:
+    r"""Class scores of a linear classifier.
+
+    $$f(x, W) = W x, \qquad f(x, W, b) = W x + b$$
+
+    `W` is `[C, D]`: a row is the template of a class, as the lecture writes it, and on a CPU `inputs @ W.T` with this
+    layout is several times faster than `inputs @ W` with `[D, C]`.
+
+    Args:
+      params: `W[C, D]`, or `{"W": [C, D], "b": [C]}`; floating point.
+      inputs: `[..., D]`, one example a row; flatten images first. Integer inputs (such as uint8 pixels) become the dtype
+        of `W`, floating ones are promoted with it.
+
+    Returns:
+      Scores `[..., C]`.
+
+    Raises:
+      ValueError: shapes that do not fit, or a tree that is neither of the two forms.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> W = jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+      >>> linear(W, jnp.array([[3.0, 4.0]]))
+      Array([[3., 8., 7.]], dtype=float32)
+      >>> linear({"W": W, "b": jnp.array([10.0, 0.0, 0.0])}, jnp.array([[3.0, 4.0]]))
+      Array([[13.,  8.,  7.]], dtype=float32)
+
+    Source: the lecture's parametric approach; Li, Karpathy, Johnson, CS231n, "Linear Classification".
+    """
+    W, b = _weights_and_bias(params)
+    inputs = jnp.asarray(inputs)
+    _check_shapes(W, b, inputs)
+    inexact = jnp.issubdtype(inputs.dtype, jnp.inexact)
+    dtype = jnp.promote_types(W.dtype, inputs.dtype) if inexact else W.dtype
+    scores = inputs.astype(dtype) @ W.astype(dtype).T
+    return scores if b is None else scores + jnp.broadcast_to(b.astype(dtype), scores.shape)
+
+
+def init_linear(
+    key: Array,
+    num_classes: int,
+    num_features: int,
+    *,
+    bias: bool = True,
+    scale: float = 1e-2,
+    dtype: Any = float,
+) -> Any:
+    """Parameters of `linear`: small Gaussian weights, and a bias of zeros.
+
+    Args:
+      key: a `jax.random` key.
+      num_classes: C, at least 1.
+      num_features: D, at least 1.
+      bias: return `{"W": [C, D], "b": [C]}`, else the array `W[C, D]` alone.
+      scale: standard deviation of the weights, in units of score per unit of input.
+      dtype: of the parameters; JAX's default floating dtype unless given.
+
+    Returns:
+      The parameters.
+
+    Raises:
+      ValueError: fewer than one class or feature.
+
+    Example:
+      >>> import jax
+      >>> jax.tree.map(lambda leaf: leaf.shape, init_linear(jax.random.key(0), 10, 64))
+      {'W': (10, 64), 'b': (10,)}
+
+    Source: the lecture's `W = np.random.randn(10, 3072) * 0.0001`, with a scale that suits standardised inputs.
+    """
+    if num_classes < 1 or num_features < 1:
+        raise ValueError(f"init_linear: need at least one class and one feature, got {num_classes} and {num_features}")
+    W = scale * jax.random.normal(key, (num_classes, num_features), dtype)
+    return {"W": W, "b": jnp.zeros(num_classes, dtype)} if bias else W
+
+
+def _weights_and_bias(params: Any) -> tuple[Array, Array | None]:
+    if isinstance(params, Mapping):
+        if set(params) != {"W", "b"}:
+            raise ValueError(f"linear: expected parameters W or {{'W', 'b'}}, got a mapping with keys {sorted(params)}")
+        W, b = jnp.asarray(params["W"]), jnp.asarray(params["b"])
+    else:
+        W, b = jnp.asarray(params), None
+    for name, leaf in (("W", W), ("b", b)):
+        if leaf is not None and not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise TypeError(f"linear: parameters must be floating point, {name} is {leaf.dtype}")
+    return W, b
+
+
+def _check_shapes(W: Array, b: Array | None, inputs: Array) -> None:
+    if W.ndim != 2:
+        raise ValueError(f"linear: W must be [C, D], got shape {W.shape}")
+    if b is not None and b.shape != W.shape[:1]:
+        raise ValueError(f"linear: b of shape {b.shape} does not match W of shape {W.shape}; expected {W.shape[:1]}")
+    if inputs.ndim == 0 or inputs.shape[-1] != W.shape[1]:
+        message = f"linear: W of shape {W.shape} does not match inputs of shape {inputs.shape}"
+        message += f"; expected inputs [..., {W.shape[1]}]"
+        if inputs.ndim and W.shape[1] == inputs.shape[-1] + 1:
+            message += (
+                ". W has one column more than there are features: if it holds the bias, "
+                "pass {'W': W[:, :-1], 'b': W[:, -1]}, or append a column of ones to the inputs"
+            )
+        elif inputs.ndim > 2:
+            message += ". Flatten images first: inputs.reshape(len(inputs), -1)"
+        elif inputs.ndim and W.shape[0] == inputs.shape[-1]:
+            message += ". W is [C, D], a row for each class: did you pass its transpose?"
+        raise ValueError(message)

@@ -1,0 +1,18 @@
+"""Who turns the crank: the loops that own the objective."""
+
+from jaxopt_course.training.steps import Carry, Record, gradient_norm, start, train_step, train_steps
+from jaxopt_course.training.train import NonFiniteError, Snapshot, Trace, TrainResult, train
+
+__all__ = [
+    "Carry",
+    "NonFiniteError",
+    "Record",
+    "Snapshot",
+    "Trace",
+    "TrainResult",
+    "gradient_norm",
+    "start",
+    "train",
+    "train_step",
+    "train_steps",
+]
