@@ -11,8 +11,8 @@ clipping, decay, and with every loop that takes an optax optimizer. What all rul
 - `learning_rate` is a number, a traced scalar, or a schedule `count -> learning rate` with `count` 0 at first; every
   other hyperparameter is a number or a traced scalar, so a sweep is a `vmap` and never a recompile.
 - A number out of range raises ValueError when the optimizer is made; a traced value and a schedule are always legal.
-- State is a NamedTuple of arrays whose structure, shapes and dtypes never change. Parameters of 16 bits keep moments and
-  all arithmetic in float32; updates have the parameters' dtype. Complex parameters count |g|^2 as the square.
+- State is a NamedTuple of arrays whose structure, shapes and dtypes never change. Parameters of 16 bits keep moments
+  and all arithmetic in float32; updates have the parameters' dtype. Complex parameters count |g|^2 as the square.
 - Parameters that are not floating point raise TypeError; gradients that do not match the parameters or the state raise
   ValueError. Both name the leaf.
 """

@@ -19,8 +19,8 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
 
     Args:
       params: `W[C, D]`, or `{"W": [C, D], "b": [C]}`; floating point.
-      inputs: `[..., D]`, one example a row; flatten images first. Integer inputs (such as uint8 pixels) become the dtype
-        of `W`, floating ones are promoted with it.
+      inputs: `[..., D]`, one example a row; flatten images first. Integer inputs (such as uint8 pixels) take the
+        dtype of `W`, floating ones are promoted with it.
 
     Returns:
       Scores `[..., C]`.
