@@ -50,9 +50,7 @@ CONTESTANTS: dict[str, Contestant] = {
         "Nesterov", lambda lr: jc.momentum(lr, nesterov=True), lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True)
     ),
     "adagrad": Contestant("AdaGrad", jc.adagrad, optax_adagrad),
-    "rmsprop": Contestant(
-        "RMSProp", jc.rmsprop, lambda lr: optax.rmsprop(lr, decay=0.99, eps=1e-7, eps_in_sqrt=False)
-    ),
+    "rmsprop": Contestant("RMSProp", jc.rmsprop, lambda lr: optax.rmsprop(lr, decay=0.99, eps=1e-7, eps_in_sqrt=False)),
     "adam_uncorrected": Contestant(
         "Adam, no correction", lambda lr: jc.adam(lr, bias_correction=False), optax_adam_uncorrected
     ),

@@ -24,7 +24,7 @@ import optax
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.optimizers.hyperparameters import (
-    LearningRate,
+    Rate,
     Scalar,
     decay_rate,
     learning_rate_at,
@@ -41,7 +41,7 @@ class SGDState(NamedTuple):
     count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
 
 
-def sgd(learning_rate: LearningRate) -> Optimizer:
+def sgd(learning_rate: Rate) -> Optimizer:
     r"""Gradient descent; stochastic when the gradient is a minibatch's.
 
     $$w \leftarrow w - \eta g$$
@@ -90,7 +90,7 @@ class MomentumState(NamedTuple):
     trace: Any
 
 
-def momentum(learning_rate: LearningRate, rho: Scalar = 0.9, nesterov: bool = False) -> Optimizer:
+def momentum(learning_rate: Rate, rho: Scalar = 0.9, nesterov: bool = False) -> Optimizer:
     r"""SGD with a velocity that remembers past gradients; Nesterov's form looks one step ahead.
 
     $$v \leftarrow \rho v + g, \qquad w \leftarrow w - \eta v \qquad (v_0 = 0)$$
@@ -147,7 +147,7 @@ class AdagradState(NamedTuple):
     sum_of_squares: Any
 
 
-def adagrad(learning_rate: LearningRate, eps: Scalar = 1e-7) -> Optimizer:
+def adagrad(learning_rate: Rate, eps: Scalar = 1e-7) -> Optimizer:
     r"""A learning rate for each coordinate, divided by the root of all its past squares.
 
     $$s \leftarrow s + g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon} \qquad (s_0 = 0)$$
@@ -200,7 +200,7 @@ class RMSPropState(NamedTuple):
     nu: Any
 
 
-def rmsprop(learning_rate: LearningRate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Optimizer:
+def rmsprop(learning_rate: Rate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Optimizer:
     r"""AdaGrad that forgets: a moving mean of squares instead of their sum.
 
     $$s \leftarrow \beta s + (1 - \beta) g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
@@ -258,11 +258,7 @@ class AdamState(NamedTuple):
 
 
 def adam(
-    learning_rate: LearningRate = 1e-3,
-    b1: Scalar = 0.9,
-    b2: Scalar = 0.999,
-    eps: Scalar = 1e-7,
-    bias_correction: bool = True,
+    learning_rate: Rate = 1e-3, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-7, bias_correction: bool = True
 ) -> Optimizer:
     r"""Momentum and RMSProp at once; the correction undoes the pull of both means towards their start at zero.
 

@@ -15,10 +15,10 @@ from jaxopt_course.annotations import Array
 
 Scalar = float | Array
 Schedule = Callable[[Array], Any]
-LearningRate = Any  # a number, a traced scalar, or a schedule
+Rate = Any  # a number, a traced scalar, or a schedule
 
 
-def learning_rate_at(learning_rate: LearningRate) -> Callable[[Array], Scalar]:
+def learning_rate_at(learning_rate: Rate) -> Callable[[Array], Scalar]:
     """`count -> learning rate`, for a number, a traced scalar or a schedule alike."""
     if callable(learning_rate):
         return lambda count: _as_scalar("learning_rate(count)", learning_rate(count))

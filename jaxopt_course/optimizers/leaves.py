@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_course.annotations import Array
+from jaxopt_course.dtypes import at_least_32_bits
 from jaxopt_course.optimizers.hyperparameters import Scalar
 
 
@@ -27,18 +28,16 @@ def start_count(params: Any) -> Array:
 
 
 def zero_moments(params: Any, *, real: bool = False) -> Any:
-    """Zeros like the parameters, in the dtype that moments are kept in; `real` for moments of |g|^2."""
+    """Zeros like the parameters, `real` for moments of |g|^2.
+
+    At least in 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay.
+    """
 
     def zeros(leaf: Array) -> Array:
-        dtype = moment_dtype(jnp.result_type(leaf))
+        dtype = at_least_32_bits(jnp.result_type(leaf))
         return jnp.zeros(jnp.shape(leaf), _real(dtype) if real else dtype)
 
     return jax.tree.map(zeros, params)
-
-
-def moment_dtype(dtype: Any) -> Any:
-    """The parameters' own dtype, but at least 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def map_leaves(
@@ -61,7 +60,7 @@ def map_leaves(
     structure = jax.tree.structure(grads)
 
     def apply(g: Array, p: Array, *ms: Array) -> tuple[Array, ...]:
-        dtype, out = moment_dtype(jnp.result_type(p)), jnp.result_type(p)
+        dtype, out = at_least_32_bits(jnp.result_type(p)), jnp.result_type(p)
         hyper = [s if isinstance(s, float) else s.astype(_real(dtype)) for s in scalars]
         update, *new = rule(jnp.asarray(g).astype(dtype), *ms, *hyper)
         return update.astype(out), *(n.astype(m.dtype) for n, m in zip(new, ms, strict=True))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_course.annotations import Array, ArrayLike, Float, Shaped
+from jaxopt_course.dtypes import at_least_32_bits, widest
 from jaxopt_course.problems.labels import check_labels, in_range, is_correct_class
 
 
@@ -190,7 +191,7 @@ def l1_penalty(params: Any) -> Float[Array, ""]:
 
 def _widen(x: Array) -> Array:
     """At least 32 bits, so that sums and exponentials keep their digits."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(at_least_32_bits(x.dtype))
 
 
 def _wrong_minus_right(scores: Array, labels: Array) -> tuple[Array, Array]:
@@ -218,5 +219,5 @@ def _finish(losses: Array, right: Array, scores: Array, labels: Array) -> Array:
 
 def _sum_over_leaves(term: Any, params: Any) -> Array:
     sums = [jnp.sum(term(_widen(jnp.asarray(leaf)))) for leaf in jax.tree.leaves(params)]
-    dtype = jnp.result_type(*sums) if sums else float
+    dtype = widest(*(s.dtype for s in sums)) if sums else float
     return sum((s.astype(dtype) for s in sums), jnp.zeros((), dtype))

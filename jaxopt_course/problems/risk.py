@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_course.annotations import Array, ArrayLike, Float, Shaped
+from jaxopt_course.dtypes import widest
 from jaxopt_course.problems.labels import check_labels, in_range
 
 Objective = Callable[[Any, tuple[ArrayLike, ArrayLike]], Array]
@@ -69,7 +70,7 @@ def empirical_risk(
         if penalty is None:
             return risk
         cost = penalty(params)
-        dtype = jnp.promote_types(risk.dtype, cost.dtype)
+        dtype = widest(risk.dtype, cost.dtype)
         return risk.astype(dtype) + jnp.asarray(strength, dtype) * cost.astype(dtype)
 
     return objective

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_course.annotations import Array, ArrayLike, Float, Shaped
+from jaxopt_course.dtypes import widest
 
 
 def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "*batch C"]:
@@ -42,7 +43,7 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
     inputs = jnp.asarray(inputs)
     _check_shapes(W, b, inputs)
     inexact = jnp.issubdtype(inputs.dtype, jnp.inexact)
-    dtype = jnp.promote_types(W.dtype, inputs.dtype) if inexact else W.dtype
+    dtype = widest(W.dtype, inputs.dtype) if inexact else W.dtype
     scores = inputs.astype(dtype) @ W.astype(dtype).T
     return scores if b is None else scores + jnp.broadcast_to(b.astype(dtype), scores.shape)
 

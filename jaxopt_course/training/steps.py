@@ -1,6 +1,6 @@
 """The pure half of training: one step, and a loop over the rows of a plan, as functions from data to data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, Bool, Float, Int
+from jaxopt_course.dtypes import at_least_32_bits
 from jaxopt_course.optimizers.leaves import check_floating
 
 Objective = Callable[[Any, Any], Any]
@@ -141,17 +142,21 @@ def train_steps(
 
 def gradient_norm(grads: Any) -> Float[Array, ""]:
     """The Euclidean norm over all leaves, at least in float32; right also where its square would leave the range."""
-    wide = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads)
-    plain = jnp.asarray(optax.tree.norm(wide), float)
-    largest = jnp.finfo(plain.dtype).max ** 0.5
-    safe = jnp.isfinite(plain) & (plain > 1e3 / largest)
+    sizes = [jnp.abs(g) for g in jax.tree.leaves(grads)]
+    sizes = [s.astype(at_least_32_bits(s.dtype)) for s in sizes]
+    plain = jnp.sqrt(_total(jnp.sum(s * s) for s in sizes))
 
     def scaled() -> Array:
-        top = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0.0).astype(float) for g in jax.tree.leaves(wide)]))
-        scale = jnp.where((top > 0) & jnp.isfinite(top), top, 1.0)
-        return scale * optax.tree.norm(jax.tree.map(lambda g: g / scale.astype(jnp.finfo(g.dtype).dtype), wide))
+        top = jnp.max(jnp.stack([jnp.max(s, initial=0).astype(float) for s in sizes]))
+        scale = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+        return scale * jnp.sqrt(_total(jnp.sum((s.astype(float) / scale) ** 2) for s in sizes))
 
-    return lax.cond(safe, lambda: plain, lambda: jnp.asarray(scaled(), float)) if jax.tree.leaves(wide) else plain
+    in_range = jnp.isfinite(plain) & (plain > 1e-16)
+    return lax.cond(in_range, lambda: plain, scaled) if sizes else plain
+
+
+def _total(terms: Iterable[Array]) -> Array:
+    return sum((term.astype(float) for term in terms), jnp.zeros((), float))
 
 
 def _stacked_zeros(shapes: Any, steps: int) -> Any:

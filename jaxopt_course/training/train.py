@@ -215,7 +215,7 @@ def _plans(
     """Rows of indices for every step, a few epochs at a time, so that a chunk is not cut short by a small epoch."""
     whole, rest = divmod(num_examples, batch_size)
     keep = rest > 0 and not drop_last
-    epochs = 1 if keep else -(-min(chunk_size, max(total, 1)) // whole)
+    epochs = 1 if keep else -(-chunk_size // whole)
     for first in range(0, -(-total // (whole + keep)), epochs):
         plan = _compiled_plan(key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=np.int32(first))
         yield plan.full.reshape(-1, batch_size)
@@ -244,7 +244,12 @@ def _trace(records: list[Record], eval_steps: list[int], evals: list[Any]) -> Tr
 
 
 def _what_was_not_finite(objective: Objective, params: Any, batch: Any, has_aux: bool, rows: Record, at: int) -> str:
-    grads = jax.grad(objective, has_aux=has_aux)(params, batch)
+    try:
+        grads = jax.grad(objective, has_aux=has_aux)(params, batch)
+    except ValueError as error:  # what only a value that is known can tell, such as a label out of range
+        return (
+            f"loss {rows.loss[at]:g}, gradient norm {rows.grad_norm[at]:g}. The objective says of this batch: {error}"
+        )
     grads = grads[0] if has_aux else grads
     bad = [
         f"gradient{jax.tree_util.keystr(path)} ({int(jnp.sum(~jnp.isfinite(leaf)))} of {leaf.size} entries)"

@@ -1,0 +1,50 @@
+# make demo, make test: each works alone in a fresh clone, on a machine that has Python >= 3.11 and make.
+# make test PYTHON=python3.13 tests with another Python; PEERS=1 adds the cross-checks against torch and the others.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+TESTING := $(VENV)/test$(if $(PEERS),-with-peers).stamp
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types bench clean
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/python -m experiments race
+
+test: lint types
+	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8
+
+lint: $(TESTING)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(TESTING)
+	$(BIN)/mypy
+
+bench: $(TESTING)
+	$(BIN)/python -m experiments bench training
+	$(BIN)/python -m experiments bench updates
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# One environment, made anew when another Python is asked for; a stamp is written when an install is complete.
+
+$(VENV)/python-$(TAG).stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; name another with PYTHON=")'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/demo.stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
+	$(PIP) --editable '.[experiments]'
+	@touch $@
+
+$(TESTING): pyproject.toml | $(VENV)/python-$(TAG).stamp
+	$(PIP) --editable '.[experiments,data$(if $(PEERS),$(comma)peers)]' --group dev
+	@touch $@
+
+comma := ,

@@ -1,0 +1,54 @@
+"""`python -m experiments NAME ...`: the one place with a command line. It imports late, so that help comes at once."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from experiments import arguments
+
+
+class Command(NamedTuple):
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    module: str  # has run(args) -> exit code
+
+
+COMMANDS = {
+    "race": Command(
+        "every optimizer on real images, each at its best learning rate and beside its optax twin",
+        arguments.race,
+        "experiments.race",
+    ),
+    "bench": Command("how fast is it? (training, updates)", arguments.bench, "experiments.bench"),
+}
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__, epilog=EXIT_CODES)
+    commands = parser.add_subparsers(dest="command", metavar="NAME", title="experiments")
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(name, help=command.summary, description=command.summary, epilog=EXIT_CODES)
+        )
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return importlib.import_module(COMMANDS[args.command].module).run(args)
+    except arguments.UsageError as error:
+        print(f"python -m experiments {args.command}: {error}", file=sys.stderr)
+        return 2
+    except (ImportError, OSError, ValueError, FloatingPointError) as error:
+        print(f"python -m experiments {args.command}: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"python -m experiments {args.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

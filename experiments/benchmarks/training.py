@@ -1,0 +1,258 @@
+"""How far is a training step from the two matrix products it cannot do without?
+
+Softmax regression on 5,000 synthetic images, batches of 128, 10 classes, float32. Every row is time per step. The floor
+is one compiled loop that gathers a batch and multiplies twice, in the layout W[C, D], measured in the same run.
+"""
+
+import argparse
+import math
+import sys
+from typing import Any, NamedTuple
+
+from experiments.benchmarks import timing
+
+BATCH, CLASSES, EXAMPLES, RATE = 128, 10, 5000, 1e-3
+RULES = ("sgd", "adam")
+
+
+class Problem(NamedTuple):
+    """The data, on the host and on the device, and the order of the examples: `plan[S, B]`."""
+
+    images: Any
+    labels: Any
+    data: Any
+    plan: Any
+
+    @property
+    def features(self) -> int:
+        return self.images.shape[1]
+
+
+def main(argv: list[str]) -> int:
+    parser = timing.arguments("training", __doc__ or "", rounds=7)
+    parser.add_argument("--steps", type=timing.at_least_one, default=1000, help="steps of one sample (%(default)s)")
+    parser.add_argument(
+        "--sizes",
+        type=image_shape,
+        nargs="+",
+        default=[(8, 8), (28, 28), (32, 32, 3)],
+        help="image shapes such as 8x8 or 32x32x3 (8x8 28x28 32x32x3)",
+    )
+    options = parser.parse_args(argv)
+
+    peak = matmul_flops(options.rounds)
+    timings: list[timing.Timing] = []
+    ratios: list[timing.Ratio] = []
+    lines: list[list[str]] = []
+    for shape in options.sizes:
+        problem = load(shape, options.steps)
+        flops, moved = cost(problem.features)
+        for rule in RULES:
+            group = f"{rule} {'x'.join(map(str, shape))}"
+            runs = contestants(problem, rule, options.steps)
+            result = timing.race(group, runs, options.rounds, per=options.steps, notes=NOTES)
+            timings.extend(result.values())
+            ratios.extend(targets(group, result))
+            for line, t in zip(timing.race_lines(result, "floor"), result.values(), strict=True):
+                rates = [flops / t.median / 1e9, flops / t.median / peak * 100, moved / t.median / 1e9]
+                lines.append([*line[:-1], *map(timing.number, rates), line[-1]])
+
+    if not options.json:
+        title = f"Training step, batch {BATCH}; a large matrix product does {peak / 1e9:,.0f} GFLOP/s here"
+        columns = ["problem", "contestant", "us", "min us", "/ floor", "GFLOP/s", "% of product", "GB/s", "note"]
+        timing.print_table(title, columns, lines)
+        timing.print_ratios(ratios)
+    shown = {"rounds": options.rounds, "steps": options.steps, "sizes": options.sizes}
+    facts = {"matmul_flops_per_second": peak}
+    timing.write(timing.document("training", shown, timings, ratios, facts), options.out, echo=options.json)
+    return 0
+
+
+def image_shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(map(int, text.split("x")))
+    except ValueError:
+        shape = ()
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH or HEIGHTxWIDTHxCHANNELS, got {text!r}")
+    return shape
+
+
+def cost(features: int) -> tuple[int, int]:
+    """FLOPs of the two products; bytes of the gather, two reads of the batch, and of W and its gradient."""
+    return 4 * BATCH * CLASSES * features, 4 * (4 * BATCH * features + 4 * CLASSES * features)
+
+
+def load(shape: tuple[int, ...], steps: int) -> Problem:
+    import jax
+
+    import jaxopt_course as jc
+
+    images, labels = jc.data.load("synthetic", image_shape=shape, num_train=EXAMPLES).train
+    epochs = math.ceil(steps / (EXAMPLES // BATCH))
+    plan = jc.data.minibatches(jax.random.key(0), EXAMPLES, BATCH, epochs).full.reshape(-1, BATCH)[:steps]
+    return Problem(images, labels, jax.device_put((images, labels)), plan)
+
+
+NOTES = {
+    "ours": "train: compiled chunks, shuffling, trace",
+    "optax, same loop": "train with optax's rule",
+    "ours, one call": "train_steps over the whole plan, jitted",
+    "optax, usual": "Python loop, jitted step, W[D, C], shuffled ahead",
+    "torch eager": "nn.Linear, fused",
+    "floor": "gather and two products, W[C, D]",
+}
+
+
+def contestants(problem: Problem, rule: str, steps: int) -> dict[str, timing.Run | None]:
+    from experiments.contestants import CONTESTANTS
+
+    ours, twin = CONTESTANTS[rule].make(RATE), CONTESTANTS[rule].twin(RATE)
+    return {
+        "ours": train_run(problem, ours, steps),
+        "optax, same loop": train_run(problem, twin, steps),
+        "ours, one call": train_steps_run(problem, ours),
+        "optax, usual": optax_run(problem, twin, steps),
+        "torch eager": torch_run(problem, rule, steps) if timing.installed("torch") else None,
+        "floor": floor_run(problem),
+    }
+
+
+def targets(group: str, result: dict[str, timing.Timing]) -> list[timing.Ratio]:
+    ours = result["ours"]
+    return [
+        timing.ratio(f"{group}: ours / floor", ours, result["floor"], "<=", 1.15),
+        timing.ratio(f"{group}: torch / ours", result["torch eager"], ours, ">=", 3.0),
+        timing.ratio(f"{group}: ours / optax in the same loop", ours, result["optax, same loop"], "<=", 1.0),
+    ]
+
+
+def train_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
+    import jax
+
+    import jaxopt_course as jc
+
+    objective = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy)
+    params = jc.scores.init_linear(jax.random.key(0), CLASSES, problem.features)
+    order = jax.random.key(1)
+
+    def run() -> Any:
+        return jc.train(
+            objective,
+            optimizer,
+            params,
+            problem.data,
+            key=order,
+            batch_size=BATCH,
+            num_steps=steps,
+            progress=False,
+        )
+
+    return run
+
+
+def train_steps_run(problem: Problem, optimizer: Any) -> timing.Run:
+    import jax
+
+    import jaxopt_course as jc
+
+    objective = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy)
+    params = jc.scores.init_linear(jax.random.key(0), CLASSES, problem.features)
+
+    @jax.jit
+    def whole(params: Any, data: Any, plan: Any) -> Any:
+        carry = jc.training.start(optimizer, params)
+        return jc.training.train_steps(objective, optimizer, carry, data, plan)
+
+    return lambda: whole(params, problem.data, problem.plan)
+
+
+def optax_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
+    """A Python loop over batches that are slices of arrays shuffled ahead, at no cost to this contestant."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    order = np.random.default_rng(0).permutation(EXAMPLES)
+    images, labels = problem.images[order], problem.labels[order]
+    start = {"W": jnp.zeros((problem.features, CLASSES)), "b": jnp.zeros(CLASSES)}
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        logits = x @ params["W"] + params["b"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    @jax.jit
+    def step(params: Any, state: Any, x: Any, y: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(params, x, y)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    def run() -> Any:
+        params, state = start, optimizer.init(start)
+        for i in range(steps):
+            first = i % (EXAMPLES // BATCH) * BATCH
+            params, state, _ = step(params, state, images[first : first + BATCH], labels[first : first + BATCH])
+        return params
+
+    return run
+
+
+def torch_run(problem: Problem, rule: str, steps: int) -> timing.Run:
+    """The eager loop of torch's tutorials, with the fused optimizer and batches by index from one tensor."""
+    import jax
+    import torch
+
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    images = torch.from_numpy(problem.images).to(device)
+    labels = torch.from_numpy(problem.labels).long().to(device)
+    make = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[rule]
+
+    def run() -> None:
+        model = torch.nn.Linear(problem.features, CLASSES, device=device)
+        optimizer = make(model.parameters(), lr=RATE, fused=True)
+        for i in range(steps):
+            first = i % (EXAMPLES // BATCH) * BATCH
+            if first == 0:
+                order = torch.randperm(EXAMPLES, device=device)
+            batch = order[first : first + BATCH]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def floor_run(problem: Problem) -> timing.Run:
+    """Descent on half the sum of squared scores: a gather, two products, and one subtraction that ties the steps."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    @jax.jit
+    def loop(W: Any, images: Any, plan: Any) -> Any:
+        def step(i: Any, W: Any) -> Any:
+            x = images.at[plan[i]].get(mode="clip")
+            return W - 1e-6 * (x @ W.T).T @ x
+
+        return lax.fori_loop(0, plan.shape[0], step, W)
+
+    W = jnp.full((CLASSES, problem.features), 0.01)
+    return lambda: loop(W, problem.data[0], problem.plan)
+
+
+def matmul_flops(rounds: int) -> float:
+    """FLOPs a second of one large float32 matrix product, the best of some."""
+    import jax
+    import jax.numpy as jnp
+
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    return 2 * size**3 / timing.race("peak", {"product": lambda: product(a, a)}, rounds)["product"].best
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

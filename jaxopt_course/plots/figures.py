@@ -1,0 +1,200 @@
+"""Figures of training runs. Okabe-Ito colours, each with a dash pattern of its own, and labels on the lines themselves.
+
+Figures are made without pyplot: nothing is shown, nothing is kept, nothing has to be closed. `figure.savefig(path)`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = (
+    "solid",
+    (0, (6, 2)),
+    (0, (2, 1.5)),
+    (0, (6, 2, 1.5, 2)),
+    (0, (10, 3)),
+    (0, (1, 1)),
+    (0, (4, 1.5, 1, 1.5, 1, 1.5)),
+)
+
+
+def learning_curves(losses: Mapping[str, np.ndarray], *, title: str, xlabel: str = "epoch", ylabel: str) -> Figure:
+    """Loss against time, one line for each name: the median over seeds, and a band from the least to the greatest.
+
+    Args:
+      losses: name -> `[seeds, times]`, times counted from 1; values that are not finite are left out.
+      title: what is shown, and on which data.
+      xlabel: the unit of time.
+      ylabel: which loss.
+
+    Returns:
+      A figure with a logarithmic vertical axis.
+    """
+    figure, axes = _axes(title, xlabel, ylabel)
+    _log_scale(axes, "y")
+    ends = {}
+    for number, (name, values) in enumerate(losses.items()):
+        values = np.ma.masked_invalid(np.asarray(values, float))
+        times, middle = np.arange(1, values.shape[1] + 1), np.ma.median(values, axis=0)
+        style = _line(number)
+        axes.fill_between(times, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, lw=0)
+        axes.plot(times, middle, **style)
+        ends[name] = (float(times[-1]), float(middle[-1]))
+    _label_ends(figure, axes, ends)
+    return figure
+
+
+def rate_robustness(
+    rates: np.ndarray, losses: Mapping[str, np.ndarray], *, title: str, ylabel: str, ceiling: float
+) -> Figure:
+    """Final loss against learning rate: a wide valley forgives, a narrow one does not. Best rates are marked.
+
+    Args:
+      rates: `[rates]`, ascending.
+      losses: name -> `[rates, seeds]`; the line is the mean over seeds, and a run that diverged (a value that is not
+        finite, or above the ceiling) counts as the ceiling.
+      title: what is shown, and on which data.
+      ylabel: which loss.
+      ceiling: the loss where the picture ends.
+
+    Returns:
+      A figure with two logarithmic axes.
+    """
+    figure, axes = _axes(title, "learning rate", ylabel)
+    _log_scale(axes, "x")
+    _log_scale(axes, "y")
+    best = {}
+    for number, (name, values) in enumerate(losses.items()):
+        values = np.asarray(values, float)
+        mean = np.minimum(np.where(np.isfinite(values), values, ceiling), ceiling).mean(axis=1)
+        axes.plot(rates, mean, **_line(number))
+        lowest = int(np.argmin(mean))
+        axes.plot(rates[lowest], mean[lowest], "o", color=_line(number)["color"], ms=7, mec="white")
+        best[name] = (float(rates[-1]), float(mean[-1]))
+    axes.axhline(ceiling, color="0.6", lw=0.8)
+    axes.annotate("diverged or worse", (rates[0], ceiling), (0, 4), textcoords="offset points", color="0.4", size=9)
+    _label_ends(figure, axes, best)
+    return figure
+
+
+def templates(
+    weights: Mapping[str, np.ndarray], image_shape: Sequence[int], class_names: Sequence[str], *, title: str
+) -> Figure:
+    """The rows of W as images, the lecture's templates: one row of pictures for each name, one column for each class.
+
+    Grey images are shown from blue (pixels that speak against the class) over white to red (for it), on one scale a
+    picture; images with three channels are stretched to the full range.
+
+    Args:
+      weights: name -> `W[C, D]` with D the product of the image's shape.
+      image_shape: `(H, W)` or `(H, W, 3)`.
+      class_names: C names.
+      title: what is shown, and on which data.
+
+    Returns:
+      A figure.
+    """
+    rows, columns = len(weights), len(class_names)
+    figure = Figure(figsize=(1.6 + 0.85 * columns, 0.9 + 0.85 * rows), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for row, (name, W) in zip(grid, weights.items(), strict=True):
+        for axes, template, class_name in zip(row, np.asarray(W, float), class_names, strict=True):
+            image, largest = template.reshape(tuple(image_shape)), np.abs(template).max() or 1.0
+            if image.ndim == 3:
+                axes.imshow(0.5 + 0.5 * image / largest)
+            else:
+                axes.imshow(image, cmap="RdBu_r", vmin=-largest, vmax=largest)
+            axes.set(xticks=[], yticks=[])
+            if axes in grid[0]:
+                axes.set_title(class_name, size=10)
+        row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center", size=10)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
+    """How often each true class (row) was taken for each class (column): counts written in, shaded by share of the row.
+
+    Args:
+      counts: `[C, C]`, examples.
+      class_names: C names.
+      title: what is shown, and on which data.
+
+    Returns:
+      A figure.
+    """
+    counts = np.asarray(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _axes(title, "predicted", "true", size=(6.4, 6.0))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(class_names)), class_names)
+    axes.set_yticks(range(len(class_names)), class_names)
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            axes.text(
+                j, i, str(count), ha="center", va="center", size=9, color="white" if shares[i, j] > 0.5 else "black"
+            )
+    return figure
+
+
+def _axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (8.0, 4.8)) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _log_scale(axes: Axes, which: str) -> None:
+    """Powers of ten, and upwards also 2 and 5 of each, written as plain numbers."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter("{x:g}" if which == "y" else NullFormatter())
+
+
+def _line(number: int) -> dict[str, Any]:
+    return {"color": OKABE_ITO[number % len(OKABE_ITO)], "linestyle": DASHES[number % len(DASHES)], "lw": 1.8}
+
+
+def _label_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Write each name at the end of its line, moved apart where they would touch, with a thread back to the line."""
+    figure.draw_without_rendering()  # fixes the limits, which the places below depend on
+    low, high = axes.get_ylim()
+    to_axes = axes.transScale + axes.transLimits
+    gap = 0.062
+    places = {name: float(to_axes.transform(end)[1]) for name, end in ends.items()}
+    order = sorted(places, key=lambda name: places[name])
+    heights = np.array([places[name] for name in order])
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    heights -= max(0.0, heights[-1] - 1.0) if len(heights) else 0.0
+    for i in range(len(heights) - 2, -1, -1):
+        heights[i] = min(heights[i], heights[i + 1] - gap)
+    for name, height in zip(order, heights, strict=True):
+        number = list(ends).index(name)
+        axes.annotate(
+            name,
+            xy=ends[name],
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            color=_line(number)["color"],
+            va="center",
+            size=10,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _line(number)["color"],
+                "lw": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 1,
+            },
+            annotation_clip=False,
+        )
+    axes.set_ylim(low, high)

@@ -1,0 +1,167 @@
+"""The plan of minibatches: every example once an epoch, in an order that only the key and the epoch decide."""
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxopt_course.data import BatchPlan, minibatches
+
+KEY = jax.random.key(0)
+PLAN = jax.jit(minibatches, static_argnames=("num_examples", "batch_size", "num_epochs", "drop_last"))  # eager is slow
+SIZES = [(7, 3, 2), (7, 7, 3), (6, 2, 4), (5, 1, 2), (1, 1, 3), (5, 4, 1)]
+
+
+def check(plan: BatchPlan, num_examples: int, batch_size: int, num_epochs: int, drop_last: bool) -> None:
+    full, last = np.asarray(plan.full), np.asarray(plan.last)
+    num_batches, rest = divmod(num_examples, batch_size)
+    assert full.dtype == last.dtype == np.int32
+    assert full.shape == (num_epochs, num_batches, batch_size)
+    assert last.shape == (num_epochs, 0 if drop_last else rest)
+    for epoch in range(num_epochs):
+        visited = np.concatenate([full[epoch].ravel(), last[epoch]])
+        if drop_last:
+            assert len(np.unique(visited)) == len(visited) == num_batches * batch_size
+            assert set(visited) <= set(range(num_examples))
+        else:
+            np.testing.assert_array_equal(np.sort(visited), np.arange(num_examples))
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_every_example_once_an_epoch(sizes: tuple[int, int, int], drop_last: bool) -> None:
+    check(PLAN(KEY, *sizes, drop_last=drop_last), *sizes, drop_last)
+
+
+@settings(max_examples=12)
+@given(st.data())
+def test_every_example_once_an_epoch_whatever_the_sizes(data: Any) -> None:
+    num_examples = data.draw(st.integers(1, 60))
+    batch_size = data.draw(st.integers(1, num_examples))
+    num_epochs, drop_last = data.draw(st.integers(1, 3)), data.draw(st.booleans())
+    key = jax.random.key(data.draw(st.integers(0, 2**31 - 1)))
+    plan = PLAN(key, num_examples, batch_size, num_epochs, drop_last=drop_last)
+    check(plan, num_examples, batch_size, num_epochs, drop_last)
+
+
+def test_the_rest_is_dropped_unless_asked_for() -> None:
+    default, dropped, kept = (minibatches(KEY, 7, 3, 2, **o) for o in ({}, {"drop_last": True}, {"drop_last": False}))
+    np.testing.assert_array_equal(default.full, dropped.full)
+    np.testing.assert_array_equal(default.full, kept.full)
+    assert default.last.shape == (2, 0)
+    assert kept.last.shape == (2, 1)
+    left_out = {*range(7)} - {*np.ravel(default.full[0]).tolist()}
+    assert left_out == {*kept.last[0].tolist()}
+
+
+def test_epochs_and_keys_differ_and_the_same_key_plans_the_same() -> None:
+    plan, again, other = (np.asarray(PLAN(jax.random.key(seed), 50, 10, 4).full) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(plan, again)
+    orders = [order.ravel().tolist() for order in (*plan, *other)]
+    assert len({tuple(order) for order in orders}) == 8
+    assert [*range(50)] not in orders
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_made_in_pieces_it_is_the_same_plan(drop_last: bool) -> None:
+    plan = partial(PLAN, KEY, 7, 3, drop_last=drop_last)
+    whole = plan(num_epochs=6)
+    pieces = [plan(num_epochs=n, first_epoch=first) for n, first in ((1, 0), (2, 1), (3, 3))]
+    np.testing.assert_array_equal(np.concatenate([p.full for p in pieces]), whole.full)
+    np.testing.assert_array_equal(np.concatenate([p.last for p in pieces]), whole.last)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
+def test_first_epoch_may_be_traced_and_of_any_integer_type(dtype: Any) -> None:
+    def plan(first: Any) -> BatchPlan:
+        return minibatches(KEY, 7, 3, 2, first_epoch=first, drop_last=False)
+
+    expected = PLAN(KEY, 7, 3, 2, first_epoch=3, drop_last=False)
+    first = jnp.asarray(np.array(3, dtype))
+    for found in (plan(first), jax.jit(plan)(first)):
+        np.testing.assert_array_equal(found.full, expected.full)
+        np.testing.assert_array_equal(found.last, expected.last)
+        assert found.full.dtype == jnp.int32
+    swept = jax.jit(jax.vmap(plan))(jnp.asarray(np.array([0, 3], dtype)))
+    np.testing.assert_array_equal(swept.full[1], expected.full)
+    np.testing.assert_array_equal(swept.full[0], PLAN(KEY, 7, 3, 2, drop_last=False).full)
+
+
+def test_one_program_serves_every_first_epoch() -> None:
+    traces = 0
+
+    @jax.jit
+    def plan(first: Any) -> BatchPlan:
+        nonlocal traces
+        traces += 1
+        return minibatches(KEY, 7, 3, 2, first_epoch=first)
+
+    assert all((a != b).any() for a, b in pairwise(np.asarray(plan(first).full) for first in (0, 2, 4)))
+    assert traces == 1
+
+
+def test_jit_and_vmap_over_keys_equal_the_loop() -> None:
+    plan = partial(minibatches, num_examples=7, batch_size=3, num_epochs=2, drop_last=False)
+    keys = jax.random.split(KEY, 3)
+    expected = [jax.jit(plan)(key) for key in keys]
+    found = jax.jit(jax.vmap(plan))(keys)
+    np.testing.assert_array_equal(found.full, [p.full for p in expected])
+    np.testing.assert_array_equal(found.last, [p.last for p in expected])
+    assert len({np.asarray(p.full).tobytes() for p in expected}) == 3
+
+
+def test_indices_are_int32_and_the_same_with_and_without_x64() -> None:
+    with jax.enable_x64(False):
+        narrow = PLAN(jax.random.key(0), 7, 3, 2, drop_last=False, first_epoch=1)
+    wide = PLAN(jax.random.key(0), 7, 3, 2, drop_last=False, first_epoch=1)
+    for a, b in zip(narrow, wide, strict=True):
+        assert a.dtype == b.dtype == jnp.int32
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_raw_key_of_the_old_kind_works() -> None:
+    old = PLAN(jax.random.PRNGKey(0), 7, 3, 2)
+    np.testing.assert_array_equal(old.full, PLAN(jax.random.key(0), 7, 3, 2).full)
+
+
+def test_every_order_is_about_as_likely() -> None:
+    """Chi-squared with 119 degrees of freedom: mean 119, standard deviation 15."""
+    plan = np.asarray(PLAN(jax.random.key(7), 5, 1, 12_000).full)[:, :, 0]
+    names, counts = np.unique(plan @ 10 ** np.arange(5), return_counts=True)
+    assert len(names) == 120
+    assert 60 < ((counts - 100) ** 2 / 100).sum() < 190
+    follows = np.zeros((5, 5))  # one epoch's first example against the next one's: 16 degrees of freedom
+    np.add.at(follows, (plan[:-1, 0], plan[1:, 0]), 1)
+    assert ((follows - follows.mean()) ** 2 / follows.mean()).sum() < 50
+
+
+def test_the_plan_scans() -> None:
+    plan = PLAN(KEY, 6, 2, 3)
+    values = jnp.arange(6.0)
+    total, _ = jax.lax.scan(
+        lambda carry, indices: (carry + values[indices].sum(), None), jnp.zeros(()), plan.full.reshape(-1, 2)
+    )
+    assert total == 3 * 15
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "num_epochs", "said"),
+    [
+        (5, 6, 1, "batch_size must be from 1 to the 5 examples there are, got 6"),
+        (5, 0, 1, "batch_size must be from 1 to the 5 examples there are, got 0"),
+        (5, -2, 1, "batch_size must be .* got -2"),
+        (0, 1, 1, "the data is empty"),
+        (-1, 1, 1, "the data is empty"),
+        (5, 2, 0, "num_epochs must be at least 1, got 0"),
+        (5, 2, -3, "num_epochs must be at least 1, got -3"),
+    ],
+)
+def test_no_plan(own_errors: None, num_examples: int, batch_size: int, num_epochs: int, said: str) -> None:
+    with pytest.raises(ValueError, match=f"minibatches: {said}"):
+        minibatches(KEY, num_examples, batch_size, num_epochs)

@@ -1,0 +1,91 @@
+"""Figures are made from tiny data: labelled, not blank, and true to the arrays they were given."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+import jaxopt_course as jc
+
+RNG = np.random.default_rng(0)
+LOSSES = {"SGD": np.exp(RNG.standard_normal((3, 5))), "Adam": np.exp(RNG.standard_normal((3, 5)))}
+RATES = np.logspace(-3, 1, 5)
+FINAL = {"SGD": np.array([[1.0, 2.0], [0.5, 0.6], [0.1, 0.2], [0.3, np.inf], [np.nan, 9.0]]), "Adam": np.ones((5, 2))}
+GREY = {"SGD": RNG.standard_normal((3, 12)), "Adam": RNG.standard_normal((3, 12))}
+COLOUR = {"SGD": RNG.standard_normal((2, 48))}
+COUNTS = np.array([[5, 1], [0, 7]])
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "curves": lambda: jc.plots.learning_curves(LOSSES, title="T", ylabel="loss"),
+    "rates": lambda: jc.plots.rate_robustness(RATES, FINAL, title="T", ylabel="loss", ceiling=2.3),
+    "grey": lambda: jc.plots.templates(GREY, (4, 3), ("a", "b", "c"), title="T"),
+    "colour": lambda: jc.plots.templates(COLOUR, (4, 4, 3), ("a", "b"), title="T"),
+    "confusion": lambda: jc.plots.confusion_matrix(COUNTS, ("a", "b"), title="T"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_not_blank_and_titled(name: str) -> None:
+    figure, file = FIGURES[name](), io.BytesIO()
+    figure.savefig(file, dpi=60)
+    file.seek(0)
+    pixels = imread(file)
+    assert pixels[..., :3].std() > 0.02
+    assert "T" in (figure.get_suptitle(), *(axes.get_title() for axes in figure.axes))
+
+
+@pytest.mark.parametrize("name", ["curves", "rates"])
+def test_lines_are_labelled_directly_and_differ_without_colour(name: str) -> None:
+    (axes,) = FIGURES[name]().axes
+    assert {"SGD", "Adam"} <= {text.get_text() for text in axes.texts}
+    lines: list[Any] = [line for line in axes.lines if np.size(line.get_xdata()) > 2]
+    assert len({str(line._dash_pattern) for line in lines}) == len(lines)
+    assert axes.get_xlabel()
+    assert axes.get_ylabel() == "loss"
+
+
+def test_curves_show_the_median_over_seeds() -> None:
+    (axes,) = FIGURES["curves"]().axes
+    for line, values in zip(axes.lines, LOSSES.values(), strict=True):
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), np.median(values, axis=0))
+        np.testing.assert_allclose(np.asarray(line.get_xdata(), float), np.arange(1, 6))
+    assert axes.get_yscale() == "log"
+
+
+def test_rates_count_what_diverged_as_the_ceiling() -> None:
+    (axes,) = FIGURES["rates"]().axes
+    expected = [1.5, 0.55, 0.15, (0.3 + 2.3) / 2, 2.3]
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata(), float), expected)
+    best: Any = axes.lines[1]
+    assert (float(best.get_xdata()[0]), float(best.get_ydata()[0])) == (RATES[2], pytest.approx(0.15))
+
+
+def test_templates_show_the_rows_of_w() -> None:
+    figure = FIGURES["grey"]()
+    images: list[Any] = [axes.images[0].get_array() for axes in figure.axes]
+    for image, template in zip(images, np.concatenate(list(GREY.values())), strict=True):
+        np.testing.assert_array_equal(np.asarray(image), template.reshape(4, 3))
+    (first, *_) = FIGURES["colour"]().axes
+    shown = np.asarray(first.images[0].get_array())
+    assert shown.shape == (4, 4, 3)
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+
+
+def test_confusion_writes_the_counts() -> None:
+    (axes,) = FIGURES["confusion"]().axes
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "5", "7"]
+    np.testing.assert_allclose(np.asarray(axes.images[0].get_array(), float), np.array([[5 / 6, 1 / 6], [0, 1]]))
+
+
+def test_labels_do_not_overlap_when_lines_end_at_one_place() -> None:
+    same = {f"name {i}": np.full((1, 3), 0.1) for i in range(7)}
+    (axes,) = jc.plots.learning_curves(same, title="T", ylabel="loss").axes
+    labels: list[Any] = list(axes.texts)
+    heights = sorted(label.xyann[1] for label in labels)
+    assert min(np.diff(heights)) > 0.06
+    assert max(heights) <= 1.0 + 1e-9
