@@ -55,6 +55,6 @@ def softmax_cross_entropy_exact(scores: np.ndarray, label: int) -> tuple[Any, li
         return mpmath.log1p(wrong), gradient
 
 
-def relative_error(value: float, truth: Any) -> float:
+def relative_error(value: Any, truth: Any) -> float:
     with mpmath.workdps(DIGITS):
         return float(abs(mpmath.mpf(float(value)) - truth) / abs(truth))

@@ -13,7 +13,7 @@ from jaxopt_course.data import Dataset
 
 
 def raw_digits() -> tuple[np.ndarray, np.ndarray]:
-    return pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)  # type: ignore[no-any-return]
+    return pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
 
 
 @pytest.fixture(scope="module")

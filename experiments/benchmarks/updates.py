@@ -3,7 +3,7 @@
 Three trees of float32 parameters: one leaf of 32M, the 161 leaves of ResNet-50, and a linear classifier, of which 1000
 updates run in one call. Updates are short against compiling and get three times as many rounds. The traffic column is
 the bytes that the rule must move (gradients read; parameters and state read and written) over its time, as a fraction
-of what a copy of 32M numbers reaches in the same run.
+of what a copy of 32M numbers reaches in the same run; the linear classifier stays in cache and goes past 100 %.
 """
 
 import sys
