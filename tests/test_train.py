@@ -31,15 +31,19 @@ def python_loop(optimizer: Any, batches: list[Any]) -> tuple[Any, Any, list[floa
     objective, params, (inputs, labels) = problem()
     optimizer = optax.with_extra_args_support(optimizer)
     state, losses, norms = optimizer.init(params), [], []
-    for rows in batches:
-        batch = inputs[rows], labels[rows]
+
+    @jax.jit
+    def step(params: Any, state: Any, batch: Any) -> Any:
         value, grads = jax.value_and_grad(objective)(params, batch)
         updates, state = optimizer.update(
-            grads, state, params, value=value, grad=grads, value_fn=lambda p, batch=batch: objective(p, batch)
+            grads, state, params, value=value, grad=grads, value_fn=lambda p: objective(p, batch)
         )
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, value, optax.tree.norm(grads)
+
+    for rows in batches:
+        params, state, value, norm = step(params, state, (inputs[rows], labels[rows]))
         losses.append(float(value))
-        norms.append(float(optax.tree.norm(grads)))
+        norms.append(float(norm))
     return params, state, losses, norms
 
 
@@ -211,7 +215,14 @@ def test_a_non_finite_step_is_skipped_and_counted_when_asked() -> None:
     culprit = float(x[plan[6, 2]])
     params = {"good": jnp.array(0.0), "bad": jnp.zeros(3)}
     result = jc.train(
-        poisoned(culprit), jc.momentum(0.01), params, x, key=KEY, batch_size=4, num_epochs=3, on_nonfinite="skip"
+        poisoned(culprit),
+        jc.momentum(lambda count: 0.01),
+        params,
+        x,
+        key=KEY,
+        batch_size=4,
+        num_epochs=3,
+        on_nonfinite="skip",
     )
     expected = np.any(x[plan] == culprit, axis=1)
     np.testing.assert_array_equal(result.trace.skipped, expected)
@@ -236,7 +247,7 @@ def test_labels_out_of_range_stop_training() -> None:
 
 def test_sweep_under_vmap_equals_runs_one_by_one() -> None:
     objective, params, data = problem()
-    rates, keys = jnp.array([0.01, 0.1, 1.0]), jax.random.split(KEY, 2)
+    rates, keys = jnp.array([0.01, 1.0]), jax.random.split(KEY, 2)
 
     def run(rate: Any, key: Any) -> Any:
         optimizer = jc.adam(rate)
@@ -244,9 +255,9 @@ def test_sweep_under_vmap_equals_runs_one_by_one() -> None:
         return jc.training.train_steps(objective, optimizer, jc.training.start(optimizer, params), data, plan)
 
     carry, record = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(rates, keys)
-    for i, rate in enumerate(rates):
+    for i, optimizer in enumerate([jc.adam(float(rate)) for rate in rates]):
         for j, key in enumerate(keys):
-            single = jc.train(objective, jc.adam(float(rate)), params, data, key=key, batch_size=16, num_epochs=4)
+            single = jc.train(objective, optimizer, params, data, key=key, batch_size=16, num_epochs=4)
             lane = jax.tree.map(lambda leaf, at=(i, j): leaf[at], carry.params)
             chex.assert_trees_all_close(lane, single.params, rtol=1e-9)
             np.testing.assert_allclose(record.loss[i, j], single.trace.loss, rtol=1e-9)
@@ -283,7 +294,7 @@ def test_training_can_be_differentiated() -> None:
         carry, _ = jc.training.train_steps(objective, optimizer, jc.training.start(optimizer, params), data, plan)
         return objective(carry.params, data)
 
-    slope, h = jax.grad(final_loss)(0.01), 1e-6
+    slope, h, final_loss = jax.jit(jax.grad(final_loss))(0.01), 1e-6, jax.jit(final_loss)
     np.testing.assert_allclose(slope, (final_loss(0.01 + h) - final_loss(0.01 - h)) / (2 * h), rtol=1e-5)
     assert slope < 0
 

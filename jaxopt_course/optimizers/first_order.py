@@ -30,15 +30,15 @@ from jaxopt_course.optimizers.hyperparameters import (
     learning_rate_at,
     not_negative,
 )
-from jaxopt_course.optimizers.leaves import map_leaves, start_count, zero_moments
+from jaxopt_course.optimizers.leaves import map_leaves, next_count, start_count, zero_moments
 
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 
 class SGDState(NamedTuple):
-    """`count`: steps taken, int32."""
+    """`count`: steps taken, int32, where the learning rate is a schedule, else None."""
 
-    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
 
 
 def sgd(learning_rate: Rate) -> Optimizer:
@@ -71,22 +71,22 @@ def sgd(learning_rate: Rate) -> Optimizer:
     rate = learning_rate_at(learning_rate)
 
     def init(params: Any) -> SGDState:
-        return SGDState(start_count(params))
+        return SGDState(start_count(params, learning_rate))
 
     def update(grads: Any, state: SGDState, params: Any = None, **_: Any) -> tuple[Any, SGDState]:
         def rule(g, lr):
             return (-lr * g,)
 
         (updates,) = map_leaves(rule, grads, (), (rate(state.count),), params)
-        return updates, SGDState(optax.safe_increment(state.count))
+        return updates, SGDState(next_count(state.count))
 
     return Optimizer(init, update)
 
 
 class MomentumState(NamedTuple):
-    """`count`: steps taken, int32; `trace`: the velocity v, like the parameters."""
+    """`count`: as in `SGDState`; `trace`: the velocity v, like the parameters."""
 
-    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
     trace: Any
 
 
@@ -127,7 +127,7 @@ def momentum(learning_rate: Rate, rho: Scalar = 0.9, nesterov: bool = False) -> 
     rate, rho = learning_rate_at(learning_rate), decay_rate("rho", rho)
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(start_count(params), zero_moments(params))
+        return MomentumState(start_count(params, learning_rate), zero_moments(params))
 
     def update(grads: Any, state: MomentumState, params: Any = None, **_: Any) -> tuple[Any, MomentumState]:
         def rule(g, v, lr, rho):
@@ -135,15 +135,15 @@ def momentum(learning_rate: Rate, rho: Scalar = 0.9, nesterov: bool = False) -> 
             return -lr * (g + rho * v if nesterov else v), v
 
         updates, trace = map_leaves(rule, grads, (state.trace,), (rate(state.count), rho), params)
-        return updates, MomentumState(optax.safe_increment(state.count), trace)
+        return updates, MomentumState(next_count(state.count), trace)
 
     return Optimizer(init, update)
 
 
 class AdagradState(NamedTuple):
-    """`count`: steps taken, int32; `sum_of_squares`: s, like the parameters, real."""
+    """`count`: as in `SGDState`; `sum_of_squares`: s, like the parameters, real."""
 
-    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
     sum_of_squares: Any
 
 
@@ -180,23 +180,23 @@ def adagrad(learning_rate: Rate, eps: Scalar = 1e-7) -> Optimizer:
     rate, eps = learning_rate_at(learning_rate), not_negative("eps", eps)
 
     def init(params: Any) -> AdagradState:
-        return AdagradState(start_count(params), zero_moments(params, real=True))
+        return AdagradState(start_count(params, learning_rate), zero_moments(params, real=True))
 
     def update(grads: Any, state: AdagradState, params: Any = None, **_: Any) -> tuple[Any, AdagradState]:
         def rule(g, s, lr, eps):
             s = s + square(g)
-            return -lr * g / (root(s) + eps), s
+            return -lr * (g / (root(s) + eps)), s
 
         updates, s = map_leaves(rule, grads, (state.sum_of_squares,), (rate(state.count), eps), params)
-        return updates, AdagradState(optax.safe_increment(state.count), s)
+        return updates, AdagradState(next_count(state.count), s)
 
     return Optimizer(init, update)
 
 
 class RMSPropState(NamedTuple):
-    """`count`: steps taken, int32; `nu`: s, the moving mean of squares, like the parameters, real."""
+    """`count`: as in `SGDState`; `nu`: s, the moving mean of squares, like the parameters, real."""
 
-    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
     nu: Any
 
 
@@ -236,15 +236,15 @@ def rmsprop(learning_rate: Rate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Op
     rate, decay, eps = learning_rate_at(learning_rate), decay_rate("decay", decay), not_negative("eps", eps)
 
     def init(params: Any) -> RMSPropState:
-        return RMSPropState(start_count(params), zero_moments(params, real=True))
+        return RMSPropState(start_count(params, learning_rate), zero_moments(params, real=True))
 
     def update(grads: Any, state: RMSPropState, params: Any = None, **_: Any) -> tuple[Any, RMSPropState]:
         def rule(g, s, lr, decay, eps):
             s = decay * s + (1 - decay) * square(g)
-            return -lr * g / (root(s) + eps), s
+            return -lr * (g / (root(s) + eps)), s
 
         updates, nu = map_leaves(rule, grads, (state.nu,), (rate(state.count), decay, eps), params)
-        return updates, RMSPropState(optax.safe_increment(state.count), nu)
+        return updates, RMSPropState(next_count(state.count), nu)
 
     return Optimizer(init, update)
 
@@ -300,7 +300,7 @@ def adam(
     b1, b2 = decay_rate("b1", b1), decay_rate("b2", b2)
 
     def init(params: Any) -> AdamState:
-        return AdamState(start_count(params), zero_moments(params), zero_moments(params, real=True))
+        return AdamState(jnp.zeros((), jnp.int32), zero_moments(params), zero_moments(params, real=True))
 
     def update(grads: Any, state: AdamState, params: Any = None, **_: Any) -> tuple[Any, AdamState]:
         t = optax.safe_increment(state.count)
@@ -309,7 +309,7 @@ def adam(
         def rule(g, m, v, lr, b1, b2, eps, c1, c2):
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * square(g)
-            return -lr * (m / c1) / (root(v / c2) + eps), m, v
+            return -lr * ((m / c1) / (root(v / c2) + eps)), m, v
 
         scalars = (rate(state.count), b1, b2, eps, c1, c2)
         updates, mu, nu = map_leaves(rule, grads, (state.mu, state.nu), scalars, params)

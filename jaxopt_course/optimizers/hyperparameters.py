@@ -18,7 +18,7 @@ Schedule = Callable[[Array], Any]
 Rate = Any  # a number, a traced scalar, or a schedule
 
 
-def learning_rate_at(learning_rate: Rate) -> Callable[[Array], Scalar]:
+def learning_rate_at(learning_rate: Rate) -> Callable[[Any], Scalar]:
     """`count -> learning rate`, for a number, a traced scalar or a schedule alike."""
     if callable(learning_rate):
         return lambda count: _as_scalar("learning_rate(count)", learning_rate(count))

@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import at_least_32_bits
-from jaxopt_course.optimizers.hyperparameters import Scalar
+from jaxopt_course.optimizers.hyperparameters import Rate, Scalar
 
 
 def check_floating(params: Any) -> None:
@@ -21,10 +22,14 @@ def check_floating(params: Any) -> None:
             )
 
 
-def start_count(params: Any) -> Array:
-    """The step counter of a new state, once the parameters are known to be ones that can move."""
+def start_count(params: Any, learning_rate: Rate) -> Array | None:
+    """The step counter of a new state: a schedule needs one, a number does not and then pays for none."""
     check_floating(params)
-    return jnp.zeros((), jnp.int32)
+    return jnp.zeros((), jnp.int32) if callable(learning_rate) else None
+
+
+def next_count(count: Array | None) -> Array | None:
+    return None if count is None else optax.safe_increment(count)
 
 
 def zero_moments(params: Any, *, real: bool = False) -> Any:
@@ -32,6 +37,8 @@ def zero_moments(params: Any, *, real: bool = False) -> Any:
 
     At least in 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay.
     """
+
+    check_floating(params)
 
     def zeros(leaf: Array) -> Array:
         dtype = at_least_32_bits(jnp.result_type(leaf))

@@ -104,7 +104,7 @@ def train(
         steps, leaves parameters and state as they are, and marks them in the trace.
       callback: called with a `Snapshot` after each chunk.
       progress: show a bar on stderr; by default where stderr is a terminal and rich is installed.
-      chunk_size: steps compiled into one call: how often callbacks and Ctrl-C have their turn.
+      chunk_size: most steps in one compiled call: how often callbacks and Ctrl-C have their turn.
 
     Returns:
       `TrainResult(params, state, trace)`.
@@ -164,9 +164,9 @@ def train(
     with _progress_bar(progress, total) as show:
         evaluate()
         for plan in _plans(key, num_examples, batch_size, drop_last, total, chunk_size):
-            row = 0
+            row, even = 0, -(-len(plan) // -(-len(plan) // chunk_size))  # pieces of one length, none a crumb
             while row < len(plan) and step < total:
-                count = min(chunk_size, len(plan) - row, total - step)
+                count = min(even, len(plan) - row, total - step)
                 if eval_fn is not None:
                     count = min(count, stride - step % stride)
                 carry, rows = run(carry, data, plan, np.int32(row), np.int32(row + count))
@@ -215,7 +215,7 @@ def _plans(
     """Rows of indices for every step, a few epochs at a time, so that a chunk is not cut short by a small epoch."""
     whole, rest = divmod(num_examples, batch_size)
     keep = rest > 0 and not drop_last
-    epochs = 1 if keep else -(-chunk_size // whole)
+    epochs = 1 if keep else max(1, chunk_size // whole)
     for first in range(0, -(-total // (whole + keep)), epochs):
         plan = _compiled_plan(key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=np.int32(first))
         yield plan.full.reshape(-1, batch_size)
