@@ -6,6 +6,16 @@ import jax
 import jax.numpy as jnp
 
 
+def check_floating(params: Any) -> None:
+    """Raise TypeError that names the first leaf that is not floating point."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            raise TypeError(
+                f"parameters must be floating point, params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; "
+                "cast it, or keep it out of the tree that is optimized (optax.masked)"
+            )
+
+
 def at_least_32_bits(dtype: Any) -> Any:
     """The dtype itself, or float32 for those of 16 bits and less."""
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)

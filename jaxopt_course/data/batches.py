@@ -60,8 +60,8 @@ def minibatches(
     check_batch_size("minibatches", num_examples, batch_size)
     if num_epochs < 1:
         raise ValueError(f"minibatches: num_epochs must be at least 1, got {num_epochs}")
-    epochs = first_epoch + jnp.arange(num_epochs, dtype=jnp.int32)
-    words = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (num_examples,)))(epochs)
+    epochs = jnp.asarray(first_epoch, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
+    words = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(key, epoch), (num_examples,), jnp.uint32))(epochs)
     order = jnp.argsort(words, axis=1).astype(jnp.int32)  # one sort, where jax.random.permutation takes two
     whole = num_examples - num_examples % batch_size
     full = order[:, :whole].reshape(num_epochs, -1, batch_size)

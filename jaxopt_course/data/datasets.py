@@ -99,8 +99,10 @@ def _synthetic(
             f"load: 'synthetic' needs at least one example of each class in both parts, "
             f"got num_classes={num_classes}, num_train={num_train}, num_test={num_test}"
         )
-    if not noise >= 0:
-        raise ValueError(f"load: 'synthetic' needs noise >= 0, got {noise}")
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"load: 'synthetic' needs a finite noise >= 0, got {noise}")
+    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+        raise ValueError(f"load: 'synthetic' needs image_shape (H, W) or (H, W, channels), got {image_shape}")
     rng = np.random.default_rng(seed)
     templates = np.stack([_smooth_field(rng, image_shape) for _ in range(num_classes)])
 
@@ -112,8 +114,9 @@ def _synthetic(
         return pixels, labels
 
     train, test = draw(num_train), draw(num_test)
-    mean, scale = train[0].mean(0), train[0].std(0)
-    scale = np.where(scale > 0, scale, 1)
+    varies = (train[0] != train[0][0]).any(0)
+    mean = np.where(varies, train[0].mean(0), train[0][0])
+    scale = np.where(varies, train[0].std(0), 1)
     for inputs, _ in (train, test):  # in place: the point of this set is to be large
         inputs -= mean
         inputs /= scale

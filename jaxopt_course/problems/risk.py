@@ -47,18 +47,19 @@ def empirical_risk(
       >>> for _ in range(20):
       ...     W = W - 1.0 * jax.grad(objective)(W, batch)
       >>> f"{objective(jnp.zeros((2, 2)), batch):.3f} -> {objective(W, batch):.3f}"
-      '0.693 -> 0.066'
+      '0.693 -> 0.062'
 
     Source: the lecture's "Regularization" and "Recap"; Vapnik (1991), "Principles of risk minimization", eq. 3.
     """
-    if penalty is None and not (isinstance(strength, float | int) and strength == 0):
+    known = not isinstance(strength, jax.core.Tracer)
+    if penalty is None and not (known and float(strength) == 0):
         raise ValueError(f"empirical_risk: strength = {strength} without a penalty; pass losses.l2_penalty, say")
-    if not isinstance(strength, jax.core.Tracer) and not 0 <= float(strength) < float("inf"):
+    if known and not 0 <= float(strength) < float("inf"):
         raise ValueError(f"empirical_risk: strength must be finite and not negative, got {strength}")
 
     def objective(params: Any, batch: tuple[ArrayLike, ArrayLike]) -> Array:
         inputs, labels = batch
-        losses = loss_fn(score_fn(params, inputs), labels)
+        losses = jnp.asarray(loss_fn(score_fn(params, inputs), labels))
         if losses.shape != jnp.shape(labels):
             raise ValueError(
                 f"empirical_risk: loss_fn returned shape {losses.shape} for labels of shape {jnp.shape(labels)}; "
@@ -69,7 +70,7 @@ def empirical_risk(
         risk = jnp.mean(losses)
         if penalty is None:
             return risk
-        cost = penalty(params)
+        cost = jnp.asarray(penalty(params))
         dtype = widest(risk.dtype, cost.dtype)
         return risk.astype(dtype) + jnp.asarray(strength, dtype) * cost.astype(dtype)
 

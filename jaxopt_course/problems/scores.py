@@ -43,7 +43,8 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
     inputs = jnp.asarray(inputs)
     _check_shapes(W, b, inputs)
     inexact = jnp.issubdtype(inputs.dtype, jnp.inexact)
-    dtype = widest(W.dtype, inputs.dtype) if inexact else W.dtype
+    dtypes = [leaf.dtype for leaf in (W, b, inputs if inexact else None) if leaf is not None]
+    dtype = widest(*dtypes)
     scores = inputs.astype(dtype) @ W.astype(dtype).T
     return scores if b is None else scores + jnp.broadcast_to(b.astype(dtype), scores.shape)
 
@@ -82,17 +83,22 @@ def init_linear(
     """
     if num_classes < 1 or num_features < 1:
         raise ValueError(f"init_linear: need at least one class and one feature, got {num_classes} and {num_features}")
-    W = scale * jax.random.normal(key, (num_classes, num_features), dtype)
+    W = float(scale) * jax.random.normal(key, (num_classes, num_features), dtype)
     return {"W": W, "b": jnp.zeros(num_classes, dtype)} if bias else W
 
 
 def _weights_and_bias(params: Any) -> tuple[Array, Array | None]:
     if isinstance(params, Mapping):
         if set(params) != {"W", "b"}:
-            raise ValueError(f"linear: expected parameters W or {{'W', 'b'}}, got a mapping with keys {sorted(params)}")
-        W, b = jnp.asarray(params["W"]), jnp.asarray(params["b"])
+            raise ValueError(
+                f"linear: expected parameters W or {{'W', 'b'}}, got a mapping with keys {sorted(map(str, params))}"
+            )
+        W, b = params["W"], params["b"]
     else:
-        W, b = jnp.asarray(params), None
+        W, b = params, None
+    if not isinstance(W, ArrayLike) or (isinstance(params, Mapping) and not isinstance(b, ArrayLike)):
+        raise ValueError(f"linear: expected parameters W or {{'W', 'b'}}, arrays, got {jax.tree.map(type, params)}")
+    W, b = jnp.asarray(W), None if b is None else jnp.asarray(b)
     for name, leaf in (("W", W), ("b", b)):
         if leaf is not None and not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(f"linear: parameters must be floating point, {name} is {leaf.dtype}")

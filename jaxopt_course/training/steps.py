@@ -10,8 +10,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, Bool, Float, Int
-from jaxopt_course.dtypes import at_least_32_bits
-from jaxopt_course.optimizers.leaves import check_floating
+from jaxopt_course.dtypes import at_least_32_bits, check_floating
 
 Objective = Callable[[Any, Any], Any]
 
@@ -120,8 +119,8 @@ def train_steps(
       ...     carry, _ = jc.training.train_steps(objective, optimizer, carry, points, plan)
       ...     return objective(carry.params, points)
       >>> rates = jnp.array([0.01, 0.1, 1.0])
-      >>> jax.vmap(final_loss)(rates).round(3)
-      Array([2.593, 0.1  , 0.   ], dtype=float32)
+      >>> print(jax.vmap(final_loss)(rates).round(2))
+      [2.73 0.11 0.  ]
     """
     step = partial(train_step, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite)
 
