@@ -58,6 +58,7 @@ class Sweep(NamedTuple):
     test_accuracy: np.ndarray
     loss: np.ndarray  # [rates, seeds, steps]
     grad_norm: np.ndarray
+    start_loss: np.ndarray
     params: Any
 
     @property
@@ -118,7 +119,7 @@ def sweep(contestant: Contestant, problem: Problem) -> Sweep:
         carry, record = jc.training.train_steps(problem.objective, optimizer, carry, problem.train, plan)
         loss = jnp.where(carry.alive, problem.objective(carry.params, problem.train), jnp.inf)
         accuracy = jc.accuracy(jc.scores.linear(carry.params, problem.test[0]), problem.test[1])
-        return loss, accuracy, record.loss, record.grad_norm, carry.params
+        return loss, accuracy, record.loss, record.grad_norm, problem.objective(params, problem.train), carry.params
 
     lanes = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)  # rates inside: they share their minibatches
     return Sweep(*jax.device_get(jax.jit(lanes)(jnp.asarray(RATES, float), problem.keys)))
@@ -270,12 +271,9 @@ def draw(
         labels[name]: s.loss[s.best].reshape(len(problem.keys), problem.epochs, -1).mean(axis=2)
         for name, s in sweeps.items()
     }
-    untrained = float(
-        jnp.mean(jnp.stack([problem.objective(problem.start(k)[0], problem.train) for k in problem.keys]))
-    )
     winner = min(results, key=lambda name: results[name]["train_loss_mean"])
-    params = jax.tree.map(lambda leaf: leaf[sweeps[winner].best, 0], sweeps[winner].params)
-    predicted = np.argmax(jc.scores.linear(params, problem.test[0]), axis=1)
+    W, b = (sweeps[winner].params[leaf][sweeps[winner].best, 0] for leaf in ("W", "b"))
+    predicted = np.argmax(dataset.test[0] @ W.T + b, axis=1)
     classes = len(dataset.class_names)
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (dataset.test[1], predicted), 1)
@@ -293,7 +291,7 @@ def draw(
                 {labels[name]: s.train_loss for name, s in sweeps.items()},
                 title=f"How much does the learning rate matter? ({on})",
                 ylabel="final training loss",
-                ceiling=untrained,
+                ceiling=float(sweeps[winner].start_loss.mean()),
             ),
             f"Training loss after {problem.epochs} epochs on {dataset.name} against the learning rate: mean over "
             f"{len(problem.keys)} seeds. The line at the top is the loss before training; runs that ended above it or "
@@ -306,8 +304,8 @@ def draw(
                 dataset.class_names,
                 title=f"Rows of W: what each class looks for ({on})",
             ),
-            f"The learned rows of W on {dataset.name} as images, one for each class, first seed: pixels that speak for "
-            "the class in red, against it in blue.",
+            f"The learned rows of W on {dataset.name} as images, one for each class, first seed: "
+            + ("red speaks for the class, blue against it." if len(dataset.image_shape) == 2 else "zero is mid-grey."),
         ),
         "confusion_matrix.png": (
             jc.plots.confusion_matrix(counts, dataset.class_names, title=f"{labels[winner]} on the test images ({on})"),

@@ -87,8 +87,8 @@ def templates(
 ) -> Figure:
     """The rows of W as images, the lecture's templates: one row of pictures for each name, one column for each class.
 
-    Grey images are shown from blue (pixels that speak against the class) over white to red (for it), on one scale a
-    picture; images with three channels are stretched to the full range.
+    Each picture is divided by its largest weight. Grey ones go from blue (pixels that speak against the class) over
+    white to red (for it); in those with three channels a weight of zero is mid-grey.
 
     Args:
       weights: name -> `W[C, D]` with D the product of the image's shape.
@@ -99,21 +99,20 @@ def templates(
     Returns:
       A figure.
     """
+    height, width, *channels = image_shape
     rows, columns = len(weights), len(class_names)
-    figure = Figure(figsize=(1.6 + 0.85 * columns, 0.9 + 0.85 * rows), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for row, (name, W) in zip(grid, weights.items(), strict=True):
-        for axes, template, class_name in zip(row, np.asarray(W, float), class_names, strict=True):
-            image, largest = template.reshape(tuple(image_shape)), np.abs(template).max() or 1.0
-            if image.ndim == 3:
-                axes.imshow(0.5 + 0.5 * image / largest)
-            else:
-                axes.imshow(image, cmap="RdBu_r", vmin=-largest, vmax=largest)
-            axes.set(xticks=[], yticks=[])
-            if axes in grid[0]:
-                axes.set_title(class_name, size=10)
-        row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center", size=10)
+    mosaic = np.full((rows, columns, height + 1, width + 1, *channels), np.nan)  # a gap below and right of each
+    for i, W in enumerate(weights.values()):
+        images = np.asarray(W, float).reshape(columns, *image_shape)
+        largest = np.abs(images).reshape(columns, -1).max(axis=1).reshape(-1, *[1] * len(image_shape))
+        mosaic[i, :, :height, :width] = images / np.where(largest > 0, largest, 1)
+    picture = mosaic.swapaxes(1, 2).reshape(rows * (height + 1), columns * (width + 1), *channels)
+    figure, axes = _axes(title, "", "", size=(1.8 + 0.85 * columns, 0.9 + 0.85 * rows))
+    axes.imshow(np.nan_to_num(0.5 + 0.5 * picture, nan=1.0) if channels else picture, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set_xticks(np.arange(columns) * (width + 1) + (width - 1) / 2, class_names)
+    axes.set_yticks(np.arange(rows) * (height + 1) + (height - 1) / 2, list(weights))
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
     return figure
 
 
