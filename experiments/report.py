@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
        color: #1a1a1a; background: #fff; }
 h1, h2 { line-height: 1.2; } table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #bbb; white-space: nowrap; }
+th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #bbb; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } figure { margin: 2rem 0; } img { max-width: 100%; }
 figcaption { color: #444; max-width: 48rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }

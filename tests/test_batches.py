@@ -1,5 +1,6 @@
 """The plan of minibatches: every example once an epoch, in an order that only the key and the epoch decide."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxopt_course.data import BatchPlan, minibatches
+from jaxopt_course.data import BatchPlan, minibatches, shuffled
 
 KEY = jax.random.key(0)
 PLAN = jax.jit(minibatches, static_argnames=("num_examples", "batch_size", "num_epochs", "drop_last"))  # eager is slow
@@ -138,3 +139,27 @@ def test_every_order_is_about_as_likely() -> None:
 def test_no_plan(own_errors: None, num_examples: int, batch_size: int, num_epochs: int, said: str) -> None:
     with pytest.raises(ValueError, match=f"minibatches: {said}"):
         minibatches(KEY, num_examples, batch_size, num_epochs)
+
+
+@pytest.mark.parametrize("num_examples", [1, 2, 3, 4, 5])
+def test_every_order_is_as_likely(num_examples: int) -> None:
+    draws = 60_000
+    keys = jax.random.split(jax.random.key(1), draws)
+    orders = np.asarray(jax.jit(jax.vmap(partial(shuffled, num_examples=num_examples)))(keys))
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    expected = draws / math.factorial(num_examples)
+    assert len(counts) == math.factorial(num_examples)
+    freedom = max(len(counts) - 1, 1)
+    assert np.sum((counts - expected) ** 2) / expected < freedom + 4 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("num_examples", [97, 1437])
+def test_neighbours_are_torn_apart(num_examples: int) -> None:
+    """Where i goes says nothing of where i + 1 goes, nor of i itself."""
+    keys = jax.random.split(jax.random.key(2), 200)
+    orders = np.asarray(jax.vmap(lambda key: shuffled(key, num_examples))(keys)) / num_examples
+    pairs = orders[:, :-1].ravel(), orders[:, 1:].ravel()
+    assert abs(np.corrcoef(*pairs)[0, 1]) < 4 / math.sqrt(pairs[0].size) + 1 / num_examples
+    assert np.all(np.abs(orders.mean(axis=0) - 0.5) < 6 * math.sqrt(1 / 12 / 200) + 1 / num_examples)
+    apart = np.abs(np.diff(orders, axis=1)).mean()
+    np.testing.assert_allclose(apart, 1 / 3, atol=0.01)  # as of two independent uniform numbers

@@ -62,7 +62,7 @@ class Ratio(NamedTuple):
 
 def arguments(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
     """A parser with the options that every benchmark has."""
-    parser = argparse.ArgumentParser(prog=f"bench {name}", description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m experiments bench {name}", description=description)
     parser.add_argument("--rounds", type=at_least_one, default=rounds, help="samples of each contestant (%(default)s)")
     parser.add_argument("--out", type=Path, help=f"where the JSON goes (runs/bench-{name}-<utc>.json)")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the tables")

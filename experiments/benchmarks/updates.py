@@ -14,8 +14,8 @@ from experiments.benchmarks import timing
 
 RATE = 1e-3
 LARGE = 32 * 2**20
-TREES = ("one leaf", "resnet50", "linear")
-UPDATES_A_CALL = {"one leaf": 1, "resnet50": 1, "linear": 1000}
+TREES = ("leaf", "resnet50", "linear")
+UPDATES_A_CALL = {"leaf": 1, "resnet50": 1, "linear": 1000}
 RECONSTRUCTIONS = ("adagrad", "adam_uncorrected")  # optax has no such rule; the twin is made of its parts
 RECONSTRUCTION = "optax: a reconstruction"
 

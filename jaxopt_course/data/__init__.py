@@ -1,6 +1,6 @@
 """On what: real and synthetic images as NumPy arrays, and the plan of minibatches."""
 
-from jaxopt_course.data.batches import BatchPlan, minibatches
+from jaxopt_course.data.batches import BatchPlan, minibatches, shuffled
 from jaxopt_course.data.datasets import DATASETS, Dataset, load
 
-__all__ = ["DATASETS", "BatchPlan", "Dataset", "load", "minibatches"]
+__all__ = ["DATASETS", "BatchPlan", "Dataset", "load", "minibatches", "shuffled"]

@@ -324,8 +324,8 @@ def square(g: Array) -> Array:
 
 
 def root(v: Array) -> Array:
-    """sqrt(v), kept off zero by the smallest normal number, so that a dead coordinate has a derivative, and it is 0."""
-    return jnp.sqrt(jnp.maximum(v, jnp.finfo(v.dtype).tiny))
+    """sqrt(v), with the smallest normal number added inside: at a dead coordinate the derivative is then 0, not NaN."""
+    return jnp.sqrt(v + jnp.finfo(v.dtype).tiny)
 
 
 def one_minus_power(b: Scalar, t: Array) -> Array:
