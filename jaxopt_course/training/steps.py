@@ -141,17 +141,21 @@ def train_steps(
 
 def gradient_norm(grads: Any) -> Float[Array, ""]:
     """The Euclidean norm over all leaves, at least in float32; right also where its square would leave the range."""
-    sizes = [jnp.abs(g) for g in jax.tree.leaves(grads)]
-    sizes = [s.astype(at_least_32_bits(s.dtype)) for s in sizes]
-    plain = jnp.sqrt(_total(jnp.sum(s * s) for s in sizes))
+    leaves = jax.tree.leaves(grads)
+    plain = jnp.sqrt(_total(jnp.sum(s * s) for s in map(_sizes, leaves)))
 
-    def scaled() -> Array:
-        top = jnp.max(jnp.stack([jnp.max(s, initial=0).astype(float) for s in sizes]))
+    def scaled() -> Array:  # takes the sizes anew: shared with the line above they would be written to memory
+        sizes = [_sizes(leaf).astype(float) for leaf in leaves]
+        top = jnp.max(jnp.stack([jnp.max(s, initial=0) for s in sizes]))
         scale = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
-        return scale * jnp.sqrt(_total(jnp.sum((s.astype(float) / scale) ** 2) for s in sizes))
+        return scale * jnp.sqrt(_total(jnp.sum((s / scale) ** 2) for s in sizes))
 
     in_range = jnp.isfinite(plain) & (plain > 1e-16)
-    return lax.cond(in_range, lambda: plain, scaled) if sizes else plain
+    return lax.cond(in_range, lambda: plain, scaled) if leaves else plain
+
+
+def _sizes(leaf: Array) -> Array:
+    return jnp.abs(leaf).astype(jnp.finfo(at_least_32_bits(leaf.dtype)).dtype)
 
 
 def _total(terms: Iterable[Array]) -> Array:
