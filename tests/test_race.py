@@ -185,8 +185,10 @@ def test_an_interrupt_exits_130_and_says_so_in_the_manifest(tmp_path: Path) -> N
 
 def test_a_rule_that_is_not_its_twin_exits_1(tmp_path: Path) -> None:
     code = (
-        "import sys, optax, experiments.race as race\n"
+        "import sys, numpy as np, optax, experiments.race as race\n"
         "from experiments.__main__ import main\n"
+        "ones, params = np.ones((21, 3)), {'W': np.ones((21, 3, 10, 64)), 'b': np.ones((21, 3, 10))}\n"
+        "race.sweep = lambda *_: race.Sweep(ones, ones, np.ones((21, 3, 11)), np.ones((21, 3, 11)), ones, params)\n"
         "race.CONTESTANTS['adam'] = race.CONTESTANTS['adam']._replace(twin=optax.adam)  # epsilon 1e-8, ours 1e-7\n"
         "small = ['--optimizers', 'adam', '--epochs', '1', '--seeds', '3', '--json']\n"
         f"sys.exit(main(['race', *small, '--out', {str(tmp_path / 'run')!r}]))\n"

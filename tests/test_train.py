@@ -56,8 +56,9 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize(
+    ("name", "drop_last"), [*((name, True) for name in OPTIMIZERS), ("adam", False), ("sgd", False)]
+)
 def test_equals_a_plain_python_loop(name: str, drop_last: bool) -> None:
     objective, params, data = problem()
     plan = jc.data.minibatches(KEY, 50, 16, 2, drop_last=drop_last)
@@ -75,8 +76,7 @@ def test_equals_a_plain_python_loop(name: str, drop_last: bool) -> None:
     assert not result.trace.skipped.any()
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
-@pytest.mark.parametrize("num_steps", [0, 1, 20])
+@pytest.mark.parametrize(("chunk_size", "num_steps"), [(1, 4), (4, 20), (7, 20), (1000, 20), (4, 0)])
 def test_chunks_do_not_show(chunk_size: int, num_steps: int) -> None:
     objective, params, data = problem()
     arguments: dict[str, Any] = {"key": KEY, "batch_size": 16, "num_steps": num_steps}
