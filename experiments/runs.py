@@ -46,7 +46,7 @@ class Run:
             file.writelines(json.dumps(row, default=plain) + "\n" for row in rows)
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        np.savez(self.folder / name, allow_pickle=False, **arrays)
+        np.savez(self.folder / name, **arrays)
 
     def write_figure(self, name: str, figure: Any) -> Path:
         path = self.folder / "figures" / name
