@@ -45,7 +45,7 @@ class Run:
         with (self.folder / name).open("w") as file:
             file.writelines(json.dumps(row, default=plain) + "\n" for row in rows)
 
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         np.savez(self.folder / name, **arrays)
 
     def write_figure(self, name: str, figure: Any) -> Path:
