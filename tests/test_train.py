@@ -237,6 +237,18 @@ def test_a_loss_that_is_nan_names_the_loss() -> None:
         jc.train(lambda w, x: w * jnp.nan, jc.sgd(0.1), jnp.array(1.0), jnp.ones(4), key=KEY, batch_size=2, num_steps=5)
 
 
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_parameters_that_overflow_in_the_last_step_do_not_pass(on_nonfinite: str) -> None:
+    arguments: dict[str, Any] = {"key": KEY, "batch_size": 2, "num_steps": 1, "on_nonfinite": on_nonfinite}
+    with pytest.raises(
+        NonFiniteError, match=r"after step 1, the last, params\['w'\] \(1 of 1 entries\) not finite"
+    ) as caught:
+        jc.train(
+            lambda p, x: jnp.sum(1e300 * p["w"] * x), jc.sgd(1e300), {"w": jnp.array(1.0)}, jnp.ones(4), **arguments
+        )
+    assert len(caught.value.result.trace.loss) == 1
+
+
 def test_labels_out_of_range_stop_training() -> None:
     objective, params, (inputs, labels) = problem()
     with pytest.raises(NonFiniteError, match=r"loss nan.*labels are out of range, the first is labels\[\d+\] = 7"):

@@ -49,6 +49,9 @@ def train_step(
 ) -> tuple[Carry, Record]:
     """One step on one batch: value and gradient, then the update, unless something is not finite. Pure."""
 
+    if on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f'on_nonfinite must be "stop" or "skip", got {on_nonfinite!r}')
+
     def value_and_aux(params: Any) -> tuple[Array, Any]:
         value, aux = objective(params, batch) if has_aux else (objective(params, batch), None)
         if jnp.shape(value) != ():

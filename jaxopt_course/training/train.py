@@ -112,7 +112,8 @@ def train(
     Raises:
       ValueError: arguments that do not fit together, a batch larger than the data, an objective that is not scalar.
       TypeError: parameters that are not floating point.
-      NonFiniteError: with "stop"; it names the step and the leaf, and its `result` holds all there was before.
+      NonFiniteError: with "stop", at the first step that is not finite; with either, when the parameters end so. It
+        names the step and the leaf, and its `result` holds all there was before.
 
     Example:
       >>> import jax
@@ -139,8 +140,6 @@ def train(
     total = num_steps if num_steps is not None else int(num_epochs or 0) * steps_per_epoch
     if total < 0 or chunk_size < 1:
         raise ValueError(f"train: need steps >= 0 and chunk_size >= 1, got {total} and {chunk_size}")
-    if on_nonfinite not in ("stop", "skip"):
-        raise ValueError(f'train: on_nonfinite must be "stop" or "skip", got {on_nonfinite!r}')
     if eval_every is not None and (eval_fn is None or eval_every < 1):
         raise ValueError(f"train: eval_every needs an eval_fn and must be at least 1, got {eval_every}")
 
@@ -187,6 +186,11 @@ def train(
                 if callback is not None:
                     callback(Snapshot(step, total, carry.params, carry.state, loss, norm))
         evaluate()
+    if overflowed := _not_finite("params", carry.params):
+        message = (
+            f"train: after step {step}, the last, {', '.join(overflowed)} not finite. Try a smaller learning rate."
+        )
+        raise NonFiniteError(message, step, result())
     return result()
 
 
@@ -250,17 +254,21 @@ def _what_was_not_finite(objective: Objective, params: Any, batch: Any, has_aux:
         return (
             f"loss {rows.loss[at]:g}, gradient norm {rows.grad_norm[at]:g}. The objective says of this batch: {error}"
         )
-    grads = grads[0] if has_aux else grads
-    bad = [
-        f"gradient{jax.tree_util.keystr(path)} ({int(jnp.sum(~jnp.isfinite(leaf)))} of {leaf.size} entries)"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
+    loss = [] if np.isfinite(rows.loss[at]) else ["the loss"]
+    bad = [*loss, *_not_finite("gradient", grads[0] if has_aux else grads), *_not_finite("params", params)]
+    return (
+        f"loss {rows.loss[at]:g}, gradient norm {rows.grad_norm[at]:g}; not finite: {', '.join(bad)}. The parameters "
+        'from before this step are in error.result.params. Try a smaller learning rate, or on_nonfinite="skip".'
+    )
+
+
+def _not_finite(name: str, tree: Any) -> list[str]:
+    """The leaves that hold something that is not finite, by path."""
+    return [
+        f"{name}{jax.tree_util.keystr(path)} ({int(jnp.sum(~jnp.isfinite(leaf)))} of {leaf.size} entries)"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if not bool(jnp.all(jnp.isfinite(leaf)))
     ]
-    return (
-        f"loss {rows.loss[at]:g}, gradient norm {rows.grad_norm[at]:g}; not finite: "
-        f"{', '.join([*([] if np.isfinite(rows.loss[at]) else ['the loss']), *bad])}. The parameters from before this "
-        'step are in error.result.params. Try a smaller learning rate, or on_nonfinite="skip".'
-    )
 
 
 @contextmanager
