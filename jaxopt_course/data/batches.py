@@ -71,7 +71,7 @@ def minibatches(
 
 
 def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
-    """The numbers 0..N-1 in random order, without a sort: 5 times faster for 5,000 examples, 60 times for a million.
+    """The numbers 0..N-1 in random order, without a sort: the work grows with N and no faster.
 
     Write i as row and column of a table of about sqrt(N) by sqrt(N) places. Eight times, move every place down by a
     random amount that depends on its column alone, then across by one that depends on its row: each move can be undone,
