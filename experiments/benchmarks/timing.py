@@ -87,7 +87,9 @@ def race(
     per: int = 1,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Time every contestant once a round, after one warm-up each. Whoever was first goes last in the next round.
+    """Time every contestant once a round, after one warm-up each.
+
+    The first goes last in the next round, and every other round runs backwards: nobody always follows the same one.
 
     `per` divides the time, for runs of many steps. A contestant that is None is not installed.
     """
@@ -100,7 +102,8 @@ def race(
     try:
         for first in range(rounds):
             turn = first % max(len(present), 1)
-            for label, run in present[turn:] + present[:turn]:
+            order = present[turn:] + present[:turn]
+            for label, run in order[:: 1 if first % 2 else -1]:
                 samples[label].append(stopwatch(run) / per)
     finally:
         gc.enable()
