@@ -163,3 +163,8 @@ def test_neighbours_are_torn_apart(num_examples: int) -> None:
     assert np.all(np.abs(orders.mean(axis=0) - 0.5) < 6 * math.sqrt(1 / 12 / 200) + 1 / num_examples)
     apart = np.abs(np.diff(orders, axis=1)).mean()
     np.testing.assert_allclose(apart, 1 / 3, atol=0.01)  # as of two independent uniform numbers
+
+
+def test_no_examples_have_no_order() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        shuffled(KEY, 0)

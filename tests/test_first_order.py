@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
 from jaxopt_course.optimizers import first_order
-from tests.tables import FLOATS, RULES, TOLERANCE, TREES
+from tests.tables import FLOATS, RULES, TOLERANCE, TREES, Rule
 
 each_rule = pytest.mark.parametrize("name", RULES)
 each_float = pytest.mark.parametrize("dtype", FLOATS)
@@ -122,17 +122,19 @@ def largest_relative_difference(ours: Any, theirs: Any) -> float:
     return max(np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in wide)
 
 
+def drawn(rule: Rule, examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Trees, seeds and hyperparameters of a rule, drawn by hypothesis."""
+    trees, seeds = st.sampled_from(list(TREES.values())), st.integers(0, 10**6)
+    case = given(tree=trees, seed=seeds, hyper=st.fixed_dictionaries(rule.hyperparameters))
+    return lambda check: settings(max_examples=examples)(case(check))
+
+
 @each_rule
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_equals_the_lecture_and_optax_and_torch_along_the_path(name: str, dtype: Any) -> None:
+def test_equals_the_lecture_and_optax_along_the_path(name: str, dtype: Any) -> None:
     rule, (steps, tolerance) = RULES[name], TOLERANCE[dtype]
 
-    @settings(max_examples=12)
-    @given(
-        tree=st.sampled_from(list(TREES.values())),
-        seed=st.integers(0, 10**6),
-        hyper=st.fixed_dictionaries(rule.hyperparameters),
-    )
+    @drawn(rule, examples=12)
     def check(tree: Any, seed: int, hyper: dict[str, float]) -> None:
         problem = Quadratic(tree, seed, steps, dtype)
         ours = jitted_path(rule.make, hyper, *problem.data())
@@ -152,12 +154,7 @@ def test_equals_torch_along_the_path(name: str, dtype: Any) -> None:
     rule, (steps, tolerance) = RULES[name], TOLERANCE[dtype]
     pytest.importorskip("torch")
 
-    @settings(max_examples=5)
-    @given(
-        tree=st.sampled_from(list(TREES.values())),
-        seed=st.integers(0, 10**6),
-        hyper=st.fixed_dictionaries(rule.hyperparameters),
-    )
+    @drawn(rule, examples=5)
     def check(tree: Any, seed: int, hyper: dict[str, float]) -> None:
         problem = Quadratic(tree, seed, steps, dtype)
         ours = jitted_path(rule.make, hyper, *problem.data())
