@@ -372,6 +372,18 @@ def test_wrong_data_objectives_and_parameters(own_errors: None) -> None:
         go(objective, optax.sgd(0.1), {"W": params["W"], "b": jnp.arange(3)}, (inputs, labels))
 
 
+def test_labels_beyond_32_bits_do_not_wrap_into_range() -> None:
+    objective, params, data = problem()
+    inputs, labels = (np.asarray(leaf) for leaf in data)
+    wide = labels.astype(np.int64)
+    with jax.enable_x64(False):
+        small = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (params, inputs))
+        jc.train(objective, OPTIMIZERS["sgd"], small[0], (small[1], wide), key=KEY, batch_size=16, num_steps=1)
+        wide[3] += 2**32
+        with pytest.raises(ValueError, match="int64 values beyond int32"):
+            jc.train(objective, OPTIMIZERS["sgd"], small[0], (small[1], wide), key=KEY, batch_size=16, num_steps=1)
+
+
 def test_progress_bar_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     objective, params, data = problem()
     jc.train(objective, OPTIMIZERS["sgd"], params, data, key=KEY, batch_size=16, num_steps=8, progress=True)
