@@ -3,7 +3,8 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import data, optimizers, problems, training
+from jaxopt_course import data, gradients, optimizers, problems, training
+from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
 from jaxopt_course.optimizers import adagrad, adam, momentum, rmsprop, sgd
 from jaxopt_course.problems import accuracy, empirical_risk, losses, scores
 from jaxopt_course.training import TrainResult, train
@@ -11,14 +12,20 @@ from jaxopt_course.training import TrainResult, train
 __version__ = "0.1.0"
 
 __all__ = [
+    "GradientReport",
     "TrainResult",
     "accuracy",
     "adagrad",
     "adam",
     "data",
     "empirical_risk",
+    "grad_check_sparse",
+    "gradcheck",
+    "gradgradcheck",
+    "gradients",
     "losses",
     "momentum",
+    "numerical_gradient",
     "optimizers",
     "plots",
     "problems",

@@ -1,0 +1,194 @@
+"""What a gradient check says, for a person, a test and a program."""
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+
+
+class Verdict(enum.StrEnum):
+    """PASS and KINK are accepted; everything else is not, each for its own reason."""
+
+    PASS = "PASS"  # the gradient agrees with differences
+    KINK = "KINK"  # f has a kink there, and the gradient lies between its one-sided slopes
+    FAIL = "FAIL"  # the gradient is wrong
+    INCONCLUSIVE = "INCONCLUSIVE"  # the precision does not suffice to tell
+    NONDETERMINISTIC = "NONDETERMINISTIC"  # f returns something else each time
+    NONFINITE = "NONFINITE"  # f or its gradient is not finite at the point
+    CONSTANT = "CONSTANT"  # f does not move and the gradient is zero: nothing was tested
+
+
+SEVERITY = (
+    Verdict.PASS,
+    Verdict.KINK,
+    Verdict.CONSTANT,
+    Verdict.INCONCLUSIVE,
+    Verdict.FAIL,
+    Verdict.NONFINITE,
+    Verdict.NONDETERMINISTIC,
+)
+
+
+class GradientCheckError(AssertionError):
+    """A gradient check that did not pass; `report` holds all it found."""
+
+    def __init__(self, report: "GradientReport"):
+        super().__init__(f"\n{report}")
+        self.report = report
+
+
+STATIC = {"static": True}  # structure of the tree; the other fields are its leaves
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the gradient that is wrong (of a Jacobian: `output` says of which output)."""
+
+    path: str = field(metadata=STATIC)
+    index: tuple[int, ...] = field(metadata=STATIC)
+    analytic: float
+    numerical: float
+    relative_error: float
+    output: str = field(default="", metadata=STATIC)
+
+    @property
+    def place(self) -> str:
+        where = f"{self.path}[{', '.join(map(str, self.index))}]" if self.index else self.path
+        return f"d {self.output} / d {where}" if self.output else where
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LeafReport:
+    """What was found in one leaf. `worst` is the entry (or, in directional mode, the ray) with the largest error.
+
+    Errors: absolute, |a - n|; relative, |a - n| / max(|a|, |n|) with a floor from the leaf's largest gradient.
+    `error_bar` is the uncertainty of the numerical value at the worst place, `step` the step it was found with.
+    """
+
+    path: str = field(metadata=STATIC)
+    verdict: Verdict = field(metadata=STATIC)
+    entries: int
+    checked: int
+    wrong: int
+    absolute_error: float
+    relative_error: float
+    worst: Entry
+    error_bar: float
+    step: float
+    rays: bool = field(default=False, metadata=STATIC)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Consistency:
+    """A comparison that needs no differences, such as forward against reverse mode."""
+
+    name: str = field(metadata=STATIC)
+    verdict: Verdict = field(metadata=STATIC)
+    error: float
+    detail: str = field(default="", metadata=STATIC)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GradientReport:
+    """The outcome of `gradcheck` or `gradgradcheck`: a tree of records, and a table when printed.
+
+    `verdict`: the gravest of the leaves' and consistency's verdicts; `ok`: whether that is PASS or KINK; `mode` and
+    `reason`: how it was checked and why so; `leaves`: a `LeafReport` each; `wrong`: wrong entries that were found, as
+    `Entry`; `consistency`: comparisons without differences; `skipped`: leaves that cannot be differentiated; `notes`:
+    everything else worth knowing; `evaluations`: how often f was evaluated.
+    """
+
+    title: str = field(metadata=STATIC)
+    verdict: Verdict = field(metadata=STATIC)
+    mode: str = field(metadata=STATIC)
+    reason: str = field(metadata=STATIC)
+    leaves: tuple[LeafReport, ...]
+    wrong: tuple[Entry, ...]
+    consistency: tuple[Consistency, ...]
+    skipped: tuple[str, ...] = field(metadata=STATIC)
+    notes: tuple[str, ...] = field(metadata=STATIC)
+    evaluations: int
+
+    @property
+    def ok(self) -> bool:
+        return self.verdict in (Verdict.PASS, Verdict.KINK)
+
+    def raise_if_failed(self) -> "GradientReport":
+        """Raise `GradientCheckError`, an AssertionError that shows the table, unless the verdict is PASS or KINK."""
+        if not self.ok:
+            raise GradientCheckError(self)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python that JSON can hold."""
+        return _plain(asdict(self) | {"ok": self.ok})
+
+    def __str__(self) -> str:
+        lines = [f"{self.title}: {self.verdict} ({self.mode}: {self.reason}; {self.evaluations:,} evaluations of f)"]
+        if self.leaves:
+            head = ("leaf", "verdict", "checked", "wrong", "worst at", "analytic", "numerical", "error", "bar", "step")
+            lines += table([head, *map(_cells, self.leaves)])
+        if self.consistency:
+            rows = [(c.name, str(c.verdict), number(c.error), c.detail) for c in self.consistency]
+            lines += table([("consistency", "verdict", "error", ""), *rows])
+        shown = self.wrong[:10]
+        if shown:
+            more = f", the first {len(shown)} of {len(self.wrong)}" if len(self.wrong) > len(shown) else ""
+            lines.append(f"wrong entries{more}:")
+            rows = [(e.place, number(e.analytic), number(e.numerical), number(e.relative_error)) for e in shown]
+            lines += table([("place", "analytic", "numerical", "error"), *rows])
+        lines += [f"skipped, not differentiable: {', '.join(self.skipped)}"] if self.skipped else []
+        return "\n".join([*lines, *self.notes])
+
+
+def gravest(verdicts: Iterable[Verdict], consistency: Iterable[Consistency]) -> Verdict:
+    """The overall verdict. A leaf whose gradient is zero counts only where every leaf's is."""
+    telling: list[Verdict] = [v for v in verdicts if v is not Verdict.CONSTANT] or [Verdict.CONSTANT]
+    telling += [row.verdict for row in consistency if row.verdict is Verdict.FAIL]
+    return max(telling, key=SEVERITY.index)
+
+
+def _cells(leaf: LeafReport) -> tuple[str, ...]:
+    worst = leaf.worst
+    place = f"{leaf.checked} directions" if leaf.rays and not worst.index else ", ".join(map(str, worst.index))
+    checked = f"{leaf.checked:,} of {leaf.entries:,}" if not leaf.rays else f"{leaf.checked:,} rays"
+    return (
+        leaf.path,
+        str(leaf.verdict),
+        checked,
+        f"{leaf.wrong:,}",
+        f"{worst.output} [{place}]".strip() if not leaf.rays else "a direction",
+        number(worst.analytic),
+        number(worst.numerical),
+        number(leaf.relative_error),
+        number(leaf.error_bar),
+        number(leaf.step),
+    )
+
+
+def number(value: float) -> str:
+    return f"{value:.6g}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3e}"
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
