@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.gradients.analytic import Gradient
@@ -19,9 +20,11 @@ def random_weights(args: Arguments, rng: np.random.Generator) -> Leaves:
     weights = []
     for part in args.parts:
         shape = (2, *part.shape) if part.is_complex else part.shape
-        bits = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8).reshape(shape)
-        size = (bits & 63).view(np.int8) + np.int8(2 * UNIT // 3)
-        weights.append(np.where(bits < 128, size, -size))
+        bits = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8)
+        weight = (bits & 63).view(np.int8)
+        weight += np.int8(2 * UNIT // 3)
+        np.negative(weight, out=weight, where=bits < 128)
+        weights.append(jnp.asarray(weight.reshape(shape)))
     return weights
 
 
@@ -48,9 +51,10 @@ def check_directions(
     be small by chance.
     """
     checked = []
-    for weights in directions:
+    slopes = [gradient.slopes(leaf_rays(differences.args, weights)) for weights in directions]
+    gradient.put_away()
+    for weights, (analytic, norm) in zip(directions, slopes, strict=True):
         rays = leaf_rays(differences.args, weights)
-        analytic, norm = gradient.slopes(rays)
         estimate = differences.sweep(rays, norm)
         found = judge(analytic, estimate, norm, rtol)
         # A slope that jumps by more than the errors looked for says nothing of them.

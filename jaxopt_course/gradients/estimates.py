@@ -47,7 +47,7 @@ def estimate_slopes(
         h = steps[None, :, None]
         central, right, left = (plus - minus) / (2 * h), (plus - here) / h, (here - minus) / h
         size = np.maximum(np.maximum(np.abs(plus), np.abs(minus)), np.abs(here))
-        rounding = eps * (size + np.abs(central)) / 2  # of the values, and of the points themselves
+        rounding = eps * size / 2
         bars = _bars(central, steps, rounding)
         extrapolated = central.copy()
         extrapolated[:, 1:] += (central[:, 1:] - central[:, :-1]) / ((steps[0] / steps[1]) ** 2 - 1)

@@ -13,7 +13,7 @@ from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
 from jaxopt_course.gradients.analytic import Gradient
 from jaxopt_course.gradients.entries import leafwise
-from jaxopt_course.gradients.numerical import CACHE, Differences
+from jaxopt_course.gradients.numerical import CACHE, Differences, single_coordinates
 from jaxopt_course.gradients.rays import Rays, sizes_of
 from jaxopt_course.gradients.report import number, table
 from jaxopt_course.gradients.subject import Same, random_generator, run_plainly, take_apart
@@ -254,10 +254,10 @@ def grad_check_sparse(
         raise ValueError(f"grad_check_sparse: f must return one real number, got {shapes}; sum it, or use gradcheck")
     sizes = sizes_of(args.moving)
     here = plain[0].astype(float).reshape(1)
-    given = Gradient.by_hand(args, sizes, [np.ones(1)], lambda _: analytic_grad, False, "grad_check_sparse").row()[0]
-    differences = Differences(args, sizes, None, here, np.inf)
+    given = Gradient.by_hand(args, sizes, [np.ones(1)], lambda _: analytic_grad, False, "grad_check_sparse")
+    differences = Differences(args, sizes, None, single_coordinates(args.parts), here)
     chosen = random_generator(key).permutation(args.num_coordinates)[:num_checks]
-    layout = leafwise(args, sizes)
+    layout = leafwise(given)
     rows = Rays(differences.ones, chosen, chosen + 1)
     unit = layout.unit[chosen]
     if h < 4 * differences.eps * unit.max():
@@ -269,7 +269,7 @@ def grad_check_sparse(
     numerical = (plus - minus)[:, 0, 0] / (2 * h)
     checks, lines = [], []
     for coordinate, n in zip(map(int, chosen), map(float, numerical), strict=True):
-        part, a = args.parts[layout.leaf[coordinate]], float(given[coordinate])
+        part, a = args.parts[layout.leaf[coordinate]], float(given.row[0, coordinate])
         largest = max(abs(a), abs(n))
         error = abs(a - n) / largest if largest else 0.0
         index = part.index_of(coordinate)

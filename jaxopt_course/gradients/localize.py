@@ -50,7 +50,7 @@ def wrong_coordinates(
         central, _ = differences.central(rays, np.full(len(firsts), step))
         return (central - gradient.slopes(rays)[0])[:, reading]
 
-    rounding = 10 * float(jnp.finfo(gradient.grads[leaf].dtype).eps) if gradient.grads is not None else 0.0
+    rounding = 10 * float(jnp.finfo(gradient.leaves()[leaf].dtype).eps) if gradient.has_reverse else 0.0
     return localize(residuals, part.first, part.last, max(BARS * direction.bar[leaf], max(rounding, 1e-9) * norm))
 
 

@@ -1,6 +1,8 @@
 """The numerical side of a check: f evaluated along rays, in float64 where it can run there."""
 
 import functools
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,13 +29,14 @@ class Differences:
         args: Arguments,
         sizes: np.ndarray,
         cotangents: Leaves | None,
+        weights: Leaves,
         here: np.ndarray,
         slack: Any = np.inf,
         points: int = 2,
     ):
         """`here` [M] is what f says itself at the point; values farther from it than `slack` are another function's.
 
-        `points` is how many will be asked for at once: one size, one compile.
+        `weights` are any, to try it with; `points` is how many will be asked for at once: one size, one compile.
         """
         self.args, self.sizes, self.cotangents = args, sizes, cotangents
         self.evaluations = 0
@@ -41,7 +44,6 @@ class Differences:
         n, num_data = args.parts[-1].last, sum(leaf.size for leaf in args.data)
         points = max(2, min(points, MEMORY // (8 * here.size)))
         batch = min(CACHE // (8 * n), MEMORY // (8 * (num_data + here.size)), 64, points)
-        self.ones = [np.full((2, *p.shape) if p.is_complex else p.shape, UNIT, np.int8) for p in args.parts]
         wide = all(part.dtype.itemsize == (16 if part.is_complex else 8) for part in args.parts)
         runs = [
             (precise, size, True)
@@ -56,7 +58,7 @@ class Differences:
             self.capacity = -(-points // self.batch) * self.batch
             way = f"{'float64' if self.precise or wide else 'its own dtype'}, {self._way()}"
             try:
-                twice = self.values(Rays(self.ones, np.zeros(2, np.int32), np.zeros(2, np.int32)), np.zeros(2))
+                twice = self.values(Rays(weights, np.zeros(2, np.int32), np.zeros(2, np.int32)), np.zeros(2))
             except Exception as error:  # whatever f objects to; it has run at the point itself
                 self.notes.append(f"f does not run in {way}: {type(error).__name__}: {first_line(error)}")
                 continue
@@ -77,6 +79,10 @@ class Differences:
     def _way(self) -> str:
         return "not compiled" if not self.compiled else "vectorised" if self.batch > 1 else "one by one"
 
+    @functools.cached_property
+    def ones(self) -> Leaves:
+        return single_coordinates(self.args.parts)
+
     def values(self, rays: Rays, t: np.ndarray) -> np.ndarray:
         """Readings [P, M] at the points t[P] of rays [P]."""
         self.evaluations += len(t)
@@ -88,14 +94,14 @@ class Differences:
                 count = min(self.capacity, len(t) - start)
                 piece = [column[start : start + count] for column in columns]
                 fixed = (moving, data, rays.weights, self.sizes, self.cotangents)
-                if self.compiled:
+                if self.compiled and self.batch > 1:
                     padded = [np.resize(column, self.capacity) for column in piece]
                     run = compiled(values_at, subject, parts, self.precise, self.batch)
                     out = run(*fixed, *padded, np.int32(count))
                     rows.append(np.asarray(out, float)[:count])
-                else:
-                    out = [value_at(subject, parts, self.precise, *fixed, *ray) for ray in zip(*piece, strict=True)]
-                    rows.append(np.asarray(out, float))
+                else:  # large, or not to be compiled: one by one, and nothing kept from one to the next
+                    one = (compiled if self.compiled else partial)(value_at, subject, parts, self.precise)
+                    rows.append(np.stack([np.asarray(one(*fixed, *ray), float) for ray in zip(*piece, strict=True)]))
         return np.concatenate(rows)
 
     def both_sides(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +117,21 @@ class Differences:
         steps = FAR_STEPS if far else self.steps
         return estimate_slopes(*self.both_sides(rays, steps), self.here, steps, self.eps, floor)
 
+    def ahead(self, rays: Rays, step: float) -> np.ndarray:
+        """One forward difference for each ray, [R, M]."""
+        return (self.values(rays, np.full(len(rays.first), step)) - self.here) / step
+
     def central(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One central difference for each ray at its step [R], and how far right of left the slope is; [R, M]."""
         plus, minus = (side[:, 0] for side in self.both_sides(rays, steps[:, None]))
         h = steps[:, None]
         with np.errstate(all="ignore"):
             return (plus - minus) / (2 * h), (plus - 2 * self.here + minus) / h
+
+
+def single_coordinates(parts: Sequence[Part]) -> Leaves:
+    """The weights of rays that are each one coordinate."""
+    return [np.full((2, *part.shape) if part.is_complex else part.shape, UNIT, np.int8) for part in parts]
 
 
 def spacing(subject: Subject, parts: tuple[Part, ...], precise: bool, moving: Leaves, data: Leaves) -> float:

@@ -171,7 +171,7 @@ def values_at(
 class Linear(NamedTuple):
     """f linearised at the point: its outputs; a gradient for each cotangent; forward slopes along one ray."""
 
-    outputs: Leaves
+    outputs: Leaves  # of reverse mode only
     grads: Leaves | None  # [M, *shape] of each part
     slopes: Any | None  # [M]
 
@@ -194,10 +194,9 @@ def linearise(
         return subject.outputs(moving, data)
 
     grads = slopes = None
-    out: Leaves | None = None
+    out: Leaves = []
     if reverse:
         out, pull = jax.vjp(outputs, moving)
-        assert out is not None
         cotangents = [u.astype(leaf.dtype) for u, leaf in zip(cotangents, out, strict=True)]
         if cotangents[0].shape[0] == 1:
             grads = [grad[None] for grad in pull([u[0] for u in cotangents])[0]]
@@ -205,9 +204,8 @@ def linearise(
             grads = lax.map(lambda u: pull(u)[0], cotangents, batch_size=64)
     if forward:
         steps = steps_along(parts, moving, weights, sizes, 0, parts[-1].last, 1.0)
-        out, tangents = jax.jvp(outputs, (moving,), (steps,))
-        slopes = readings(tangents, cotangents)
-    return Linear(out if out is not None else outputs(moving), grads, slopes)
+        slopes = readings(jax.jvp(outputs, (moving,), (steps,))[1], cotangents)
+    return Linear(out, grads, slopes)
 
 
 def forward_slopes(

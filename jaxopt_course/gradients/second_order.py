@@ -38,7 +38,7 @@ def gradgradcheck(
     rtol: float | None = None,
     key: Array | None = None,
     num_checks: int = 100,
-    num_directions: int = 4,
+    num_directions: int = 2,
 ) -> GradientReport:
     r"""Check the Hessian of f against differences of the gradient and of f itself, its symmetry, and its three orders.
 
@@ -171,7 +171,7 @@ def _second_order_rows(
     """Symmetry, the orders of differentiation, and second differences of f itself."""
     sizes, u, v = sizes_of(args.moving), random_weights(args, rng), random_weights(args, rng)
     here = readings([np.asarray(leaf) for leaf in args.subject.outputs(args.moving, args.data)], mixture)
-    differences = Differences(args, sizes, mixture, here, np.inf, 2 * len(STEPS))
+    differences = Differences(args, sizes, mixture, u, here, np.inf, 2 * len(STEPS))
     rows: list[Consistency] = []
     notes: list[str] = []
     found: list[float] | None = None

@@ -1,10 +1,9 @@
 """Both sides brought together: what is found entry by entry, or along directions, and what of it can be excused."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.gradients.analytic import Gradient
@@ -14,6 +13,7 @@ from jaxopt_course.gradients.entries import (
     FLOOR,
     INCONCLUSIVE,
     KINK,
+    PASS,
     RESOLUTION,
     RTOL,
     Findings,
@@ -24,7 +24,7 @@ from jaxopt_course.gradients.entries import (
 from jaxopt_course.gradients.estimates import BARS
 from jaxopt_course.gradients.localize import kinked_coordinates, wrong_coordinates
 from jaxopt_course.gradients.numerical import Differences
-from jaxopt_course.gradients.rays import Rays, arithmetic, as_run, unit_of
+from jaxopt_course.gradients.rays import Rays, unit_of
 from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict
 from jaxopt_course.gradients.subject import Arguments, Leaves
 from jaxopt_course.gradients.summary import summarize_directions, summarize_entries, wrong_entries
@@ -39,7 +39,6 @@ class Sides(NamedTuple):
     own: Gradient
     exact: Gradient | None
     eps: float
-    grad_fn: Callable[..., Any] | None
     rtol: float | None
 
     @property
@@ -56,13 +55,12 @@ class Sides(NamedTuple):
         side, gradients = self.sharpest, []
         eps = 4 * np.finfo(np.float64).eps if self.exact is not None else 4 * self.eps
         for _ in range(2):
-            with arithmetic(side.precise):
-                signs = [np.where(rng.random(part.shape) < 0.5, 1 - eps, 1 + eps) for part in side.args.parts]
-                leaves = as_run(side.args.moving, side.precise)
-                moved = [
-                    x * jnp.asarray(s, jnp.abs(x).dtype).astype(x.dtype) for x, s in zip(leaves, signs, strict=True)
-                ]
-            gradients.append(side.at(moved, self.grad_fn))
+            moved = []
+            for leaf in map(np.asarray, side.args.moving):
+                wide = leaf.astype(complex if np.iscomplexobj(leaf) else float)
+                wide *= 1 + eps * rng.choice([-1.0, 1.0], leaf.shape)
+                moved.append(wide if side.precise else wide.astype(leaf.dtype))
+            gradients.append(side.at(moved))
         return gradients
 
 
@@ -76,12 +74,12 @@ def by_entries(
     rng: np.random.Generator,
 ) -> Found:
     """Each of the coordinates on its own."""
-    layout = leafwise(args, differences.sizes)
-    nothing = np.zeros((len(args.parts), len(labels)))
-    swept = [differences.sweep(leaf_rays(args, weights), nothing) for weights in directions]
-    steps = np.min([found.single_step for found in swept], axis=0)
+    layout = leafwise(sides.own)
     tolerance = sides.tolerance(np.sqrt(sides.eps))
-    found = check_entries(differences, sides.sharpest, coordinates, steps, layout, tolerance)
+    checked = check_directions(differences, sides.sharpest, directions, tolerance)
+    steps = np.min([direction.step for direction in checked], axis=0)
+    as_a_whole = sides.rtol is None and all((direction.found.code == PASS).all() for direction in checked)
+    found = check_entries(differences, sides.sharpest, coordinates, steps, layout, tolerance, one_sided=as_a_whole)
     rays = Rays(differences.ones, coordinates, coordinates + 1)
     unit = layout.unit[coordinates][:, None]
     _excuse(found, rays, unit, sides, rng)
@@ -159,7 +157,7 @@ def _without(args: Arguments, weights: Leaves, coordinates: np.ndarray) -> Leave
     """The weights with some coordinates held still."""
     held = []
     for part, weight in zip(args.parts, weights, strict=True):
-        weight = weight.copy()
+        weight = np.array(weight)
         weight.reshape(-1)[coordinates[(coordinates >= part.first) & (coordinates < part.last)] - part.first] = 0
         held.append(weight)
     return held
