@@ -56,7 +56,8 @@ class Gradient:
         self = cls(args, sizes, cotangents, precise, weights)
         large = args.num_coordinates > LARGE  # then one mode after the other, so that they need not share the memory
         for self._run_by in (compiled, partial):  # as it is where it cannot be compiled
-            if not large and self._run(reverse=True, forward=True):
+            self.has_reverse = not large and self._run(reverse=True, forward=True)
+            if self.has_reverse:
                 return self
             self.has_reverse = self._run(reverse=True, forward=False)
             if (large or not self.has_reverse) and self._run(reverse=False, forward=True) and self.has_reverse:
@@ -197,7 +198,7 @@ class Gradient:
 
 
 def _stretches(part: Part) -> list[tuple[int, Callable[[np.ndarray], np.ndarray]]]:
-    """Where a leaf's coordinates begin, and what its gradient says of them; first the real parts, then the imaginary."""
+    """Where a leaf's coordinates begin, and its gradient there; of the real parts and then the imaginary ones."""
     real = (part.first, lambda grad: np.real(grad).astype(float))
     return [real, (part.first + part.size, lambda grad: -np.imag(grad))] if part.is_complex else [real]
 

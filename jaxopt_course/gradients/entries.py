@@ -46,6 +46,7 @@ def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float)
             difference <= tolerance, np.where(resolved | (difference <= rtol * scale), PASS, INCONCLUSIVE), FAIL
         )
         code = np.where(np.isfinite(found.bar), code, INCONCLUSIVE)
+        code = np.where((code == FAIL) & (found.step > 1), INCONCLUSIVE, code)  # so far out slopes need not be alike
 
         low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
         between = (analytic >= low - tolerance) & (analytic <= high + tolerance)
@@ -165,7 +166,7 @@ def look_into(
 
     found = sweep(rows, far=False)
     with np.errstate(all="ignore"):
-        unresolved = BARS * found.bar > RESOLUTION * np.maximum(np.abs(found.numerical), floor[rows])
+        unresolved = ~(BARS * found.bar <= RESOLUTION * np.maximum(np.abs(found.numerical), floor[rows]))
     again = np.flatnonzero(((found.code >= INCONCLUSIVE) & unresolved).any(axis=1))
     if again.size:
         second = sweep(rows[again], far=True)
