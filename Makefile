@@ -26,6 +26,7 @@ types: $(TESTING)
 bench: $(TESTING)
 	$(BIN)/python -m experiments bench training
 	$(BIN)/python -m experiments bench updates
+	$(BIN)/python -m experiments bench gradcheck
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,7 +21,12 @@ COMMANDS = {
         arguments.race,
         "experiments.race",
     ),
-    "bench": Command("how fast is it? (training, updates)", arguments.bench, "experiments.bench"),
+    "gradcheck": Command(
+        "numerical against analytic gradients on real images: entry by entry, by step, by cost, and on planted bugs",
+        arguments.gradcheck,
+        "experiments.gradcheck",
+    ),
+    "bench": Command("how fast is it? (training, updates, gradcheck)", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 

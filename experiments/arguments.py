@@ -7,7 +7,7 @@ from pathlib import Path
 
 DATASETS = ("digits", "mnist5k", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
-BENCHMARKS = ("training", "updates")
+BENCHMARKS = ("training", "updates", "gradcheck")
 LEAST_SEEDS = 3
 
 
@@ -17,8 +17,7 @@ class UsageError(Exception):
 
 def race(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", default="digits", choices=DATASETS, help="image set (default: %(default)s)")
-    add("--root", type=Path, metavar="DIR", help="folder of the image set, for sets that are files")
+    images(parser)
     add("--loss", default="softmax", choices=("softmax", "hinge"), help="(default: %(default)s)")
     add(
         "--optimizers",
@@ -28,7 +27,6 @@ def race(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of {', '.join(OPTIMIZERS)} (default: all)",
     )
-    add("--batch-size", type=whole(1), default=128, metavar="B", help="examples a step (default: %(default)s)")
     add("--epochs", type=whole(1), default=30, metavar="E", help="(default: %(default)s)")
     add(
         "--seeds",
@@ -37,11 +35,33 @@ def race(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"runs at each learning rate, at least {LEAST_SEEDS} (default: %(default)s)",
     )
-    add("--l2", type=not_negative, default=1e-4, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-4)")
-    add("--seed", type=whole(0), default=0, help="of everything random (default: %(default)s)")
-    add("--out", type=Path, metavar="DIR", help="folder to write (default: runs/race-<utc>)")
     add("--x64", action="store_true", help="train in float64")
-    add("--json", action="store_true", help="print the results as JSON instead of a table")
+    outcome(parser, "race")
+
+
+def gradcheck(parser: argparse.ArgumentParser) -> None:
+    images(parser)
+    parser.add_argument(
+        "--rounds", type=whole(1), default=5, metavar="R", help="samples of a time (default: %(default)s)"
+    )
+    outcome(parser, "gradcheck")
+
+
+def images(parser: argparse.ArgumentParser) -> None:
+    """What an objective is made of."""
+    add = parser.add_argument
+    add("--data", default="digits", choices=DATASETS, help="image set (default: %(default)s)")
+    add("--root", type=Path, metavar="DIR", help="folder of the image set, for sets that are files")
+    add("--batch-size", type=whole(1), default=128, metavar="B", help="examples in a minibatch (default: %(default)s)")
+    add("--l2", type=not_negative, default=1e-4, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-4)")
+
+
+def outcome(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where it goes, and how it can be had again."""
+    add = parser.add_argument
+    add("--seed", type=whole(0), default=0, help="of everything random (default: %(default)s)")
+    add("--out", type=Path, metavar="DIR", help=f"folder to write (default: runs/{name}-<utc>)")
+    add("--json", action="store_true", help="print the results as JSON instead of tables")
     add("--quiet", action="store_true", help="print nothing but errors")
 
 

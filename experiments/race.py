@@ -9,7 +9,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
-from rich.table import Table
 
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.contestants import CONTESTANTS, Contestant
-from experiments.report import html_page
+from experiments.report import Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, sha256, start_run
 
 RATES = np.logspace(-4, 1, 21)  # four a decade
@@ -75,14 +73,7 @@ def run(args: argparse.Namespace) -> int:
         dataset = problem.dataset
         folder.note(
             dtype="float64" if args.x64 else "float32",
-            data={
-                "name": dataset.name,
-                "source": dataset.source,
-                "sha256": sha256([*dataset.train, *dataset.test]),
-                "train": len(dataset.train[0]),
-                "test": len(dataset.test[0]),
-                "image_shape": dataset.image_shape,
-            },
+            data=describe(dataset),
             learning_rates=RATES,
         )
         sweeps, results = {}, {}
@@ -93,8 +84,20 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps({"folder": str(folder.folder), "results": list(results.values())}))
         elif not args.quiet:
-            print_table(results, title(args, dataset), folder.folder)
+            table = Table(list(COLUMNS), cells(results), title(args, dataset))
+            print_blocks(table, f"{folder.folder}/report.html")
     return 0 if all(result["same_as_optax"] for result in results.values()) else 1
+
+
+def describe(dataset: jc.data.Dataset) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "sha256": sha256([*dataset.train, *dataset.test]),
+        "train": len(dataset.train[0]),
+        "test": len(dataset.test[0]),
+        "image_shape": dataset.image_shape,
+    }
 
 
 def load_problem(args: argparse.Namespace) -> Problem:
@@ -214,15 +217,9 @@ def write_outputs(
     best = {name: jax.tree.map(lambda leaf, at=s.best: leaf[at], s.params) for name, s in sweeps.items()}
     folder.write_arrays("params.npz", {f"{name}/{leaf}": p[leaf] for name, p in best.items() for leaf in p})
     figures = draw(folder, args, problem, sweeps, results)
-    facts = {
-        "command": f"python -m experiments race {' '.join(sys.argv[2:])}".strip(),
-        "data": f"{problem.dataset.source}; SHA-256 {folder.manifest['data']['sha256']}",
-        "dtype": folder.manifest["dtype"],
-        "device": folder.manifest["device"],
-        "versions": ", ".join(f"{name} {version}" for name, version in folder.manifest["versions"].items() if version),
-        "source": folder.manifest["source"],
-    }
-    page = html_page(title(args, problem.dataset), INTRODUCTION, list(COLUMNS), cells(results), figures, facts)
+    table = Table(list(COLUMNS), cells(results))
+    how = facts(folder.manifest, problem.dataset.source)
+    page = html_page(title(args, problem.dataset), INTRODUCTION, [table, *figures], how)
     (folder.folder / "report.html").write_text(page, encoding="utf-8")
     folder.note(results=list(results.values()))
 
@@ -262,7 +259,7 @@ def draw(
     problem: Problem,
     sweeps: dict[str, Sweep],
     results: dict[str, dict[str, Any]],
-) -> list[tuple[Path, str]]:
+) -> list[Picture]:
     """The four figures, each with its caption."""
     dataset = problem.dataset
     labels = {name: CONTESTANTS[name].label for name in sweeps}
@@ -313,7 +310,7 @@ def draw(
             f"loss ({labels[winner]}), first seed.",
         ),
     }
-    return [(folder.write_figure(name, figure), caption) for name, (figure, caption) in figures.items()]
+    return [Picture(folder.write_figure(name, figure), caption) for name, (figure, caption) in figures.items()]
 
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -341,17 +338,6 @@ def title(args: argparse.Namespace, dataset: jc.data.Dataset) -> str:
 
 def cells(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     return [[show(result) for show in COLUMNS.values()] for result in results.values()]
-
-
-def print_table(results: dict[str, dict[str, Any]], title: str, folder: Path) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 132)
-    table = Table(title=title)
-    for number, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    for row in cells(results):
-        table.add_row(*row)
-    console.print(table)
-    console.print(f"{folder}/report.html", highlight=False, soft_wrap=True)
 
 
 def watch(names: dict[str, None], quiet: bool) -> Iterator[str]:

@@ -18,6 +18,22 @@ FINAL = {"SGD": np.array([[1.0, 2.0], [0.5, 0.6], [0.1, 0.2], [0.3, np.inf], [np
 GREY = {"SGD": RNG.standard_normal((3, 12)), "Adam": RNG.standard_normal((3, 12))}
 COLOUR = {"SGD": RNG.standard_normal((2, 48))}
 COUNTS = np.array([[5, 1], [0, 7]])
+STEPS = np.logspace(-8, 0, 9)
+ERRORS = {
+    "float32": {"forward": STEPS + 1e-7 / STEPS, "central": STEPS**2 + 1e-7 / STEPS},
+    "float64": {"forward": STEPS + 1e-16 / STEPS, "central": np.where(STEPS > 1e-8, STEPS**2 + 1e-16 / STEPS, np.nan)},
+}
+PREDICTED = {dtype: {method: 2 * e for method, e in methods.items()} for dtype, methods in ERRORS.items()}
+OPTIMA = {
+    "float32": {"forward": (3e-4, 6e-4), "central": (4e-3, 4e-5)},
+    "float64": {"forward": (1e-8, 2e-8), "central": (4e-6, 4e-11)},
+}
+SIZES = np.array([10.0, 100.0, 1000.0])
+COSTS = {
+    "evaluations": {"numerical": 2 * SIZES, "analytic": np.ones(3)},
+    "seconds": {"numerical": 1e-6 * SIZES**2, "analytic": 1e-6 * SIZES},
+}
+POWERS = {"evaluations": {"numerical": 1.0, "analytic": 0.0}, "seconds": {"numerical": 2.0, "analytic": 1.0}}
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "curves": lambda: jc.plots.learning_curves(LOSSES, title="T", ylabel="loss"),
@@ -25,6 +41,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "grey": lambda: jc.plots.templates(GREY, (4, 3), ("a", "b", "c"), title="T"),
     "colour": lambda: jc.plots.templates(COLOUR, (4, 4, 3), ("a", "b"), title="T"),
     "confusion": lambda: jc.plots.confusion_matrix(COUNTS, ("a", "b"), title="T"),
+    "steps": lambda: jc.plots.step_size_errors(
+        STEPS, ERRORS, PREDICTED, OPTIMA, [("forward", 1e-3, 1e-3, 1.0), ("central", 1e-7, 1e-9, -0.98)], title="T"
+    ),
+    "costs": lambda: jc.plots.gradient_costs(SIZES, COSTS, POWERS, title="T"),
 }
 
 
@@ -83,6 +103,45 @@ def test_confusion_writes_the_counts() -> None:
     (axes,) = FIGURES["confusion"]().axes
     assert sorted(text.get_text() for text in axes.texts) == ["1", "5", "7"]
     np.testing.assert_allclose(np.asarray(axes.images[0].get_array(), float), np.array([[5 / 6, 1 / 6], [0, 1]]))
+
+
+def test_steps_show_errors_theory_and_its_optimum() -> None:
+    (axes,) = FIGURES["steps"]().axes
+    lines: list[Any] = list(axes.lines)
+    number = 0
+    for dtype, methods in ERRORS.items():
+        for method, errors in methods.items():
+            theory, measured, tick = lines[3 * number : 3 * number + 3]
+            np.testing.assert_allclose(theory.get_ydata(), PREDICTED[dtype][method])
+            np.testing.assert_allclose(np.ma.filled(np.ma.asarray(measured.get_ydata()), np.nan), errors)
+            np.testing.assert_allclose((tick.get_xdata()[0], tick.get_ydata()[0]), OPTIMA[dtype][method])
+            assert tick.get_color() == measured.get_color() != theory.get_color()
+            number += 1
+    measured = lines[1::3]
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in measured}) == 4
+    assert measured[0].get_color() == measured[1].get_color() != measured[2].get_color()  # colours are dtypes
+    assert str(measured[0]._dash_pattern) == str(measured[2]._dash_pattern) != str(measured[1]._dash_pattern)
+    texts = {text.get_text() for text in axes.texts}
+    assert {"float32", "float64", "forward: slope +1.00", "central: slope -0.98"} <= texts
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    low, high = axes.get_ylim()
+    assert low < 1e-11
+    assert high > 10  # every finite error is in the picture
+
+
+def test_costs_have_a_panel_for_each_unit_and_say_the_power() -> None:
+    panels = FIGURES["costs"]().axes
+    for axes, (unit, ways) in zip(panels, COSTS.items(), strict=True):
+        assert axes.get_ylabel() == unit
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        lines: list[Any] = list(axes.lines)
+        for line, costs in zip(lines, ways.values(), strict=True):
+            np.testing.assert_allclose(line.get_xdata(), SIZES)
+            np.testing.assert_allclose(line.get_ydata(), costs)
+        assert len({str(line._dash_pattern) for line in lines}) == 2
+    labels = [sorted(text.get_text() for text in axes.texts) for axes in panels]
+    assert labels[0] == ["analytic\n$n^{0.00}$", "numerical\n$n^{1.00}$"]
+    assert labels[1] == ["analytic\n$n^{1.00}$", "numerical\n$n^{2.00}$"]
 
 
 def test_labels_do_not_overlap_when_lines_end_at_one_place() -> None:

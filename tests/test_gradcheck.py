@@ -1,5 +1,6 @@
 """Gradient checks: what other checkers get wrong, wrong input, and everything a function may use."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -104,9 +105,13 @@ def test_a_right_sum_over_a_million_in_float32() -> None:
     assert jc.gradcheck(sum_of_squares, million()).verdict is PASS
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32], ids=lambda d: jnp.dtype(d).name)
-def test_coarse_dtypes(dtype: Any) -> None:
-    x = jnp.linspace(0.1, 1.0, 40, dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "n"),
+    [(jnp.bfloat16, 40), (jnp.float16, 40), (jnp.float32, 40), (jnp.bfloat16, 1_100_000), (jnp.float32, 1_100_000)],
+    ids=lambda value: str(value) if isinstance(value, int) else jnp.dtype(value).name,
+)
+def test_coarse_dtypes(dtype: Any, n: int) -> None:
+    x = jnp.linspace(0.1, 1.0, n).astype(dtype)
     assert jc.gradcheck(sum_of_sines, x).verdict is PASS
     f = with_gradient(sum_of_sines, lambda x, c: c * jnp.cos(x) * (1 + 1e-3))
     assert jc.gradcheck(f, x).verdict is FAIL
@@ -137,9 +142,13 @@ def test_kinks(f: Callable[[Any], Any], x: list[float]) -> None:
     assert jc.gradcheck(steeper, jnp.array(x)).verdict is FAIL
 
 
+def constant_gradient(slope: float, x: Any, c: Any) -> Any:
+    return jnp.full_like(x, slope)
+
+
 def test_a_gradient_outside_the_one_sided_slopes_of_a_kink_fails() -> None:
     for slope, verdict in ((-0.01, FAIL), (0.0, KINK), (0.5, KINK), (1.0, KINK), (1.01, FAIL)):
-        f = with_gradient(lambda x: jnp.sum(jax.nn.relu(x)), lambda x, c, slope=slope: jnp.full_like(x, slope))
+        f = with_gradient(lambda x: jnp.sum(jax.nn.relu(x)), functools.partial(constant_gradient, slope))
         assert jc.gradcheck(f, jnp.zeros(1)).verdict is verdict, slope
 
 
@@ -304,7 +313,7 @@ def test_a_mended_helper_is_seen() -> None:
 
 
 def scanned(x: Any) -> Any:
-    return jax.lax.scan(lambda c, x: (jnp.tanh(c + x), c * x), 0.3, x)[1]
+    return jax.lax.scan(lambda c, x: (jnp.tanh(c + x), c * x), jnp.zeros((), x.dtype) + 0.3, x)[1]
 
 
 def looped(x: Any) -> Any:
@@ -441,13 +450,13 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
         args = take_apart("test", sum_of_sines, (jnp.linspace(0.1, 1.0, n, dtype=jnp.float32),), 0, False)
         weights = random_weights(args, np.random.default_rng(0))
         sizes = rays.sizes_of(args.moving)
-        used = []
+        used: list[Any] = []
         with rays.arithmetic(True):
-            value = rays.compiled(rays.value_at, args.subject, args.parts, True)
+            value: Any = rays.compiled(rays.value_at, args.subject, args.parts, True)
             ray = np.int32(0), np.int32(n), 1e-3
             used.append(value.lower(args.moving, args.data, weights, sizes, None, *ray).compile())
         for modes in ((True, False), (False, True)):
-            run = rays.compiled(rays.linearise, args.subject, args.parts, False, *modes)
+            run: Any = rays.compiled(rays.linearise, args.subject, args.parts, False, *modes)
             used.append(run.lower(args.moving, args.data, weights, sizes, [np.ones(1, np.float32)]).compile())
         held = n  # the weights of a second direction
         for program in used:

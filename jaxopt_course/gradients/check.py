@@ -23,6 +23,7 @@ JACOBIAN = 2**22  # entries of a Jacobian up to which each is looked at
 MOST_OUTPUTS = 1024
 PROJECTIONS = 4  # of the outputs, where there are more
 IN_FLOAT64 = 2**20  # coordinates up to which the gradient is computed in float64 too
+COARSE = 1e-5  # spacing of a dtype whose digits say too little, however many coordinates there are
 MODES = ("auto", "dense", "sparse", "directional")
 
 
@@ -170,7 +171,8 @@ def examine(
         return replace(report, verdict=Verdict.NONDETERMINISTIC, reason=reason)
     if mode == "auto" and not differences.compiled and n > DENSE_UNCOMPILED:
         chosen = "sparse"
-    exact, refused = _in_float64(gradient_of) if differences.precise and n <= IN_FLOAT64 else (None, [])
+    needed = differences.precise and (n <= IN_FLOAT64 or eps > COARSE)
+    exact, refused = _in_float64(gradient_of) if needed else (None, [])
     sides = Sides(own, exact, eps, rtol)
 
     if chosen == "directional":
@@ -302,12 +304,12 @@ def _consistency(
             tolerance = max(1e-8, np.sqrt(eps))
             errors = np.abs(side.forward - slope) / np.maximum(norm, 100 * eps * np.abs(differences.here) / tolerance)
         row("forward against reverse mode", _most(errors), tolerance)
-    here = readings(list(plain), differences.cotangents)
+    here, allowed = readings(list(plain), differences.cotangents), "in units of what rounding allows"
     if own.outputs:
         compiled = readings([np.asarray(leaf) for leaf in own.outputs], differences.cotangents)
-        row("compiled against not", _most(np.abs(compiled - here) / slack), 1.0, "in units of what rounding allows")
+        row("compiled against not", _most(np.abs(compiled - here) / slack), 1.0, allowed)
     if differences.batch > 1:
-        row("vectorised against one by one", _most(np.abs(differences.here - here) / slack), 1.0, "the same units")
+        row("vectorised against one by one", _most(np.abs(differences.here - here) / slack), 1.0, allowed)
     return tuple(rows)
 
 

@@ -16,6 +16,7 @@ RESOLUTION = 5e-4  # a pass is claimed only where an error of this relative size
 FLOOR = 1e-2  # entries below this part of their leaf's largest are measured against that
 CLOSE = 1e-4  # a kink nearer than this, in units of the coordinate's size, is named in the verdict
 SWEPT = 512  # rays that are swept at once
+MOST_SWEPT = 4096  # and in all, once one of them has failed
 MANY = 1000  # entries from which one evaluation for each is tried first, instead of two
 PILOTS = 16  # entries that are swept to learn whether one-sided differences will do
 ONE_SIDED = 1e-4  # relative error up to which a one-sided difference agrees, if it is typically a tenth of that
@@ -115,12 +116,12 @@ def check_entries(
 
     by_leaf = [np.flatnonzero(leaf == number) for number in np.unique(leaf)]
     worst = [rows[np.argmax(error[rows].max(axis=1))] for rows in by_leaf]
-    suspects = np.union1d(np.flatnonzero(~agrees.all(axis=1)), np.array(worst, int))
-    suspects = suspects[np.argsort(-error[suspects].max(axis=1), kind="stable")]
+    suspects = np.setdiff1d(np.flatnonzero(~agrees.all(axis=1)), worst)
+    suspects = np.append(worst, suspects[np.argsort(-error[suspects].max(axis=1), kind="stable")]).astype(int)
     for start in range(0, len(suspects), SWEPT):
         rows = suspects[start : start + SWEPT]
         _put(found, rows, look_into(differences, rays, rows, unit, analytic, floor, rtol))
-        if (found.code[rows] == FAIL).any() and start + SWEPT < len(suspects):
+        if (found.code == FAIL).any() and MOST_SWEPT <= start + SWEPT < len(suspects):
             rest = suspects[start + SWEPT :]  # enough is known; what differs grossly counts as wrong
             found.code[rest] = np.where(found.error[rest] > RESOLUTION, FAIL, found.code[rest])
             break

@@ -88,7 +88,9 @@ def by_entries(
         notes += _lost_digits(found, rays, unit, sides, layout.leaf[coordinates])
     elif tolerance > RESOLUTION and sides.rtol is None:
         found.code[found.code <= KINK] = INCONCLUSIVE
-        notes.append(f"the gradient has only {_digits(sides.eps)} digits, and could not be computed with more")
+        notes.append(_too_few_digits(sides))
+    if unswept := int((np.isnan(found.bar) & (found.code >= INCONCLUSIVE)).any(axis=1).sum()):
+        notes.append(f"{unswept:,} of the entries that differ were not looked into: there may be more wrong ones")
     num_kinks = int((found.code == KINK).any(axis=1).sum())
     if num_kinks:
         notes.append(f"{num_kinks:,} of the entries lie at a kink of f or close to one")
@@ -121,6 +123,10 @@ def by_directions(
         checked = check_directions(differences, sides.sharpest, directions, tolerance)
     for each in checked:
         _excuse(each.found, leaf_rays(args, each.weights), np.ones((len(args.parts), 1)), sides, rng)
+    if tolerance > RESOLUTION and sides.rtol is None:
+        for each in checked:
+            each.found.code[each.found.code <= KINK] = INCONCLUSIVE
+        notes.append(_too_few_digits(sides))
     leaves = list(summarize_directions(args, checked, differences.here))
     wrong: list[Entry] = []
     for number, leaf in enumerate(leaves):
@@ -137,9 +143,20 @@ def by_directions(
             wrong += entries
             notes.append(f"{leaf.path}: {said}")
             leaves[number] = dataclasses.replace(leaf, wrong=leaf.wrong + count)
+    if all(leaf.verdict in (Verdict.PASS, Verdict.KINK) for leaf in leaves):
+        seen = _least_error_seen(args, checked, tolerance)
+        notes.append(f"an error in one entry alone shows from {seen:.2%} of a typical entry of its leaf")
     if any(leaf.verdict is Verdict.INCONCLUSIVE for leaf in leaves):
         notes.append('along directions this cannot be told; mode="sparse" or "dense" looks at single entries')
     return tuple(leaves), tuple(wrong), notes
+
+
+def _least_error_seen(args: Arguments, checked: list[Direction], tolerance: float) -> float:
+    """How wrong a single entry must be, relative to the root mean square of its leaf, to be seen along a direction."""
+    sizes = np.sqrt([part.last - part.first for part in args.parts])[:, None]
+    with np.errstate(all="ignore"):
+        limits = [np.maximum(tolerance, BARS * each.found.bar / each.norm) * sizes for each in checked]
+    return float(np.nan_to_num(np.min(limits, axis=0)).max())
 
 
 def _kinks_aside(differences: Differences, checked: list[Direction]) -> np.ndarray:
@@ -246,6 +263,10 @@ def _lost_digits(found: Findings, rays: Rays, unit: np.ndarray, sides: Sides, le
         f"(relative) in the dtype of params, which keeps {_digits(sides.eps)} digits: rounding, or code that depends "
         "on the dtype"
     ]
+
+
+def _too_few_digits(sides: Sides) -> str:
+    return f"the gradient has only {_digits(sides.eps)} digits, and could not be computed with more"
 
 
 def _digits(eps: float) -> int:

@@ -1,4 +1,4 @@
-"""Figures of training runs. Okabe-Ito colours, each with a dash pattern of its own, and labels on the lines themselves.
+"""Figures of training runs and gradient checks. Okabe-Ito colours, dash patterns, and labels on the lines themselves.
 
 Figures are made without pyplot: nothing is shown, nothing is kept, nothing has to be closed. `figure.savefig(path)`.
 """
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = (
@@ -77,7 +77,7 @@ def rate_robustness(
         axes.plot(rates[lowest], mean[lowest], "o", color=_line(number)["color"], ms=7, mec="white")
         best[name] = (float(rates[-1]), float(mean[-1]))
     axes.axhline(ceiling, color="0.6", lw=0.8)
-    axes.annotate("diverged or worse", (rates[0], ceiling), (0, 4), textcoords="offset points", color="0.4", size=9)
+    _note(axes, "diverged or worse", (rates[0], ceiling), (0, 4), color="0.4")
     _label_ends(figure, axes, best)
     return figure
 
@@ -141,21 +141,110 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], *, title: s
     return figure
 
 
+def step_size_errors(
+    steps: np.ndarray,
+    errors: Mapping[str, Mapping[str, np.ndarray]],
+    predicted: Mapping[str, Mapping[str, np.ndarray]],
+    optima: Mapping[str, Mapping[str, tuple[float, float]]],
+    slopes: Sequence[tuple[str, float, float, float]],
+    *,
+    title: str,
+) -> Figure:
+    """Error of a numerical gradient against its step: cut off on the right, rounded off on the left.
+
+    Args:
+      steps: `[steps]`, ascending.
+      errors: dtype -> method -> `[steps]`, relative; values that are not finite are left out. Colours tell dtypes
+        apart, dashes methods.
+      predicted: the same, by theory; thin and grey.
+      optima: dtype -> method -> (step, error) where theory has the least error; a tick on the prediction.
+      slopes: (name, step, error, slope) where one is to be written: beside a rising line, above and below falling ones.
+      title: what is shown, and on which data.
+
+    Returns:
+      A figure with two logarithmic axes.
+    """
+    figure, axes = _axes(title, "step h", "relative error of the numerical gradient", size=(9.0, 6.2))
+    _log_scale(axes, "x", decades=True)
+    _log_scale(axes, "y", decades=True)
+    for color, (dtype, methods) in zip(OKABE_ITO, errors.items(), strict=False):
+        for dashes, (method, values) in zip(DASHES, methods.items(), strict=False):
+            axes.plot(steps, predicted[dtype][method], color="0.75", lw=0.8, zorder=1)
+            axes.plot(steps, np.ma.masked_invalid(np.asarray(values, float)), color=color, linestyle=dashes, lw=1.8)
+            best = optima[dtype][method]
+            axes.plot(*best, "|", color=color, ms=22, mew=2)
+        first = next(iter(methods))
+        beside = int(np.argmin(np.abs(np.log(steps / optima[dtype][first][0]) + np.log(100))))  # left of the valley
+        place = (float(steps[beside]), float(methods[first][beside]))
+        _note(axes, dtype, place, (14, 10), color=color, size=11, bbox={"fc": "white", "ec": "none", "pad": 1})
+    _note(axes, "best h in theory", best, (0, -14), ha="center", va="top")
+    falling = 0
+    for name, step, error, slope in slopes:
+        low = slope > 0 or falling % 2
+        offset, side = ((9, -12), "left") if slope > 0 else ((-6, -10), "right") if low else ((12, 10), "left")
+        _note(axes, f"{name}: slope {slope:+.2f}", (step, error), offset, ha=side)
+        falling += slope < 0
+    every = np.concatenate([values for methods in errors.values() for values in methods.values()])
+    every = every[np.isfinite(every) & (every > 0)]
+    axes.set_ylim(every.min() / 15, 1.5 * every.max())  # theory leaves the picture
+    return figure
+
+
+def gradient_costs(
+    sizes: np.ndarray,
+    costs: Mapping[str, Mapping[str, np.ndarray]],
+    slopes: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+) -> Figure:
+    """What gradients cost against the number of parameters: a panel for each unit, a line for each way.
+
+    Args:
+      sizes: `[sizes]`, numbers of parameters, ascending.
+      costs: unit -> way -> `[sizes]`.
+      slopes: unit -> way -> the exponent that was fitted, written at the end of the line.
+      title: what is shown, and on which data.
+
+    Returns:
+      A figure with logarithmic axes.
+    """
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, (unit, ways) in zip(np.ravel(figure.subplots(1, len(costs))), costs.items(), strict=True):
+        _dress(axes, "", "parameters n", unit)
+        _log_scale(axes, "x", decades=True)
+        _log_scale(axes, "y", decades=True)
+        for number, values in enumerate(ways.values()):
+            axes.plot(sizes, values, marker="o", ms=4, **_line(number))
+        ends = {f"{way}\n$n^{{{slopes[unit][way]:.2f}}}$": (float(sizes[-1]), float(v[-1])) for way, v in ways.items()}
+        _label_ends(figure, axes, ends)
+    return figure
+
+
 def _axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (8.0, 4.8)) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
+    _dress(axes, title, xlabel, ylabel)
     return figure, axes
 
 
-def _log_scale(axes: Axes, which: str) -> None:
-    """Powers of ten, and upwards also 2 and 5 of each, written as plain numbers."""
+def _dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _log_scale(axes: Axes, which: str, *, decades: bool = False) -> None:
+    """Powers of ten, and upwards also 2 and 5 of each unless there are many decades, written as plain numbers."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axis.set_minor_formatter("{x:g}" if which == "y" else NullFormatter())
+    axis.set_minor_locator(NullLocator() if decades else LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter("{x:g}" if which == "y" and not decades else NullFormatter())
+
+
+def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
+    style = {"color": "0.3", "size": 9, **style}
+    axes.annotate(text, place, offset, textcoords="offset points", **style)
 
 
 def _line(number: int) -> dict[str, Any]:
