@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxopt_course as jc
-from jaxopt_course.gradients import GradientCheckError, Verdict, numerical, rays
+from jaxopt_course.gradients import GradientCheckError, Verdict, rays
 from jaxopt_course.gradients.directions import random_weights
 from jaxopt_course.gradients.subject import take_apart
 
@@ -432,16 +432,22 @@ print("done")
 # Cost.
 
 
-def test_a_dense_check_is_compiled_once() -> None:
-    rays.compiled.cache_clear()
-    x = jnp.linspace(0.1, 1.0, 7840)
-    with jax.log_compiles(False):
-        report = jc.gradcheck(sum_of_sines, x)
-    assert report.ok
-    made = rays.compiled.cache_info().currsize
-    assert made <= 2  # the values along rays, and the gradient
-    for function in (numerical.values_at, rays.linearise):
-        assert made >= 1, function
+def test_how_often_f_is_traced_does_not_depend_on_how_much_there_is_to_check() -> None:
+    counts = []
+    for n in (10, 7840):
+        traces: list[int] = []
+
+        @jax.jit
+        def f(x: Any, traces: list[int] = traces) -> Any:
+            traces.append(1)
+            return sum_of_sines(x)
+
+        x = jnp.linspace(0.1, 1.0, n)
+        assert jc.gradcheck(f, x).ok
+        counts.append(len(traces))
+        assert jc.gradcheck(f, x).ok
+        assert len(traces) == counts[-1]  # a jitted f is compiled once for all checks
+    assert counts[0] == counts[1] == 1
 
 
 def test_the_memory_of_a_directional_check_of_ten_million() -> None:

@@ -174,6 +174,9 @@ def examine(
     needed = differences.precise and (n <= IN_FLOAT64 or eps > COARSE)
     exact, refused = _in_float64(gradient_of) if needed else (None, [])
     sides = Sides(own, exact, eps, rtol)
+    mixtures = (
+        [] if each else [f"f returns {sum(x.size for x in plain):,} numbers: {len(labels)} random mixtures u.f of them"]
+    )
 
     if chosen == "directional":
         leaves, wrong, found_notes = by_directions(args, differences, sides, directions, labels, rng)
@@ -189,8 +192,8 @@ def examine(
         leaves=leaves,
         wrong=wrong,
         consistency=consistency,
-        notes=(*own.notes, *differences.notes, *refused, *found_notes),
-        evaluations=differences.evaluations + 2,
+        notes=(*own.notes, *differences.notes, *refused, *mixtures, *found_notes),
+        evaluations=differences.evaluations + 1,
     )
 
 
@@ -256,7 +259,7 @@ def whole_ray(args: Arguments, weights: Leaves) -> Rays:
 
 def _blank(title: str, mode: str, args: Arguments) -> GradientReport:
     skipped = tuple(f"{s.path} ({s.dtype})" for s in args.skipped)
-    return GradientReport(title, Verdict.NONFINITE, mode, "", (), (), (), skipped, (), 2)
+    return GradientReport(title, Verdict.NONFINITE, mode, "", (), (), (), skipped, (), 1)
 
 
 def _in_float64(gradient_of: Callable[[bool], Gradient]) -> tuple[Gradient | None, list[str]]:

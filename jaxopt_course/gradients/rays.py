@@ -14,14 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxopt_course.gradients.subject import Leaves, Part, Subject
+from jaxopt_course.gradients.subject import Fresh, Leaves, Part, Subject
 
 UNIT = 96  # weights are int8 and stand for weight / 96, so that a direction costs a byte a coordinate
 
 
+def compiled(function: Callable[..., Any], subject: Subject, *static: Any) -> Callable[..., Any]:
+    """The function with its first arguments fixed, compiled once for a subject."""
+    if not isinstance(subject.f, Fresh):
+        return _kept(function, subject, *static)
+    programs, key = subject.f.programs, (function, *static)
+    if key not in programs:
+        programs[key] = jax.jit(partial(function, subject, *static))
+    return programs[key]
+
+
 @lru_cache(maxsize=64)
-def compiled(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
-    """The function with its first arguments fixed, compiled; the last few are kept for the next check of the same f."""
+def _kept(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
     return jax.jit(partial(function, *static))
 
 

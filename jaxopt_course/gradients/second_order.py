@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxopt_course.gradients.directions import random_weights
 from jaxopt_course.gradients.entries import RESOLUTION
 from jaxopt_course.gradients.estimates import BARS, STEPS, estimate_curvature
 from jaxopt_course.gradients.numerical import Differences
-from jaxopt_course.gradients.rays import Rays, arithmetic, as_run, compiled, readings, sizes_of, steps_along
+from jaxopt_course.gradients.rays import Rays, arithmetic, as_run, readings, sizes_of, steps_along
 from jaxopt_course.gradients.report import Consistency, GradientReport, Verdict, gravest
 from jaxopt_course.gradients.subject import (
     Arguments,
@@ -178,7 +179,7 @@ def _second_order_rows(
     for precise, forward in ((differences.precise, True), (differences.precise, False), (False, True), (False, False)):
         try:
             with arithmetic(precise):
-                run = compiled(_products, phi, args.parts, precise, forward)
+                run = jax.jit(partial(_products, phi, args.parts, precise, forward))
                 found = [float(x) for x in run(args.moving, args.data, mixture, sizes, u, v)]
             break
         except Exception as error:  # whatever f objects to

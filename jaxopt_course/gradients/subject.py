@@ -61,7 +61,11 @@ class Same:
 
 
 class Fresh(Same):
-    """Equal to nothing that came before: what is compiled for it is compiled anew."""
+    """Equal to nothing that came before: what is compiled for it is compiled anew, and goes when it goes."""
+
+    def __init__(self, value: Any):
+        super().__init__(value)
+        self.programs: dict[Any, Any] = {}
 
     def __eq__(self, other: object) -> bool:
         return self is other
