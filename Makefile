@@ -14,7 +14,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python -m experiments race
 
 test: lint types
-	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8
+	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(TESTING)
 	$(BIN)/ruff format --check .
