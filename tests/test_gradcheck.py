@@ -460,10 +460,11 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
         with rays.arithmetic(True):
             value: Any = rays.compiled(rays.value_at, args.subject, args.parts, True)
             ray = np.int32(0), np.int32(n), 1e-3
-            used.append(value.lower(args.moving, args.data, weights, sizes, None, *ray).compile())
+            used.append(value.lower(rays.Point(args.moving, args.data, weights, sizes, None), *ray).compile())
         for modes in ((True, False), (False, True)):
             run: Any = rays.compiled(rays.linearise, args.subject, args.parts, False, *modes)
-            used.append(run.lower(args.moving, args.data, weights, sizes, [np.ones(1, np.float32)]).compile())
+            point = rays.Point(args.moving, args.data, weights, sizes, [np.ones(1, np.float32)])
+            used.append(run.lower(point).compile())
         held = n  # the weights of a second direction
         for program in used:
             memory = program.memory_analysis()

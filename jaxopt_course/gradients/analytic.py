@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxopt_course.gradients.rays import (
     UNIT,
+    Point,
     Rays,
     arithmetic,
     as_run,
@@ -31,14 +32,9 @@ class Gradient:
     def __init__(
         self, args: Arguments, sizes: np.ndarray, cotangents: Leaves, precise: bool, weights: Leaves | None = None
     ):
+        self.args, self.sizes, self.cotangents, self.precise = args, sizes, cotangents, precise
+        self.weights = weights or []  # of the ray along which forward mode is compared
         self.grad_fn: Callable[..., Any] | None = None
-        self.args, self.sizes, self.cotangents, self.precise, self.weights = (
-            args,
-            sizes,
-            cotangents,
-            precise,
-            weights or [],
-        )
         self.grads: list[np.ndarray] | None = None
         self.outputs: Leaves = []
         self.forward: np.ndarray | None = None  # slopes [M] along the ray of all coordinates, by forward mode
@@ -46,7 +42,6 @@ class Gradient:
         self._run_by: Callable[..., Any] = compiled
         self._modes = (True, True)
         self.notes: list[str] = []
-        self._refused: dict[tuple[bool, bool], Exception] = {}
 
     @classmethod
     def by_autodiff(
@@ -56,34 +51,34 @@ class Gradient:
         self = cls(args, sizes, cotangents, precise, weights)
         large = args.num_coordinates > LARGE  # then one mode after the other, so that they need not share the memory
         for self._run_by in (compiled, partial):  # as it is where it cannot be compiled
-            self.has_reverse = not large and self._run(reverse=True, forward=True)
-            if self.has_reverse:
+            together = None if large else self._run(reverse=True, forward=True)
+            if not large and together is None:
+                self.has_reverse = True
                 return self
-            self.has_reverse = self._run(reverse=True, forward=False)
-            if (large or not self.has_reverse) and self._run(reverse=False, forward=True) and self.has_reverse:
-                return self
-            if self.has_reverse:
-                refused = self._refused[(False, True) if large else (True, True)]
-                self.notes.append(f"forward mode is not defined here: {first_line(refused)}")
-                return self
-            if self.forward is not None:
-                refused = self._refused[True, False]
-                self.notes.append(f"forward mode; reverse is not defined here: {first_line(refused)}")
-                return self
-        refused = self._refused[True, False]
-        refused.add_note("gradcheck: f can be evaluated at the point, but neither mode differentiates it there")
-        raise refused
+            no_reverse = self._run(reverse=True, forward=False)
+            self.has_reverse = no_reverse is None
+            no_forward = self._run(reverse=False, forward=True) if large or no_reverse else together
+            if no_forward is None or no_reverse is None:
+                break
+        else:
+            assert no_reverse is not None
+            no_reverse.add_note("gradcheck: f can be evaluated at the point, but neither mode differentiates it there")
+            raise no_reverse
+        if no_forward:
+            self.notes.append(f"forward mode is not defined here: {first_line(no_forward)}")
+        if no_reverse:
+            self.notes.append(f"forward mode; reverse is not defined here: {first_line(no_reverse)}")
+        return self
 
-    def _run(self, reverse: bool, forward: bool) -> bool:
-        """Linearise in these modes; whether that could be done."""
+    def _run(self, reverse: bool, forward: bool) -> Exception | None:
+        """Linearise in these modes; what stood in the way, if something did."""
         args = self.args
         run = self._run_by(linearise, args.subject, args.parts, self.precise, reverse, forward)
         try:
             with arithmetic(self.precise):
-                found = run(args.moving, args.data, self.weights, self.sizes, self.cotangents)
+                found = run(Point(args.moving, args.data, self.weights, self.sizes, self.cotangents))
         except Exception as error:  # whatever f objects to; it has run at the point itself
-            self._refused[reverse, forward] = error
-            return False
+            return error
         self.outputs = found.outputs or self.outputs
         if reverse or not self.has_reverse:
             self._modes = reverse, forward
@@ -91,7 +86,7 @@ class Gradient:
             self.grads = [np.asarray(grad) for grad in found.grads or []]
         if forward:
             self.forward = np.asarray(found.slopes, float)
-        return True
+        return None
 
     def put_away(self) -> None:
         """Free the memory of a large gradient; it is computed again when it is asked for."""
@@ -156,7 +151,7 @@ class Gradient:
                 subject, moving, data, parts, _ = self.args
                 first, last = np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32)
                 run = compiled(forward_slopes, subject, parts, self.precise)
-                slopes = run(moving, data, rays.weights, self.sizes, self.cotangents, first, last)
+                slopes = run(Point(moving, data, rays.weights, self.sizes, self.cotangents), first, last)
                 slopes = np.asarray(slopes, float)
             return slopes, np.abs(slopes)
         if self.args.num_coordinates <= LARGE:

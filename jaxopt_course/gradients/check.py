@@ -85,6 +85,7 @@ def gradcheck(
       TypeError: nothing to differentiate in params, or in what f returns.
       ValueError: options that make no sense, a `grad_fn` whose tree or shapes are not those of params, or with an f
         that returns more than one real number.
+      RuntimeError: an f that can be evaluated at the point but nowhere beside it.
       Whatever f itself raises at the point, with a note that it was f.
 
     Example:

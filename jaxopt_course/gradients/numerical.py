@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.gradients.estimates import COARSE_STEPS, FAR_STEPS, STEPS, Estimate, estimate_slopes
-from jaxopt_course.gradients.rays import UNIT, Rays, arithmetic, as_run, compiled, value_at, values_at
+from jaxopt_course.gradients.rays import UNIT, Point, Rays, arithmetic, as_run, compiled, value_at, values_at
 from jaxopt_course.gradients.subject import Arguments, Leaves, Part, Subject, first_line
 
 CACHE = 2**22  # bytes of perturbed parameters that are evaluated side by side
@@ -93,15 +93,15 @@ class Differences:
             for start in range(0, len(t), self.capacity):
                 count = min(self.capacity, len(t) - start)
                 piece = [column[start : start + count] for column in columns]
-                fixed = (moving, data, rays.weights, self.sizes, self.cotangents)
+                point = Point(moving, data, rays.weights, self.sizes, self.cotangents)
                 if self.compiled and self.batch > 1:
                     padded = [np.resize(column, self.capacity) for column in piece]
                     run = compiled(values_at, subject, parts, self.precise, self.batch)
-                    out = run(*fixed, *padded, np.int32(count))
+                    out = run(point, *padded, np.int32(count))
                     rows.append(np.asarray(out, float)[:count])
                 else:  # large, or not to be compiled: one by one, and nothing kept from one to the next
                     one = (compiled if self.compiled else partial)(value_at, subject, parts, self.precise)
-                    rows.append(np.stack([np.asarray(one(*fixed, *ray), float) for ray in zip(*piece, strict=True)]))
+                    rows.append(np.stack([np.asarray(one(point, *ray), float) for ray in zip(*piece, strict=True)]))
         return np.concatenate(rows)
 
     def both_sides(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -127,24 +127,29 @@ def readings(outputs: Leaves, cotangents: Leaves | None) -> Any:
     return total
 
 
+class Point(NamedTuple):
+    """Where f is looked at, all of it traced: its arguments, how far and along what it moves, what is read of it."""
+
+    moving: Leaves
+    data: Leaves
+    weights: Leaves
+    sizes: Any
+    cotangents: Leaves | None
+
+    def as_run(self, precise: bool) -> "Point":
+        return self._replace(moving=as_run(self.moving, precise), data=as_run(self.data, precise))
+
+    def steps(self, parts: tuple[Part, ...], first: Any, last: Any, t: Any) -> Leaves:
+        return steps_along(parts, self.moving, self.weights, self.sizes, first, last, t)
+
+
 def value_at(
-    subject: Subject,
-    parts: tuple[Part, ...],
-    precise: bool,
-    moving: Leaves,
-    data: Leaves,
-    weights: Leaves,
-    sizes: Any,
-    cotangents: Leaves | None,
-    first: Any,
-    last: Any,
-    t: Any,
+    subject: Subject, parts: tuple[Part, ...], precise: bool, point: Point, first: Any, last: Any, t: Any
 ) -> Any:
     """Readings [M] at one point of a ray."""
-    moving, data = as_run(moving, precise), as_run(data, precise)
-    steps = steps_along(parts, moving, weights, sizes, first, last, t)
-    moved = [leaf + step for leaf, step in zip(moving, steps, strict=True)]
-    return readings(subject.outputs(moved, data), cotangents)
+    point = point.as_run(precise)
+    moved = [leaf + step for leaf, step in zip(point.moving, point.steps(parts, first, last, t), strict=True)]
+    return readings(subject.outputs(moved, point.data), point.cotangents)
 
 
 def values_at(
@@ -152,26 +157,19 @@ def values_at(
     parts: tuple[Part, ...],
     precise: bool,
     batch: int,
-    moving: Leaves,
-    data: Leaves,
-    weights: Leaves,
-    sizes: Any,
-    cotangents: Leaves | None,
+    point: Point,
     first: Any,
     last: Any,
     t: Any,
     count: Any,
 ) -> Any:
     """Readings [P, M] at points of rays, `batch` at a time; those past `count` are left at zero."""
-
-    def at(*ray: Any) -> Any:
-        return value_at(subject, parts, precise, moving, data, weights, sizes, cotangents, *ray)
+    at = partial(value_at, subject, parts, precise, point)
 
     def body(number: Any, out: Any) -> Any:
         start = number * batch
         rays = [lax.dynamic_slice_in_dim(x, start, batch) for x in (first, last, t)]
-        values = jax.vmap(at)(*rays) if batch > 1 else at(*(row[0] for row in rays))[None]
-        return lax.dynamic_update_slice_in_dim(out, values, start, 0)
+        return lax.dynamic_update_slice_in_dim(out, jax.vmap(at)(*rays), start, 0)
 
     one = jax.eval_shape(at, first[0], last[0], t[0])
     return lax.fori_loop(0, (count + batch - 1) // batch, body, jnp.zeros((first.shape[0], *one.shape), one.dtype))
@@ -186,55 +184,37 @@ class Linear(NamedTuple):
 
 
 def linearise(
-    subject: Subject,
-    parts: tuple[Part, ...],
-    precise: bool,
-    reverse: bool,
-    forward: bool,
-    moving: Leaves,
-    data: Leaves,
-    weights: Leaves,
-    sizes: Any,
-    cotangents: Leaves,
+    subject: Subject, parts: tuple[Part, ...], precise: bool, reverse: bool, forward: bool, point: Point
 ) -> Linear:
-    moving, data = as_run(moving, precise), as_run(data, precise)
+    """By reverse mode, by forward mode along the ray of all coordinates, or by both."""
+    point, grads, slopes = point.as_run(precise), None, None
+    out: Leaves = []
 
     def outputs(moving: Leaves) -> Leaves:
-        return subject.outputs(moving, data)
+        return subject.outputs(moving, point.data)
 
-    grads = slopes = None
-    out: Leaves = []
     if reverse:
-        out, pull = jax.vjp(outputs, moving)
-        cotangents = [u.astype(leaf.dtype) for u, leaf in zip(cotangents, out, strict=True)]
+        out, pull = jax.vjp(outputs, point.moving)
+        cotangents = [u.astype(leaf.dtype) for u, leaf in zip(point.cotangents or [], out, strict=True)]
         if cotangents[0].shape[0] == 1:
             grads = [grad[None] for grad in pull([u[0] for u in cotangents])[0]]
         else:
             grads = lax.map(lambda u: pull(u)[0], cotangents, batch_size=64)
     if forward:
-        steps = steps_along(parts, moving, weights, sizes, 0, parts[-1].last, 1.0)
-        slopes = readings(jax.jvp(outputs, (moving,), (steps,))[1], cotangents)
+        steps = point.steps(parts, 0, parts[-1].last, 1.0)
+        slopes = readings(jax.jvp(outputs, (point.moving,), (steps,))[1], point.cotangents)
     return Linear(out, grads, slopes)
 
 
 def forward_slopes(
-    subject: Subject,
-    parts: tuple[Part, ...],
-    precise: bool,
-    moving: Leaves,
-    data: Leaves,
-    weights: Leaves,
-    sizes: Any,
-    cotangents: Leaves,
-    first: Any,
-    last: Any,
+    subject: Subject, parts: tuple[Part, ...], precise: bool, point: Point, first: Any, last: Any
 ) -> Any:
     """Slopes [R, M] along rays by forward mode, for functions that have no other."""
-    moving, data = as_run(moving, precise), as_run(data, precise)
+    point = point.as_run(precise)
 
     def slope(ray: Any) -> Any:
-        steps = steps_along(parts, moving, weights, sizes, ray[0], ray[1], 1.0)
-        tangents = jax.jvp(lambda moving: subject.outputs(moving, data), (moving,), (steps,))[1]
-        return readings(tangents, cotangents)
+        steps = point.steps(parts, ray[0], ray[1], 1.0)
+        tangents = jax.jvp(lambda moving: subject.outputs(moving, point.data), (point.moving,), (steps,))[1]
+        return readings(tangents, point.cotangents)
 
     return lax.map(slope, (first, last))
