@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.gradients.rays import (
+    LARGE,
     UNIT,
     Point,
     Rays,
@@ -23,7 +24,6 @@ from jaxopt_course.gradients.rays import (
 from jaxopt_course.gradients.subject import Arguments, Leaves, Part, first_line
 
 BLOCK = 2**17  # entries that are multiplied at a time, so that a large leaf needs no copy in float64
-LARGE = 2**20  # coordinates from which a gradient is computed again rather than kept
 
 
 class Gradient:

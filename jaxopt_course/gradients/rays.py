@@ -16,6 +16,7 @@ from jax import lax
 
 from jaxopt_course.gradients.subject import Fresh, Leaves, Part, Subject
 
+LARGE = 2**20  # coordinates from which memory is minded more than speed
 UNIT = 96  # weights are int8 and stand for weight / 96, so that a direction costs a byte a coordinate
 
 
@@ -149,6 +150,8 @@ def value_at(
     """Readings [M] at one point of a ray."""
     point = point.as_run(precise)
     moved = [leaf + step for leaf, step in zip(point.moving, point.steps(parts, first, last, t), strict=True)]
+    if parts[-1].last > LARGE:
+        moved = lax.optimization_barrier(moved)  # or XLA may hold the leaves and the steps as well, all in float64
     return readings(subject.outputs(moved, point.data), point.cotangents)
 
 
