@@ -60,7 +60,8 @@ def check_directions(
         # A slope that jumps by more than the errors looked for says nothing of them.
         hides = (found.code == KINK) & (estimate.kink == 0) & (estimate.jump > RESOLUTION * norm)
         found = found._replace(code=np.where(hides, INCONCLUSIVE, found.code))
-        jump = np.where(hides, estimate.jump, 0.0)
+        perhaps = (found.code == INCONCLUSIVE) & (estimate.low <= analytic) & (analytic <= estimate.high)
+        jump = np.where(hides, estimate.jump, np.where(perhaps, estimate.high - estimate.low, 0.0))
         checked.append(Direction(weights, found, norm, estimate.single_step, estimate.single_bar, jump))
     return checked
 

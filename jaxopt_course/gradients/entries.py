@@ -49,6 +49,8 @@ def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float)
         code = np.where(np.isfinite(found.bar), code, INCONCLUSIVE)
         code = np.where((code == FAIL) & (found.step > 1), INCONCLUSIVE, code)  # so far out slopes need not be alike
 
+        # As far as can be told this may be a kink with the gradient on one of its sides.
+        code = np.where((code == FAIL) & (found.low <= analytic) & (analytic <= found.high), INCONCLUSIVE, code)
         low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
         between = (analytic >= low - tolerance) & (analytic <= high + tolerance)
         at_kink = (found.kink == 0) & (found.jump > rtol * scale)

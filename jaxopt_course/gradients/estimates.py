@@ -21,7 +21,8 @@ class Estimate(NamedTuple):
     """One number for each ray and reading, [R, M]; slopes are per unit of t, steps and distances in t.
 
     `jump` is how far the one-sided slopes `left` and `right` are apart at a kink and zero where there is none;
-    `kink` is where one was found at (0: it cannot be told from here) or near the point, NaN without. `single_step` [R]
+    `kink` is where one was found at (0: it cannot be told from here) or near the point, NaN without. `low` and
+    `high` bound the one-sided slopes at the finest step that tells them apart (NaN where none does). `single_step` [R]
     is the step at which one plain central difference is best, typically over the readings, `single_bar` [R] its bar.
     """
 
@@ -32,6 +33,8 @@ class Estimate(NamedTuple):
     right: np.ndarray
     jump: np.ndarray
     kink: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     single_step: np.ndarray
     single_bar: np.ndarray
 
@@ -67,6 +70,10 @@ def estimate_slopes(
         told = finer & (noise < jump[:, None, :] / 10)
         smooth_again = found & np.any(told & (gap < 0.3 * jump[:, None, :]), axis=1)
         found &= smooth_again | ~np.any(told & (gap > 3 * jump[:, None, :]), axis=1)
+        apart = (gap > 4 * noise) & (h <= NEAR)
+        finest_apart = np.max(np.where(apart, np.arange(len(steps))[None, :, None], -1), axis=1)
+        there = np.maximum(finest_apart, 0)[:, None, :]
+        doubt = np.where(finest_apart >= 0, _pick(noise, there), np.nan)
         usable = ~smooth_again[:, None, :] | finer
         candidates = np.where(usable, np.minimum(bars, finer_bars), np.inf)
         best = np.argmin(np.where(np.isnan(candidates), np.inf, candidates), axis=1)[:, None, :]
@@ -84,6 +91,8 @@ def estimate_slopes(
             right=_pick(right, finest),
             jump=np.where(found, jump, 0.0),
             kink=np.where(found, np.where(smooth_again, step_there, 0.0), np.nan),
+            low=np.minimum(_pick(left, there), _pick(right, there)) - doubt,
+            high=np.maximum(_pick(left, there), _pick(right, there)) + doubt,
             single_step=steps[np.argmin(typical, axis=1)],
             single_bar=np.exp(np.min(typical, axis=1)),
         )

@@ -163,10 +163,10 @@ def _kinks_aside(differences: Differences, checked: list[Direction]) -> np.ndarr
     """Coordinates with a kink at the point, where there are few enough to set aside."""
     aside = [np.zeros(0, int)]
     for number in range(len(differences.args.parts)):
-        for direction in checked[:1]:
-            if direction.jump[number].any():
-                found = kinked_coordinates(differences, direction, number, int(np.argmax(direction.jump[number])))
-                aside.append(np.zeros(0, int) if found is None else found)
+        direction = max(checked, key=lambda each: float(each.jump[number].max()))
+        if direction.jump[number].any():
+            found = kinked_coordinates(differences, direction, number, int(np.argmax(direction.jump[number])))
+            aside.append(np.zeros(0, int) if found is None else found)
     return np.concatenate(aside)
 
 
