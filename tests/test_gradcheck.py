@@ -1,9 +1,11 @@
 """Gradient checks: what other checkers get wrong, wrong input, and everything a function may use."""
 
 import functools
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -228,6 +230,26 @@ def test_forward_and_reverse_that_differ() -> None:
     report = jc.gradcheck(lambda x: jnp.sum(linear_with_wrong_tangent(x)), X)
     assert report.verdict is FAIL
     assert next(row for row in report.consistency if "forward" in row.name).verdict is FAIL
+
+
+def test_what_is_not_a_number_when_compiled_agrees_with_nothing() -> None:
+    def f(x: Any) -> Any:
+        return jnp.sum(x**2) + (jnp.nan if isinstance(x, jax.core.Tracer) else 0.0)
+
+    assert not jc.gradcheck(f, X).ok
+    report = jc.gradcheck(f, X, grad_fn=lambda x: 2 * x)
+    assert not report.ok
+
+
+def test_a_plain_function_is_let_go_after_its_check() -> None:
+    def f(x: Any) -> Any:
+        return sum_of_sines(x)
+
+    alive = weakref.ref(f)
+    assert jc.gradcheck(f, X).ok
+    del f
+    gc.collect()
+    assert alive() is None
 
 
 def linear_with_wrong_tangent(x: Any) -> Any:

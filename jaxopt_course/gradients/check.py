@@ -212,7 +212,7 @@ def nondeterminism(
     eps: float,
 ) -> float:
     """How far two runs of f at one point are apart. It is run again only where something does not fit to rounding."""
-    if not np.array_equal(differences.here, differences.again):
+    if not np.array_equal(differences.here, differences.again, equal_nan=True):
         return _most(np.abs(differences.here - differences.again))
     compiled = readings([np.asarray(leaf) for leaf in own.outputs], differences.cotangents) if own.outputs else np.nan
     rounding = 4 * slack * np.sqrt(eps)
@@ -306,7 +306,8 @@ def _consistency(
             eps = differences.eps
         with np.errstate(all="ignore"):
             tolerance = max(1e-8, np.sqrt(eps))
-            errors = np.abs(side.forward - slope) / np.maximum(norm, 100 * eps * np.abs(differences.here) / tolerance)
+            scale = np.maximum(norm, 100 * eps * np.abs(differences.here) / tolerance)
+            errors = np.where(side.forward == slope, 0.0, np.abs(side.forward - slope) / scale)
         row("forward against reverse mode", _most(errors), tolerance)
     here, allowed = readings(list(plain), differences.cotangents), "in units of what rounding allows"
     if own.outputs:
@@ -318,4 +319,4 @@ def _consistency(
 
 
 def _most(errors: np.ndarray) -> float:
-    return float(np.nan_to_num(errors, nan=0.0).max())
+    return float(np.nan_to_num(errors, nan=np.inf).max())

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxopt_course.gradients.estimates import COARSE_STEPS, FAR_STEPS, STEPS, Estimate, estimate_slopes
 from jaxopt_course.gradients.rays import UNIT, Point, Rays, arithmetic, as_run, compiled, value_at, values_at
-from jaxopt_course.gradients.subject import Arguments, Leaves, Part, Subject, first_line
+from jaxopt_course.gradients.subject import Arguments, Fresh, Leaves, Part, Subject, first_line
 
 CACHE = 2**22  # bytes of perturbed parameters that are evaluated side by side
 MEMORY = 2**27  # bytes that the data, or the outputs, may take once for each of them
@@ -138,7 +138,8 @@ def spacing(subject: Subject, parts: tuple[Part, ...], precise: bool, moving: Le
     """The relative spacing of the narrowest numbers through which f's result passes."""
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (*moving, *data))
     with arithmetic(precise):
-        return _narrowest(subject, precise, len(moving), shapes)
+        read = _narrowest.__wrapped__ if isinstance(subject.f, Fresh) else _narrowest  # a plain f is not kept
+        return read(subject, precise, len(moving), shapes)
 
 
 @functools.lru_cache(maxsize=256)

@@ -61,7 +61,9 @@ def summarize_entries(
                 entries=part.size,
                 checked=len(rows) // (2 if part.is_complex and len(rows) > part.size else 1),
                 wrong=int((here_found.code == FAIL).any(axis=1).sum()),
-                absolute_error=float(np.nanmax(np.abs(here_found.analytic - here_found.numerical))),
+                absolute_error=float(
+                    np.nan_to_num(np.abs(here_found.analytic - here_found.numerical), nan=np.inf).max()
+                ),
                 relative_error=float(at[2]),
                 worst=entry_at(args, int(coordinates[rows[row]]), *at, labels[int(reading)]),
                 error_bar=float(here_found.bar[row, reading]),
@@ -125,7 +127,7 @@ def summarize_directions(args: Arguments, directions: list[Direction], here: np.
                 entries=part.size,
                 checked=len(directions),
                 wrong=0,
-                absolute_error=float(np.nanmax(np.abs(found.analytic - found.numerical))),
+                absolute_error=float(np.nan_to_num(np.abs(found.analytic - found.numerical), nan=np.inf).max()),
                 relative_error=worst.relative_error,
                 worst=worst,
                 error_bar=float(found.bar[k, reading]),
