@@ -5,26 +5,46 @@ from typing import Any
 
 from jaxopt_course import data, gradients, optimizers, problems, training
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
-from jaxopt_course.optimizers import adagrad, adam, momentum, rmsprop, sgd
-from jaxopt_course.problems import accuracy, empirical_risk, losses, scores
-from jaxopt_course.training import TrainResult, train
+from jaxopt_course.optimizers import (
+    adagrad,
+    adam,
+    armijo,
+    lbfgs,
+    momentum,
+    newton,
+    newton_cg,
+    rmsprop,
+    sgd,
+    strong_wolfe,
+)
+from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, scores
+from jaxopt_course.status import Status
+from jaxopt_course.training import Result, TrainResult, minimize, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientReport",
+    "Result",
+    "Status",
     "TrainResult",
     "accuracy",
     "adagrad",
     "adam",
+    "armijo",
     "data",
     "empirical_risk",
     "grad_check_sparse",
     "gradcheck",
     "gradgradcheck",
     "gradients",
+    "lbfgs",
     "losses",
+    "mgh",
+    "minimize",
     "momentum",
+    "newton",
+    "newton_cg",
     "numerical_gradient",
     "optimizers",
     "plots",
@@ -32,6 +52,7 @@ __all__ = [
     "rmsprop",
     "scores",
     "sgd",
+    "strong_wolfe",
     "train",
     "training",
 ]

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxopt_course"
 FLOORS = {
     "annotations": 0,
     "dtypes": 0,
+    "status": 0,
     "problems": 1,
     "data": 1,
     "optimizers": 2,

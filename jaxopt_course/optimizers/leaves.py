@@ -50,9 +50,9 @@ def map_leaves(
     parameters are not given), moments in the dtype they had.
     """
     like = grads if params is None else params
-    _check_match(grads, "parameters", like)
+    check_match(grads, "parameters", like)
     for moment in moments:
-        _check_match(grads, "optimizer state", moment)
+        check_match(grads, "optimizer state", moment)
     check_floating(like)
     structure = jax.tree.structure(grads)
 
@@ -67,7 +67,7 @@ def map_leaves(
     return tuple(jax.tree.unflatten(structure, column) for column in columns)
 
 
-def _check_match(grads: Any, name: str, other: Any) -> None:
+def check_match(grads: Any, name: str, other: Any) -> None:
     trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, other)]
     if trees[0] == trees[1] and all(map(_same_shape, jax.tree.leaves(grads), jax.tree.leaves(other))):
         return

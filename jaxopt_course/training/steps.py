@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -140,6 +141,15 @@ def train_steps(
         return carry, jax.tree.map(lambda rows, row: rows.at[i].set(row), records, record)
 
     return lax.fori_loop(first, steps if last is None else last, body, (carry, blank))
+
+
+def on_device(leaf: Any) -> Array:
+    """The leaf as a JAX array; integers that JAX's default 32 bits cannot hold raise instead of wrapping into range."""
+    array = jnp.asarray(leaf)
+    narrowed = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu" and leaf.dtype != array.dtype
+    if narrowed and not np.array_equal(np.asarray(array), leaf):
+        raise ValueError(f"the data holds {leaf.dtype} values beyond {array.dtype}; switch on jax_enable_x64")
+    return array
 
 
 def gradient_norm(grads: Any) -> Float[Array, ""]:

@@ -13,7 +13,7 @@ import optax
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.data.batches import check_batch_size, minibatches
-from jaxopt_course.training.steps import Carry, Objective, Record, start, train_steps
+from jaxopt_course.training.steps import Carry, Objective, Record, on_device, start, train_steps
 
 
 class Trace(NamedTuple):
@@ -144,7 +144,7 @@ def train(
         raise ValueError(f"train: eval_every needs an eval_fn and must be at least 1, got {eval_every}")
 
     carry = jax.tree.map(partial(jnp.array, copy=True), start(optimizer, params))  # chunks consume their input
-    data = jax.tree.map(_on_device, data)
+    data = jax.tree.map(on_device, data)
     run = partial(_compiled_steps, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite)
     stride = eval_every or chunk_size
     step = 0
@@ -236,15 +236,6 @@ def _num_examples(data: Any) -> int:
         listed = ", ".join(f"data{path} {shape}" for path, shape in shapes.items())
         raise ValueError(f"train: every array of the data needs the same number of examples first, got {listed}")
     return int(lengths.pop() or 0)
-
-
-def _on_device(leaf: Any) -> Array:
-    """The leaf as a JAX array; integers that JAX's default 32 bits cannot hold raise instead of wrapping into range."""
-    array = jnp.asarray(leaf)
-    narrowed = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu" and leaf.dtype != array.dtype
-    if narrowed and not np.array_equal(np.asarray(array), leaf):
-        raise ValueError(f"train: the data holds {leaf.dtype} values beyond {array.dtype}; switch on jax_enable_x64")
-    return array
 
 
 def _trace(records: list[Record], eval_steps: list[int], evals: list[Any]) -> Trace:

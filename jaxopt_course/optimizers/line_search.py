@@ -1,0 +1,231 @@
+r"""How far along a direction: functions that return a step and what they learned on the way.
+
+    search(value_and_grad_fn, params, value, grads, direction) -> Step
+
+With $\phi(t) = f(w + t d)$, a search looks for a length t that lowers $\phi$ enough. It evaluates value and gradient
+together, never accepts a trial that is not finite, and hands on what it learned at the accepted point, so that nothing
+is computed twice. Other constants are a `functools.partial` away: `partial(strong_wolfe, c2=0.1)`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxopt_course.annotations import Array
+from jaxopt_course.dtypes import at_least_32_bits
+from jaxopt_course.status import Status
+
+MAX_EVALS = 25  # of one search; a bracket is halved at every third trial
+LONGEST = 1e10  # in first trials: what falls as steeply after ten decades has no minimum on this ray
+
+
+class Evaluation(NamedTuple):
+    """The objective at a point: its `value`, its `grad`, and `aux`, what it returned beside the value."""
+
+    value: Array
+    grad: Any
+    aux: Any = None
+
+
+class Step(NamedTuple):
+    """What a line search learned.
+
+    `length`: the accepted t, 0 where there was none; `slope`: the directional derivative there; `point`: the evaluation
+    there; `num_evals`: how often value and gradient were evaluated; `status`: `Status.RUNNING` where all is well.
+    """
+
+    length: Array
+    slope: Array
+    point: Evaluation
+    num_evals: Array
+    status: Array
+
+
+LineSearch = Callable[..., Step]
+
+SEARCHING, RETURNING, ACCEPTED, FAILED, BOTTOMLESS = range(5)
+
+
+class _Search(NamedTuple):
+    """A trial is `[length, value, slope]`."""
+
+    length: Array  # of the next trial
+    low: Array  # the best trial so far, at first the start
+    high: Array  # the other end of the bracket, at first infinitely far
+    grad: Any  # at the last trial
+    aux: Any
+    num_evals: Array
+    phase: Array
+
+
+def strong_wolfe(
+    value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
+    params: Any,
+    value: Array,
+    grads: Any,
+    direction: Any,
+    *,
+    first_length: Any = 1.0,
+    c1: float = 1e-4,
+    c2: float = 0.9,
+    max_evals: int = MAX_EVALS,
+    budget: Array | None = None,
+    has_aux: bool = False,
+) -> Step:
+    start, noise = _start(value, grads, direction)
+    first = jnp.asarray(first_length, start.dtype)
+    most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
+
+    def body(search: _Search) -> _Search:
+        low, high = search.low, search.high
+        trial, grad, aux = _evaluate(value_and_grad_fn, params, search.length, direction, has_aux)
+        t, phi, slope = trial
+        armijo = phi <= start[1] + c1 * t * start[2]
+        approximate = (phi <= start[1] + noise) & (slope <= (2 * c1 - 1) * start[2])
+        better = (armijo | approximate) & (phi <= low[1] + noise) & jnp.isfinite(phi) & jnp.isfinite(slope)
+        flat = jnp.abs(slope) <= -c2 * start[2]
+        turned = slope * (high[0] - low[0]) >= 0
+        new_low = jnp.where(better, trial, low)
+        new_high = jnp.where(better, jnp.where(turned, low, high), trial)
+
+        num_evals = search.num_evals + 1
+        bracketed = jnp.isfinite(new_high[0])
+        length = jnp.where(bracketed, _inside(new_low, new_high, num_evals % 3 == 0), _beyond(low, trial))
+        straight = ~bracketed & (t >= LONGEST * first) & (slope <= start[2])
+        width = jnp.abs(new_high[0] - new_low[0])
+        narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
+        over = straight | narrow | (phi == -jnp.inf) | (num_evals >= most - 1)
+        accepted = (better & (flat | over)) | (search.phase == RETURNING)
+        phase = jnp.where(over, jnp.where(new_low[0] > 0, RETURNING, FAILED), SEARCHING)
+        return _Search(
+            length=jnp.where(over, new_low[0], length),
+            low=new_low,
+            high=new_high,
+            grad=grad,
+            aux=aux,
+            num_evals=num_evals,
+            phase=jnp.where(accepted, ACCEPTED, jnp.where(phi == -jnp.inf, BOTTOMLESS, phase)).astype(jnp.int32),
+        )
+
+    downhill = start[2] < 0
+    search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
+    search = lax.while_loop(lambda s: s.phase <= RETURNING, body, search)
+    straight = (search.low[0] >= LONGEST * first) & (search.low[2] <= start[2])
+    return _end(search, start, first, noise, grads, unbounded=straight | (search.phase == BOTTOMLESS))
+
+
+def armijo(
+    value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
+    params: Any,
+    value: Array,
+    grads: Any,
+    direction: Any,
+    *,
+    first_length: Any = 1.0,
+    c1: float = 1e-4,
+    max_evals: int = MAX_EVALS,
+    budget: Array | None = None,
+    has_aux: bool = False,
+) -> Step:
+    start, noise = _start(value, grads, direction)
+    first = jnp.asarray(first_length, start.dtype)
+    most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
+    downhill = start[2] < 0
+
+    def body(search: _Search) -> _Search:
+        trial, grad, aux = _evaluate(value_and_grad_fn, params, search.length, direction, has_aux)
+        t, phi, slope = trial
+        accepted = (phi <= start[1] + c1 * t * start[2]) & jnp.isfinite(phi) & jnp.isfinite(slope)
+        least = (
+            -0.5 * start[2] * t**2 / (phi - start[1] - t * start[2])
+        )  # of the parabola through the start and the trial
+        length = jnp.where(jnp.isfinite(least), jnp.clip(least, 0.1 * t, 0.5 * t), 0.2 * t)
+        over = search.num_evals + 1 >= most
+        phase = jnp.select([accepted, phi == -jnp.inf, over], [ACCEPTED, BOTTOMLESS, FAILED], SEARCHING)
+        return _Search(length, trial, search.high, grad, aux, search.num_evals + 1, phase.astype(jnp.int32))
+
+    search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
+    search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
+    return _end(search, start, first, noise, grads, unbounded=search.phase == BOTTOMLESS)
+
+
+def scaled(length: Array, direction: Any, params: Any) -> Any:
+    """The updates of a step: length times direction, in the parameters' dtypes."""
+    return jax.tree.map(lambda d, p: (length.astype(d.dtype) * d).astype(p.dtype), direction, params)
+
+
+def _start(value: Array, grads: Any, direction: Any) -> tuple[Array, Array]:
+    """The trial at t = 0, and how far two values may differ by rounding alone."""
+    dtype = at_least_32_bits(value.dtype)
+    value, slope = value.astype(dtype), optax.tree.vdot(grads, direction).astype(dtype)
+    return jnp.stack([jnp.zeros((), dtype), value, slope]), 8 * jnp.finfo(dtype).eps * jnp.abs(value)
+
+
+def _begin(
+    value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
+    params: Any,
+    start: Array,
+    first: Array,
+    grads: Any,
+    has_aux: bool,
+    allowed: Array,
+) -> _Search:
+    shapes = jax.eval_shape(value_and_grad_fn, params)[0][1] if has_aux else None
+    return _Search(
+        length=first,
+        low=start,
+        high=jnp.full_like(start, jnp.inf),
+        grad=grads,
+        aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        num_evals=jnp.zeros((), jnp.int32),
+        phase=jnp.where(allowed, SEARCHING, FAILED).astype(jnp.int32),
+    )
+
+
+def _end(search: _Search, start: Array, first: Array, noise: Array, grads: Any, unbounded: Array) -> Step:
+    accepted = search.phase == ACCEPTED
+    lost = -first * start[2] <= noise  # what the first trial should have gained
+    status = jnp.select(
+        [unbounded, accepted, ~(start[2] < 0), lost],
+        [jnp.int32(s) for s in (Status.UNBOUNDED, Status.RUNNING, Status.NON_DESCENT, Status.ROUNDOFF_LIMITED)],
+        jnp.int32(Status.LINE_SEARCH_FAILED),
+    )
+    t, phi, slope = jnp.where(accepted, search.low, start)
+    grad = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), search.grad, grads)
+    return Step(t, slope, Evaluation(phi, grad, search.aux), search.num_evals, status)
+
+
+def _evaluate(
+    value_and_grad_fn: Callable[[Any], tuple[Any, Any]], params: Any, length: Array, direction: Any, has_aux: bool
+) -> tuple[Array, Any, Any]:
+    value, grad = value_and_grad_fn(optax.apply_updates(params, scaled(length, direction, params)))
+    value, aux = value if has_aux else (value, None)
+    slope = optax.tree.vdot(grad, direction)
+    return jnp.stack([length, value.astype(length.dtype), slope.astype(length.dtype)]), grad, aux
+
+
+def _inside(low: Array, high: Array, halve: Array) -> Array:
+    """Where the cubic through both ends is least, not too near to either; a fifth of the way where there is no end."""
+    width = high[0] - low[0]
+    part = jnp.where(halve, 0.5, jnp.clip(_cubic(low, high), 0.1, 0.9))
+    return low[0] + width * jnp.where(jnp.isfinite(part + high[1]), part, 0.2)
+
+
+def _cubic(a: Array, b: Array) -> Array:
+    """Where the cubic through two trials is least, as a part of the way from a to b."""
+    width = b[0] - a[0]
+    slope_a, slope_b = a[2] * width, b[2] * width
+    z = slope_a + slope_b - 3 * (b[1] - a[1])
+    root = jnp.sqrt(jnp.maximum(z * z - slope_a * slope_b, 0))
+    return 1 - (slope_b + root - z) / (slope_b - slope_a + 2 * root)
+
+
+def _beyond(low: Array, trial: Array) -> Array:
+    """Where the slope would vanish if it went on as from low to trial, within one and nine times that stride."""
+    stride = trial[0] - low[0]
+    secant = trial[2] / (low[2] - trial[2])
+    return trial[0] + stride * jnp.where(trial[2] > low[2], jnp.clip(secant, 1, 9), 9)

@@ -1,0 +1,284 @@
+"""Full-batch solves: from a start to a minimum in one compiled loop, with an ending that has a name and is true."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxopt_course.annotations import Array
+from jaxopt_course.dtypes import check_floating, widest
+from jaxopt_course.optimizers import NewtonState, Search
+from jaxopt_course.status import Status
+from jaxopt_course.training.steps import on_device
+from jaxopt_course.training.stopping import Facts, Stopping, describe, first_status, next_status
+
+
+class SolveTrace(NamedTuple):
+    """The history of a solve, `[max_steps + 1]` each: row i is after i steps. Rows beyond the last step are NaN.
+
+    `value`; `grad_norm`, the largest absolute entry of the gradient; `step_size`, the length that a search accepted in
+    units of its direction, or the Euclidean norm of the update of an optimizer that does not search; `num_evals` so far,
+    0 beyond the last step.
+    """
+
+    value: Array
+    grad_norm: Array
+    step_size: Array
+    num_evals: Array
+
+
+class Result(NamedTuple):
+    """Where a solve ended and how; `str(result)` says it in a line.
+
+    `params`, `value`, `grad_norm` (the largest absolute entry of the gradient), `status` (a `Status`; positive is
+    success), `num_steps`, `num_evals` (of value and gradient; products with a Hessian are counted in `state`), `aux`
+    (what the objective returned beside its value, at `params`), `trace` (a `SolveTrace`, if asked for) and `state` (the
+    optimizer's, with its counters).
+    """
+
+    params: Any
+    value: Array
+    grad_norm: Array
+    status: Array
+    num_steps: Array
+    num_evals: Array
+    aux: Any = None
+    trace: SolveTrace | None = None
+    state: Any = None
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+class _Point(NamedTuple):
+    """Parameters, the objective there, and the largest absolute entry of its gradient."""
+
+    params: Any
+    value: Array
+    grad: Any
+    grad_norm: Array
+    aux: Any
+
+
+class _Carry(NamedTuple):
+    here: _Point
+    best: _Point | None  # without its gradient; None for optimizers that search: they never climb
+    state: Any
+    num_steps: Array
+    num_evals: Array
+    least_norm: Array
+    stalled: Array  # steps since the value fell or the gradient was the smallest yet
+    status: Array
+    looked: Array  # at the curvature of the end
+    trace: SolveTrace | None
+
+
+def minimize(
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    *,
+    data: Any = None,
+    max_steps: int = 1000,
+    max_evals: int | None = None,
+    gtol: float | None = None,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    target: float | None = None,
+    has_aux: bool = False,
+    trace: bool = False,
+    best: bool = True,
+) -> Result:
+    """TODO."""
+    check_floating(params)
+    params = jax.tree.map(jnp.asarray, params)
+    eps = max((float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params)), default=2.0**-52)
+    for name, value in (
+        ("gtol", gtol),
+        ("ftol", ftol),
+        ("xtol", xtol),
+        ("max_steps", max_steps),
+        ("max_evals", max_evals),
+    ):
+        if isinstance(value, int | float) and not value >= (name == "max_evals"):
+            raise ValueError(f"minimize: {name} must be >= {int(name == 'max_evals')}, got {value}")
+    stopping = Stopping(
+        gtol=math.sqrt(eps) if gtol is None else gtol,
+        ftol=4 * eps if ftol is None else ftol,
+        xtol=eps if xtol is None else xtol,
+        near=math.sqrt(eps),
+        target=-math.inf if target is None else target,
+        max_steps=max_steps,
+        max_evals=np.iinfo(np.int32).max if max_evals is None else max_evals,
+    )
+    return _solve(
+        objective,
+        optimizer,
+        params,
+        jax.tree.map(on_device, data),
+        jax.tree.map(jnp.asarray, stopping),
+        with_data=data is not None,
+        has_aux=has_aux,
+        trace_length=max_steps + 1 if trace else None,
+        keep_best=best,
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1), static_argnames=("with_data", "has_aux", "trace_length", "keep_best"))
+def _solve(
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    data: Any,
+    stopping: Stopping,
+    *,
+    with_data: bool,
+    has_aux: bool,
+    trace_length: int | None,
+    keep_best: bool,
+) -> Result:
+    dtype = widest(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    update = optax.with_extra_args_support(optimizer).update
+
+    def value_and_aux(params: Any) -> tuple[Array, Any]:
+        returned = objective(params, data) if with_data else objective(params)
+        value, aux = returned if has_aux else (returned, None)
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"minimize: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean"
+            )
+        return value, aux
+
+    value_and_grad = jax.value_and_grad(value_and_aux, has_aux=True)
+
+    def evaluated(params: Any) -> _Point:
+        (value, aux), grad = value_and_grad(params)
+        return _Point(params, value.astype(dtype), grad, _largest(grad, dtype), aux)
+
+    def body(carry: _Carry) -> _Carry:
+        here, running = carry.here, carry.status == Status.RUNNING
+        keywords: dict[str, Any] = {"value": here.value, "grad": here.grad, "value_fn": lambda w: value_and_aux(w)[0]}
+        if searches:
+            left = jnp.where(running, stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
+            keywords |= {"value_and_grad_fn": value_and_grad, "has_aux": True, "budget": left}
+        updates, state = update(here.grad, carry.state, here.params, **keywords)
+        params = optax.apply_updates(here.params, updates)
+        search = _search(state)
+        if search is None or search.evaluation is None:
+            new, num_evals = evaluated(params), carry.num_evals + 1 + _hidden_evaluations(state)
+        else:
+            found = search.evaluation
+            new = _Point(params, found.value, found.grad, _largest(found.grad, dtype), found.aux)
+            num_evals = carry.num_evals + search.num_evals - carry.state.search.num_evals
+        state = _without_evaluation(state)
+        if isinstance(state, NewtonState):  # at the end it looks once more, and stays where it is
+            state = _where(running, state, carry.state)._replace(lowest_curvature=state.lowest_curvature)
+        return _next(carry, new, updates, state, num_evals, stopping)
+
+    here, state = evaluated(params), _without_evaluation(optimizer.init(params))
+    searches, none = _search(state) is not None, jnp.zeros((), jnp.int32)
+    carry = _Carry(
+        here=here,
+        best=here._replace(grad=None) if keep_best and not searches else None,
+        state=state,
+        num_steps=none,
+        num_evals=none + 1,
+        least_norm=here.grad_norm,
+        stalled=none,
+        status=first_status(here.value, here.grad_norm, stopping),
+        looked=jnp.array(not isinstance(state, NewtonState)),
+        trace=_blank_trace(trace_length, here),
+    )
+    if jax.tree.leaves(params):
+        carry = lax.while_loop(lambda c: (c.status == Status.RUNNING) | ((c.status > 0) & ~c.looked), body, carry)
+    end = carry.here._replace(grad=None)
+    if carry.best is not None:
+        end = _where((carry.status > 0) | ~(carry.best.value < end.value), end, carry.best)
+    counts = carry.status, carry.num_steps, carry.num_evals
+    return Result(end.params, end.value, end.grad_norm, *counts, end.aux, carry.trace, carry.state)
+
+
+def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array, stopping: Stopping) -> _Carry:
+    """The carry after a step to a new point. A point that is not finite ends the solve, at the one before."""
+    here, dtype, running = carry.here, new.value.dtype, carry.status == Status.RUNNING
+    search, stride = _search(state), _largest(updates, dtype)
+    finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm) & jnp.isfinite(stride)
+    taken = finite & (stride > 0)
+    rounding = 8 * jnp.finfo(dtype).eps * jnp.abs(here.value)
+    progress = (here.value - new.value > rounding) | (new.grad_norm < carry.least_norm)
+    stalled = jnp.where(progress, 0, carry.stalled + 1) if search is not None else carry.stalled
+    num_steps = carry.num_steps + running.astype(jnp.int32)
+    facts = Facts(
+        value=jnp.where(stride > 0, new.value, here.value),
+        grad_norm=jnp.where(stride > 0, new.grad_norm, here.grad_norm),
+        decrease=here.value - new.value,
+        stride=stride,
+        size=_largest(here.params, dtype),
+        num_steps=num_steps,
+        num_evals=num_evals,
+        reported=jnp.int32(Status.RUNNING) if search is None else search.status,
+        stalled=stalled,
+    )
+    now = _where(taken, new, here)
+    best = None
+    if carry.best is not None:
+        best = _where(finite & (new.value < carry.best.value), new._replace(grad=None), carry.best)
+    size = optax.tree.norm(updates).astype(dtype) if search is None else search.step_size
+    return _Carry(
+        here=now,
+        best=best,
+        state=state,
+        num_steps=num_steps,
+        num_evals=num_evals,
+        least_norm=jnp.minimum(carry.least_norm, now.grad_norm),
+        stalled=stalled,
+        status=jnp.where(running, next_status(facts, stopping), carry.status),
+        looked=carry.looked | ~running,
+        trace=carry.trace and _recorded(carry.trace, num_steps, now, size, num_evals),
+    )
+
+
+def _search(state: Any) -> Search | None:
+    """What the optimizer itself says of its step; None where it does not search, or where others stand around it."""
+    search = getattr(state, "search", None)
+    return search if isinstance(search, Search) else None
+
+
+def _without_evaluation(state: Any) -> Any:
+    """The state without the evaluation at the new point, which the carry holds already."""
+    search = _search(state)
+    return state if search is None else state._replace(search=search._replace(evaluation=None))
+
+
+def _hidden_evaluations(state: Any) -> Array:
+    """Evaluations inside the line searches of optax, as far as they count them."""
+    counts = [count for _, count in optax.tree.get_all_with_path(state, "num_linesearch_steps")]
+    return sum((jnp.asarray(count, jnp.int32) for count in counts), jnp.zeros((), jnp.int32))
+
+
+def _blank_trace(length: int | None, start: _Point) -> SolveTrace | None:
+    if length is None:
+        return None
+    blank, none = jnp.full(length, jnp.nan, start.value.dtype), jnp.zeros(length, jnp.int32)
+    return _recorded(SolveTrace(blank, blank, blank, none), 0, start, jnp.zeros_like(start.value), 1)
+
+
+def _recorded(trace: SolveTrace, row: Any, point: _Point, step_size: Array, num_evals: Any) -> SolveTrace:
+    values = (point.value, point.grad_norm, step_size, num_evals)
+    return SolveTrace(*(rows.at[row].set(value) for rows, value in zip(trace, values, strict=True)))
+
+
+def _largest(tree: Any, dtype: Any) -> Array:
+    """The largest absolute entry; NaN where one is NaN."""
+    leaves = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(tree)]
+    return jnp.max(jnp.stack(leaves)) if leaves else jnp.zeros((), dtype)
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
