@@ -1,10 +1,14 @@
 r"""How far along a direction: functions that return a step and what they learned on the way.
 
-    search(value_and_grad_fn, params, value, grads, direction) -> Step
+    search(value_and_grad_fn, params, value, grads, direction, ...) -> Step
 
 With $\phi(t) = f(w + t d)$, a search looks for a length t that lowers $\phi$ enough. It evaluates value and gradient
 together, never accepts a trial that is not finite, and hands on what it learned at the accepted point, so that nothing
-is computed twice. Other constants are a `functools.partial` away: `partial(strong_wolfe, c2=0.1)`.
+is computed twice. Other constants are a `functools.partial` away: `lbfgs(line_search=partial(strong_wolfe, c2=0.1))`.
+
+A search of your own takes the same arguments: `first_length`, the first t to try; `budget`, None or a traced bound on
+the evaluations, where 0 means that it must not move; `has_aux`, whether `value_and_grad_fn` returns
+`((value, aux), grads)`.
 """
 
 from collections.abc import Callable
@@ -34,13 +38,14 @@ class Evaluation(NamedTuple):
 class Step(NamedTuple):
     """What a line search learned.
 
-    `length`: the accepted t, 0 where there was none; `slope`: the directional derivative there; `point`: the evaluation
-    there; `num_evals`: how often value and gradient were evaluated; `status`: `Status.RUNNING` where all is well.
+    `length`: the accepted t, 0 where there was none; `slope`: the directional derivative there; `point`: the
+    `Evaluation` there; `num_evals`: how often value and gradient were evaluated; `status`: `Status.RUNNING` where all
+    is well.
     """
 
     length: Array
     slope: Array
-    point: Evaluation
+    point: Any
     num_evals: Array
     status: Array
 
@@ -76,6 +81,48 @@ def strong_wolfe(
     budget: Array | None = None,
     has_aux: bool = False,
 ) -> Step:
+    r"""A length at which the value has fallen enough and the slope is flat enough: the strong Wolfe conditions.
+
+    $$\phi(t) \le \phi(0) + c_1 t \phi'(0), \qquad |\phi'(t)| \le c_2 |\phi'(0)|$$
+
+    Where the fall of the value is lost in its rounding, the first condition is replaced by Hager and Zhang's, which
+    asks the slope instead: $\phi(t) \le \phi(0) + \epsilon$ and $\phi'(t) \le (2 c_1 - 1) \phi'(0)$, with $\epsilon$
+    eight units of rounding of $\phi(0)$. Trials go outwards, as far as the slope says or tenfold, until a minimum is
+    bracketed; then to the least point of the cubic through both ends, and every third time to the middle.
+
+    Args:
+      value_and_grad_fn: `params -> (value, grads)`, such as `jax.value_and_grad(f)`.
+      params: any tree of floating-point arrays; where the ray starts.
+      value: f there, a scalar.
+      grads: its gradient, like the parameters.
+      direction: d, like the parameters, in at least 32 bits.
+      first_length: the first t to try; 1 suits Newton's and quasi-Newton directions.
+      c1: the part of the promised decrease to insist on, in (0, 1/2).
+      c2: the part of the slope that may remain, in (c1, 1).
+      max_evals: most evaluations; the last of them goes back to the best trial, where no trial was good.
+      budget: a traced bound on the evaluations, or None.
+      has_aux: whether `value_and_grad_fn` returns `((value, aux), grads)`.
+
+    Returns:
+      A `Step`. Its `status` is 0 where it found a lower point, even one whose slope is not flat when evaluations ran
+      out; else NON_DESCENT (d does not go down), UNBOUNDED (the value fell over ten decades of t and its slope never
+      rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f) or LINE_SEARCH_FAILED.
+
+    Raises:
+      ValueError: c1, c2 or max_evals out of range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> f = lambda w: (w - 3.0) ** 4
+      >>> w, slope = jnp.array(0.0), jax.grad(f)(0.0)
+      >>> step = strong_wolfe(jax.value_and_grad(f), w, f(w), slope, -slope, first_length=1e-3, c2=0.1)
+      >>> f"{f(w):.0f} -> {step.point.value:.4f} in {step.num_evals} evaluations"
+      '81 -> 1.1442 in 3 evaluations'
+
+    Source: Nocedal and Wright (2006), "Numerical optimization", algorithms 3.5 and 3.6 and eq. 3.59; Hager and Zhang
+    (2005), "A new conjugate gradient method with guaranteed descent and an efficient line search", eqs. 4.1 and 4.3.
+    """
+    _check("strong_wolfe", max_evals, 0 < c1 < 0.5 and c1 < c2 < 1, f"0 < c1 < 1/2 and c1 < c2 < 1, got {c1} and {c2}")
     start, noise = _start(value, grads, direction)
     first = jnp.asarray(first_length, start.dtype)
     most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
@@ -131,6 +178,44 @@ def armijo(
     budget: Array | None = None,
     has_aux: bool = False,
 ) -> Step:
+    r"""Shorten until the value has fallen by a part of what the slope promises.
+
+    $$\phi(t) \le \phi(0) + c_1 t \phi'(0)$$
+
+    After a trial that is too long comes the least point of the parabola through $\phi(0)$, $\phi'(0)$ and $\phi(t)$,
+    but at least a tenth and at most a half of t. It never goes beyond the first length: for Newton's directions, or
+    where evaluations are dear and slopes do not matter.
+
+    Args:
+      value_and_grad_fn: `params -> (value, grads)`, such as `jax.value_and_grad(f)`.
+      params: any tree of floating-point arrays; where the ray starts.
+      value: f there, a scalar.
+      grads: its gradient, like the parameters.
+      direction: d, like the parameters, in at least 32 bits.
+      first_length: the first and longest t to try.
+      c1: the part of the promised decrease to insist on, in (0, 1).
+      max_evals: most evaluations.
+      budget: a traced bound on the evaluations, or None.
+      has_aux: whether `value_and_grad_fn` returns `((value, aux), grads)`.
+
+    Returns:
+      A `Step`, with a status as `strong_wolfe`'s.
+
+    Raises:
+      ValueError: c1 or max_evals out of range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> f = lambda w: (w - 3.0) ** 4
+      >>> w, slope = jnp.array(0.0), jax.grad(f)(0.0)
+      >>> step = armijo(jax.value_and_grad(f), w, f(w), slope, -slope)
+      >>> f"{f(w):.0f} -> {step.point.value:.4f} in {step.num_evals} evaluations"
+      '81 -> 8.0461 in 3 evaluations'
+
+    Source: Armijo (1966), "Minimization of functions having Lipschitz continuous first partial derivatives"; Nocedal
+    and Wright (2006), "Numerical optimization", algorithm 3.1 and eq. 3.57.
+    """
+    _check("armijo", max_evals, 0 < c1 < 1, f"0 < c1 < 1, got {c1}")
     start, noise = _start(value, grads, direction)
     first = jnp.asarray(first_length, start.dtype)
     most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
@@ -151,6 +236,13 @@ def armijo(
     search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
     search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
     return _end(search, start, first, noise, grads, unbounded=search.phase == BOTTOMLESS)
+
+
+def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
+    if not legal:
+        raise ValueError(f"{name}: need {expected}")
+    if max_evals < 1:
+        raise ValueError(f"{name}: max_evals must be at least 1, got {max_evals}")
 
 
 def scaled(length: Array, direction: Any, params: Any) -> Any:

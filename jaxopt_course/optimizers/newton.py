@@ -1,4 +1,8 @@
-r"""Newton's method: the exact Hessian for few parameters, products with it for many."""
+r"""Newton's method: with the exact Hessian for few parameters, with products for many.
+
+Neither solves with a Hessian as it comes. `newton` factors it, and where it is not positive definite takes the absolute
+values of its eigenvalues; `newton_cg` stops its inner solve where it meets negative curvature, and goes along it.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,12 +16,13 @@ from jax.flatten_util import ravel_pytree
 from jaxopt_course.annotations import Array, Float
 from jaxopt_course.optimizers.hyperparameters import Rate, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
-from jaxopt_course.optimizers.line_search import MAX_EVALS, LineSearch, scaled, strong_wolfe
+from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Optimizer,
     Search,
     ask,
     found,
+    full_step,
     may_move,
     search_along,
     start_search,
@@ -27,78 +32,121 @@ from jaxopt_course.status import Status
 
 
 class NewtonState(NamedTuple):
-    count: Array | None
+    """`count`: as in `SGDState`; `search`: the last step; `num_shifts`: Hessians not positive definite so far, int32.
+
+    `lowest_curvature`: of the Hessian at the parameters that the last step started from; where it was positive definite
+    its least pivot, else its least eigenvalue, 0 where that is lost in rounding, and NaN before the first step;
+    `radius`: how far a step may go next along directions without positive curvature.
+    """
+
+    count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
     search: Search
     num_shifts: Array
     lowest_curvature: Array
+    radius: Array
 
 
 def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong_wolfe) -> Optimizer:
+    r"""The lecture's Newton step, with the exact Hessian.
+
+    $$w \leftarrow w - t H^{-1} g, \qquad H = \nabla^2 f(w)$$
+
+    t is `learning_rate`, or what the line search makes of it: then it is the first length tried. A positive definite H
+    is solved by Cholesky. Any other is replaced by $Q \max(|\Lambda|, |g|/r) Q^T$: its eigenvalues without their signs,
+    and not so small that the step would leave a radius r of twice the last step; such shifts are counted.
+
+    `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. It costs n products with the
+    Hessian and n^3/3 operations for n parameters; `newton_cg` costs neither.
+
+    Args:
+      learning_rate: t, a number, traced scalar or schedule; no unit: 1 is Newton's own step.
+      line_search: `strong_wolfe`, a function like it, or None for a step of exactly t, the pure method.
+
+    Returns:
+      The optimizer; its state is `NewtonState`.
+
+    Raises:
+      ValueError: a learning rate that is not finite and > 0; in `update`, keywords that are missing.
+      TypeError: parameters that are not real floating point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> f = lambda w: w[0] ** 2 + 25.0 * w[1] ** 2
+      >>> optimizer, w = newton(), jnp.array([4.0, 1.0])
+      >>> value, grad = jax.value_and_grad(f)(w)
+      >>> updates, state = optimizer.update(grad, optimizer.init(w), w, value=value, grad=grad, value_fn=f)
+      >>> f"{value:.1f} -> {f(optax.apply_updates(w, updates)):.1f}"
+      '41.0 -> 0.0'
+
+    Source: the lecture's "Second-Order Optimization"; Nocedal and Wright (2006), "Numerical optimization", section 3.4;
+    absolute eigenvalues after Dauphin et al. (2014), "Identifying and attacking the saddle point problem", eq. 5.
+    """
     rate = learning_rate_at(learning_rate)
 
     def init(params: Any) -> NewtonState:
         search = start_search(params)
-        nan = jnp.full((), jnp.nan, search.step_size.dtype)
         if line_search is None:
             search = search._replace(evaluation=None)
-        return NewtonState(start_count(params, learning_rate), search, jnp.zeros((), jnp.int32), nan)
+        size = optax.tree.norm(widened(params), ord=2) if jax.tree.leaves(params) else jnp.zeros(())
+        size, dtype = jnp.asarray(size), search.step_size.dtype
+        radius, unknown = jnp.where(size > 0, size, 1).astype(dtype), jnp.full((), jnp.nan, dtype)
+        return NewtonState(start_count(params, learning_rate), search, jnp.zeros((), jnp.int32), unknown, radius)
 
     def update(grads: Any, state: NewtonState, params: Any = None, **keywords: Any) -> tuple[Any, NewtonState]:
-        if not jax.tree.leaves(params):
+        if not jax.tree.leaves(grads):
             return grads, state
         asked = ask("newton", grads, params, **keywords)
         w, unravel = ravel_pytree(widened(params))
         g, _ = ravel_pytree(widened(grads))
         hessian = jax.hessian(lambda w: asked.value_fn(unravel(w)))(w)
-        step, lowest, shifted = newton_direction(hessian, g)
-        direction = unravel(step)
-        length = jnp.asarray(rate(state.count), w.dtype)
         usable = jnp.all(jnp.isfinite(hessian))
-        if line_search is None:
-            going = usable & jnp.all(jnp.isfinite(step)) & may_move(asked)
-            length = jnp.where(going, length, 0)
-            search = state.search._replace(step_size=length)
-            status = state.search.status * 0
-        else:
-            moved = search_along(
-                line_search,
-                asked._replace(budget=jnp.where(usable, MAX_EVALS if asked.budget is None else asked.budget, 0)),
-                direction,
-                length,
-            )
-            search, length, status = found(state.search, moved, moved.status), moved.length, moved.status
-        search = search._replace(status=jnp.where(usable, status, Status.HESSIAN_NOT_FINITE).astype(jnp.int32))
-        updates = scaled(length, direction, params)
-        return updates, NewtonState(
-            next_count(state.count), search, state.num_shifts + shifted.astype(jnp.int32), lowest
+        newton_step, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
+        direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
+        asked = asked.unless(~usable)
+        step = full_step(asked, first) if line_search is None else search_along(line_search, asked, direction, first)
+        status = jnp.where(usable, step.status, Status.HESSIAN_NOT_FINITE)
+        reached = step.length * jnp.linalg.norm(newton_step)
+        return scaled(step.length, direction, params), NewtonState(
+            next_count(state.count),
+            found(state.search, step, status),
+            state.num_shifts + (~definite).astype(jnp.int32),
+            lowest,
+            jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
         )
 
     return Optimizer(init, update)
 
 
-def newton_direction(hessian: Float[Array, "n n"], g: Float[Array, "n"]) -> tuple[Array, Array, Array]:
-    """-H^-1 g by Cholesky where H is positive definite; else with the absolute values of its eigenvalues."""
-    tiny = jnp.finfo(g.dtype).eps
+def newton_direction(
+    hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
+) -> tuple[Float[Array, " n"], Float[Array, ""], Array]:
+    """-H^-1 g, the lowest curvature of H, and whether it was positive definite; as `newton` says where it was not."""
+    eps = jnp.finfo(g.dtype).eps
     factor = jnp.linalg.cholesky(hessian)
     pivots = jnp.diagonal(factor) ** 2
-    definite = jnp.min(pivots) > tiny * jnp.max(pivots)  # False where a pivot is NaN
+    definite = jnp.min(pivots) > eps * jnp.max(pivots)  # False where a pivot is NaN
 
     def solve() -> tuple[Array, Array]:
         return -jax.scipy.linalg.cho_solve((factor, True), g), jnp.min(pivots)
 
     def reflect() -> tuple[Array, Array]:
-        finite = jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, jnp.eye(len(g), dtype=g.dtype))
-        values, vectors = jnp.linalg.eigh(finite)
-        sizes = jnp.abs(values)
-        sizes = jnp.maximum(sizes, jnp.maximum(jnp.sqrt(tiny) * jnp.max(sizes), jnp.finfo(g.dtype).tiny))
-        return -vectors @ ((vectors.T @ g) / sizes), values[0]
+        values, vectors = jnp.linalg.eigh(hessian)
+        noise = 4 * len(g) * eps * jnp.max(jnp.abs(values))
+        sizes = jnp.maximum(jnp.abs(values), jnp.maximum(noise, jnp.linalg.norm(g) / radius.astype(g.dtype)))
+        along = vectors.T @ g
+        step = vectors @ jnp.where(along == 0, 0, along / sizes)
+        return -step, jnp.where(values[0] < -noise, values[0], 0)
 
-    step, lowest = lax.cond(definite, solve, reflect)
-    return step, lowest, ~definite
+    direction, lowest = lax.cond(definite, solve, reflect)
+    return direction, lowest.astype(radius.dtype), definite
 
 
 class NewtonCGState(NamedTuple):
-    count: Array | None
+    """`count`: as in `SGDState`; `search`: the last step; `num_products`: products with the Hessian; `num_negative`:
+    inner solves that met negative curvature. Counts since `init`, int32.
+    """
+
+    count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
     search: Search
     num_products: Array
     num_negative: Array
@@ -111,84 +159,116 @@ def newton_cg(
     preconditioner: Callable[[Any, Any], Any] | None = None,
     max_products: int | None = None,
 ) -> Optimizer:
+    r"""Newton's method for many parameters: the step is solved for by conjugate gradients, and only as well as it pays.
+
+    $$w \leftarrow w + t d, \qquad |H d + g| \le \min(\tfrac12, \sqrt{|g|})\, |g|$$
+
+    The Hessian is never formed; the inner solve multiplies with it, which costs about what a gradient costs. Where it
+    meets a direction p of negative curvature it ends, and goes along p as far as it would if the curvature were
+    positive.
+
+    `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass.
+
+    Args:
+      learning_rate: the first length that is tried, a number, traced scalar or schedule; 1 is Newton's own step.
+      line_search: `strong_wolfe`, or a function like it.
+      preconditioner: `(params, v) -> v` like v, a positive definite approximation of the inverse Hessian times v.
+      max_products: most products with the Hessian in one step; 2 n + 10 and at most 500 unless given.
+
+    Returns:
+      The optimizer; its state is `NewtonCGState`.
+
+    Raises:
+      ValueError: a hyperparameter out of range; in `update`, keywords that are missing.
+      TypeError: parameters that are not real floating point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxopt_course as jc
+      >>> scales = jnp.logspace(0, 3, 1000)
+      >>> f = lambda w: jnp.sum(jnp.cosh(w) * scales) / 1000
+      >>> result = jc.minimize(f, newton_cg(), jnp.ones(1000))
+      >>> f"{f(jnp.ones(1000)):.0f} -> {result.value:.0f}, {f(jnp.zeros(1000)):.0f} at best"
+      '224 -> 145, 145 at best'
+
+    Source: Nocedal and Wright (2006), "Numerical optimization", algorithm 7.1; Dembo, Eisenstat, Steihaug (1982),
+    "Inexact Newton methods", for the forcing sequence.
+    """
     rate = learning_rate_at(learning_rate)
+    if max_products is not None and max_products < 1:
+        raise ValueError(f"max_products must be at least 1, got {max_products}")
 
     def init(params: Any) -> NewtonCGState:
         zero = jnp.zeros((), jnp.int32)
         return NewtonCGState(start_count(params, learning_rate), start_search(params), zero, zero)
 
     def update(grads: Any, state: NewtonCGState, params: Any = None, **keywords: Any) -> tuple[Any, NewtonCGState]:
-        if not jax.tree.leaves(params):
+        if not jax.tree.leaves(grads):
             return grads, state
         asked = ask("newton_cg", grads, params, **keywords)
-        wide = widened(params)
-        _, product = jax.linearize(jax.grad(asked.value_fn), wide)
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-        most = max_products or min(2 * size + 10, 500)
-        most = jnp.where(may_move(asked), most, 0)
-        inverse = (lambda v: preconditioner(params, v)) if preconditioner else (lambda v: v)
-        cg = truncated_cg(product, widened(grads), inverse, most)
-        step = search_along(
-            line_search, asked, cg.direction, jnp.asarray(rate(state.count), state.search.step_size.dtype)
-        )
-        return scaled(step.length, cg.direction, params), NewtonCGState(
+        _, product = jax.linearize(jax.grad(asked.value_fn), widened(params))
+        most = max_products or min(2 * sum(leaf.size for leaf in jax.tree.leaves(grads)) + 10, 500)
+        inverse = (lambda v: v) if preconditioner is None else (lambda v: preconditioner(params, v))
+        inner = truncated_cg(product, widened(grads), inverse, jnp.where(may_move(asked), most, 0))
+        first = jnp.asarray(rate(state.count), state.search.step_size.dtype)
+        step = search_along(line_search, asked, inner.solution, first)
+        return scaled(step.length, inner.solution, params), NewtonCGState(
             next_count(state.count),
             found(state.search, step, step.status),
-            state.num_products + cg.num_products,
-            state.num_negative + cg.negative.astype(jnp.int32),
+            state.num_products + inner.num_products,
+            state.num_negative + inner.negative.astype(jnp.int32),
         )
 
     return Optimizer(init, update)
 
 
-class CG(NamedTuple):
-    direction: Any
+class InnerSolve(NamedTuple):
+    """Conjugate gradients on H d = -g: `solution` d, `residual` r = H d + g, the next `conjugate` direction p, `rho` =
+    r'M r, the `largest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it.
+    """
+
+    solution: Any
     residual: Any
     conjugate: Any
     rho: Array
-    steepest: Array  # curvature
+    largest: Array
     num_products: Array
     negative: Array
 
 
-def truncated_cg(product, grads, inverse, most) -> CG:
-    norm = optax.tree.norm
-    vdot, axpy, scale = optax.tree.vdot, optax.tree.add_scale, optax.tree.scale
-    goal = jnp.minimum(0.5, jnp.sqrt(norm(grads))) * norm(grads)
-    start = inverse(grads)
-    rho = vdot(grads, start)
-    first = CG(
-        optax.tree.zeros_like(grads),
-        grads,
-        scale(-1, start),
-        rho,
-        jnp.zeros_like(rho),
-        jnp.zeros((), jnp.int32),
-        jnp.array(False),
-    )
+def truncated_cg(
+    product: Callable[[Any], Any], grads: Any, inverse: Callable[[Any], Any], max_products: Array
+) -> InnerSolve:
+    """Solve H d = -g until the residual is within the forcing sequence, or curvature is not positive."""
+    vdot, norm, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
+    size = norm(grads)
+    goal, eps = jnp.minimum(0.5, jnp.sqrt(size)) * size, jnp.finfo(size.dtype).eps
 
-    def body(cg: CG) -> CG:
-        p = cg.conjugate
+    def body(inner: InnerSolve) -> InnerSolve:
+        p = inner.conjugate
         hp = product(p)
-        php, pp = vdot(p, hp), vdot(p, p)
-        steepest = jnp.maximum(cg.steepest, jnp.abs(php) / pp)
-        negative = ~(php > jnp.finfo(php.dtype).eps * steepest * pp)
-        curvature = jnp.maximum(jnp.abs(php), jnp.sqrt(jnp.finfo(php.dtype).eps) * steepest * pp)
-        alpha = cg.rho / jnp.where(negative, curvature, php)
-        residual = axpy(cg.residual, alpha, hp)
-        y = inverse(residual)
-        rho = vdot(residual, y)
-        return CG(
-            axpy(cg.direction, alpha, p),
+        curvature, length = vdot(p, hp), vdot(p, p)
+        largest = jnp.maximum(inner.largest, jnp.abs(curvature) / length)
+        negative = ~(curvature > eps * largest * length)
+        alpha = inner.rho / jnp.maximum(jnp.abs(curvature), jnp.sqrt(eps) * largest * length)
+        residual = add_scale(inner.residual, alpha, hp)
+        preconditioned = inverse(residual)
+        rho = vdot(residual, preconditioned)
+        return InnerSolve(
+            add_scale(inner.solution, alpha, p),
             residual,
-            optax.tree.sub(scale(rho / cg.rho, p), y),
+            add_scale(scale(-1, preconditioned), rho / inner.rho, p),
             rho,
-            steepest,
-            cg.num_products + 1,
+            largest,
+            inner.num_products + 1,
             negative,
         )
 
-    def going(cg: CG) -> Array:
-        return (norm(cg.residual) > goal) & ~cg.negative & (cg.num_products < most)
-
-    return lax.while_loop(going, body, first)
+    first = inverse(grads)
+    none, rho = jnp.zeros((), jnp.int32), vdot(grads, first)
+    start = InnerSolve(
+        optax.tree.zeros_like(grads), grads, scale(-1, first), rho, jnp.zeros_like(rho), none, jnp.array(False)
+    )
+    return lax.while_loop(
+        lambda inner: (norm(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products), body, start
+    )

@@ -10,7 +10,7 @@ import optax
 from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
 from jaxopt_course.optimizers.leaves import check_match
-from jaxopt_course.optimizers.line_search import Evaluation, LineSearch, Step
+from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
 
 Optimizer = optax.GradientTransformationExtraArgs
 
@@ -18,9 +18,9 @@ Optimizer = optax.GradientTransformationExtraArgs
 class Search(NamedTuple):
     """The last step, and what was found; a part of the state of every optimizer that searches.
 
-    `step_size`: the accepted length in units of the direction, 0 where there was none; `num_evals`: evaluations of value
-    and gradient since `init`, int32; `status`: a `Status`, 0 while all is well, int32; `evaluation`: value, gradient and
-    aux at the new parameters, the value inf before the first step.
+    `step_size`: the accepted length in units of the direction, 0 where there was none; `num_evals`: evaluations of
+    value and gradient since `init`, int32; `status`: a `Status`, 0 while all is well, int32; `evaluation`: value,
+    gradient and aux at the new parameters, the value inf before the first step.
     """
 
     step_size: Array
@@ -41,7 +41,11 @@ class Ask(NamedTuple):
     value_fn: Callable[[Any], Array]
     value_and_grad_fn: Callable[[Any], tuple[Any, Any]]
     has_aux: bool
-    budget: Any
+    budget: Array | None
+
+    def unless(self, stay: Array) -> "Ask":
+        """The same, but for no evaluation and no move where `stay`."""
+        return self._replace(budget=jnp.where(stay, 0, MAX_EVALS if self.budget is None else self.budget))
 
 
 def start_search(params: Any) -> Search:
@@ -67,11 +71,11 @@ def ask(
 ) -> Ask:
     """Check the keywords of `update`, and fill in what follows from the others."""
     missing = [key for key, given in (("params", params), ("value", value), ("value_fn", value_fn)) if given is None]
-    if missing:
+    if missing or value_fn is None:
         raise ValueError(
-            f"{name}: update needs params, value= and value_fn=, {', '.join(missing)} not given. It evaluates the "
-            "objective along its direction: pass update(grads, state, params, value=f(params), grad=grads, value_fn=f), "
-            "or leave the loop to jaxopt_course.minimize"
+            f"{name}: update needs params, value= and value_fn=; {', '.join(missing)} not given. It evaluates the "
+            "objective along its direction: call update(grads, state, params, value=f(params), grad=grads, "
+            "value_fn=f), or leave the loop to jaxopt_course.minimize"
         )
     check_match(grads, "parameters", params)
     check_real(params)
@@ -93,11 +97,18 @@ def search_along(line_search: LineSearch, asked: Ask, direction: Any, first_leng
     )
 
 
+def full_step(asked: Ask, length: Array) -> Step:
+    """A step of that length, without a look at where it leads."""
+    length = jnp.where(may_move(asked), length, 0)
+    none = jnp.zeros((), jnp.int32)
+    return Step(length, jnp.full_like(length, jnp.nan), None, none, none)
+
+
 def found(search: Search, step: Step, status: Array) -> Search:
     """The record of a step."""
-    size = step.length.astype(search.step_size.dtype)
-    point = step.point._replace(value=step.point.value.astype(search.step_size.dtype))
-    return Search(size, search.num_evals + step.num_evals, status.astype(jnp.int32), point)
+    dtype = search.step_size.dtype
+    point = step.point and step.point._replace(value=step.point.value.astype(dtype))
+    return Search(step.length.astype(dtype), search.num_evals + step.num_evals, status.astype(jnp.int32), point)
 
 
 def working_dtype(params: Any) -> Any:

@@ -23,8 +23,8 @@ class SolveTrace(NamedTuple):
     """The history of a solve, `[max_steps + 1]` each: row i is after i steps. Rows beyond the last step are NaN.
 
     `value`; `grad_norm`, the largest absolute entry of the gradient; `step_size`, the length that a search accepted in
-    units of its direction, or the Euclidean norm of the update of an optimizer that does not search; `num_evals` so far,
-    0 beyond the last step.
+    units of its direction, or the Euclidean norm of the update of an optimizer that does not search; `num_evals` so
+    far, 0 beyond the last step.
     """
 
     value: Array
@@ -95,19 +95,69 @@ def minimize(
     trace: bool = False,
     best: bool = True,
 ) -> Result:
-    """TODO."""
+    r"""Minimize a function of all the data at once, until its gradient is small or nothing more can be gained.
+
+    $$w_{t+1} = w_t + u_t, \qquad u_t, \sigma_{t+1} = \mathrm{update}\bigl(\nabla f(w_t), \sigma_t, w_t\bigr)$$
+
+    One compiled loop; calls with the same objective, optimizer and shapes compile once. It is a pure function, so it
+    goes inside `jit`, and under `vmap` every lane stops at its own end. It ends with the first of these that is true:
+
+    - TARGET_REACHED: the value is at most `target`;
+    - GRADIENT_NORM: the largest absolute entry of the gradient is at most `gtol`;
+    - SMALL_STEP, SMALL_DECREASE: no entry moved by more than `xtol` max(1, |w|), or the value by more than `ftol`
+      max(1, |f|), or no lower point can be found; *and* the gradient is at most sqrt(eps) max(1, |f|). A small step
+      alone is never called success;
+    - a failure: a budget used up, something not finite, no lower point along a direction that goes down
+      (LINE_SEARCH_FAILED, or ROUNDOFF_LIMITED where the decrease that is left is below the rounding of the value),
+      a value that falls without bound.
+
+    Optimizers that search for their step hand on the evaluation at its end, and nothing is computed twice; for others
+    there is one evaluation a step.
+
+    Args:
+      objective: `params -> scalar`, or `(params, data) -> scalar` where there are data; with `has_aux`, `(scalar,
+      aux)`. optimizer: ours or any of optax's; it is handed `value`, `grad` and `value_fn` at each step.
+      params: any tree of floating-point arrays, the start.
+      data: any tree of arrays, sharded or not, or None.
+      max_steps: most steps.
+      max_evals: most evaluations of value and gradient; no bound unless given.
+      gtol: units of value per unit of parameter; sqrt(eps) of the parameters' dtype unless given: 1.5e-8 in float64,
+        3.5e-4 in float32.
+      ftol: relative; 4 eps unless given.
+      xtol: relative; eps unless given.
+      target: units of value; none unless given.
+      has_aux: whether the objective returns `(value, aux)`.
+      trace: keep value, gradient norm, step size and evaluations of every step.
+      best: return the point with the lowest value where the solve did not succeed; else the last one that was finite.
+
+    Returns:
+      `Result(params, value, grad_norm, status, num_steps, num_evals, aux, trace, state)`; `str(result)` is a line to
+      read. With `newton`, `result.state.lowest_curvature` is that of the end: a negative one tells a saddle.
+
+    Raises:
+      ValueError: a tolerance or budget out of range, an objective that is not scalar.
+      TypeError: parameters that are not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxopt_course as jc
+      >>> valley = jc.mgh.PROBLEMS["rosenbrock"]
+      >>> result = jc.minimize(valley.fn, jc.lbfgs(), jnp.array(valley.start))
+      >>> print(jc.Status(int(result.status)).name, result.params.round(3))
+      GRADIENT_NORM [1. 1.]
+      >>> f"{valley.fn(valley.start):.1f} -> {result.value:.6f}"
+      '24.2 -> 0.000000'
+
+    Source: the lecture's "L-BFGS": "if you can afford to do full batch updates"; stopping after Gill, Murray and Wright
+    (1981), "Practical optimization", section 8.2.3, with the gradient asked in every case.
+    """
     check_floating(params)
     params = jax.tree.map(jnp.asarray, params)
     eps = max((float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params)), default=2.0**-52)
-    for name, value in (
-        ("gtol", gtol),
-        ("ftol", ftol),
-        ("xtol", xtol),
-        ("max_steps", max_steps),
-        ("max_evals", max_evals),
-    ):
-        if isinstance(value, int | float) and not value >= (name == "max_evals"):
-            raise ValueError(f"minimize: {name} must be >= {int(name == 'max_evals')}, got {value}")
+    at_least = {"gtol": (gtol, 0), "ftol": (ftol, 0), "xtol": (xtol, 0)}
+    for name, (value, least) in (at_least | {"max_steps": (max_steps, 0), "max_evals": (max_evals, 1)}).items():
+        if isinstance(value, int | float) and not value >= least:
+            raise ValueError(f"minimize: {name} must be at least {least}, got {value}")
     stopping = Stopping(
         gtol=math.sqrt(eps) if gtol is None else gtol,
         ftol=4 * eps if ftol is None else ftol,

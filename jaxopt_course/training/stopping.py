@@ -99,7 +99,7 @@ MEANING = {
     Status.MAX_STEPS: "max_steps were taken; raise it to go on",
     Status.MAX_EVALS: "max_evals are used up; raise it to go on",
     Status.OBJECTIVE_NOT_FINITE: "the objective is not finite; look at the start, or take shorter steps",
-    Status.GRADIENT_NOT_FINITE: "the gradient is not finite where the objective is; jaxopt_course.gradcheck finds where",
+    Status.GRADIENT_NOT_FINITE: "the gradient is not finite where the objective is; gradcheck finds the entry",
     Status.HESSIAN_NOT_FINITE: "the Hessian is not finite where the gradient is; lbfgs needs none",
     Status.LINE_SEARCH_FAILED: "no lower point along a direction that goes down; check the gradient with gradcheck",
     Status.NON_DESCENT: "even the direction down the gradient does not go down",
