@@ -25,3 +25,13 @@ def widest(*dtypes: Any) -> Any:
     """What JAX's standard promotion makes of several dtypes, also where the user forbids it to act in silence."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*dtypes)
+
+
+def working_dtype(params: Any) -> Any:
+    """What scalars are kept in: the widest dtype of the parameters, at least float32."""
+    return widest(jnp.float32, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(params)))
+
+
+def widened(tree: Any) -> Any:
+    """The same in at least 32 bits."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(at_least_32_bits(jnp.result_type(leaf))), tree)

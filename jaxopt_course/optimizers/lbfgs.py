@@ -14,7 +14,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits
+from jaxopt_course.dtypes import at_least_32_bits, widened, working_dtype
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Optimizer,
@@ -23,8 +23,6 @@ from jaxopt_course.optimizers.searched import (
     found,
     search_along,
     start_search,
-    widened,
-    working_dtype,
 )
 from jaxopt_course.status import Status
 
@@ -120,13 +118,14 @@ def remember(history: History, s: Any, y: Any) -> History:
         return lax.dynamic_update_slice_in_dim(pairs, pair, slot, 1)
 
     own = lax.rsqrt(curvature)
-    here, oldest = jnp.arange(slots) == slot, jnp.arange(slots) == (slot + 1) % slots
+    numbers = jnp.arange(slots, dtype=jnp.int32)
+    here, oldest = numbers == slot, numbers == (slot + 1) % slots
     column = jnp.where(here, 1, -own * (history.inverse_r @ sy))
     yy = own * jnp.where(here, own * square, yy)
     changed = (
         jnp.where(oldest, 0, jnp.where(here, own, history.scale)),
-        jnp.where(oldest[:, None] | oldest, 0, jnp.where(here, column[:, None], history.inverse_r)),
-        jnp.where(here, yy[:, None], jnp.where(here[:, None], yy, history.yy)),
+        jnp.where(oldest[:, None] | oldest[None], 0, jnp.where(here[None], column[:, None], history.inverse_r)),
+        jnp.where(here[None], yy[:, None], jnp.where(here[:, None], yy[None], history.yy)),
         history.num_stored + 1,
     )
     pairs = jax.tree.map(write, history.pairs, s, y)
@@ -144,20 +143,22 @@ def _products(history: History, v: Any) -> tuple[Array, Array]:
     slots, dtype = len(history.scale), history.scale.dtype
     leaves = zip(jax.tree.leaves(history.pairs), jax.tree.leaves(v), strict=True)
     raw = sum((pairs.reshape(2 * slots, -1) @ leaf.reshape(-1)).astype(dtype) for pairs, leaf in leaves)
-    sv, yv = jnp.where(history.scale > 0, history.scale * jnp.reshape(raw, (2, slots)), 0)
+    scale = jnp.stack([history.scale] * 2)
+    sv, yv = jnp.where(scale > 0, scale * jnp.reshape(raw, (2, slots)), 0)
     return sv, yv
 
 
 class LBFGSState(NamedTuple):
     """`history`: the pairs; `search`: the last step; `num_skipped`: pairs not taken for want of curvature;
-    `num_resets`: times that the history was dropped because no lower point was found along its direction. Counts since
-    `init`, int32.
+    `num_resets`: times that the history was dropped because no lower point was found along its direction; `setback`:
+    the `Status` of the search after which that last happened, 0 after a step. Counts since `init`; all int32.
     """
 
     history: History
     search: Search
     num_skipped: Array
     num_resets: Array
+    setback: Array
 
 
 def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Optimizer:
@@ -205,7 +206,7 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
 
     def init(params: Any) -> LBFGSState:
         zero = jnp.zeros((), jnp.int32)
-        return LBFGSState(empty_history(params, memory_size), start_search(params), zero, zero)
+        return LBFGSState(empty_history(params, memory_size), start_search(params), zero, zero, zero)
 
     def update(grads: Any, state: LBFGSState, params: Any = None, **keywords: Any) -> tuple[Any, LBFGSState]:
         if not jax.tree.leaves(params):
@@ -217,15 +218,18 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
         step = search_along(line_search, asked, direction, first)
         updates = scaled(step.length, direction, params)
         moved = step.length > 0
-        new = remember(history, widened(updates), optax.tree.sub(widened(step.point.grad), asked.grad))
+        new = remember(history, widened(updates), optax.tree.sub(step.point.grad, asked.grad))
         skipped = moved & (new.num_stored == history.num_stored)
         reset = ~moved & (history.num_stored > 0) & (step.status != Status.UNBOUNDED)
-        status = jnp.where(reset, Status.RUNNING, step.status)  # once more, down the gradient
+        running, lost = jnp.int32(Status.RUNNING), jnp.int32(Status.ROUNDOFF_LIMITED)
+        status = jnp.where(reset, running, step.status)  # once more, down the gradient
+        twice = (status == Status.LINE_SEARCH_FAILED) & (state.setback == lost)  # the better direction told why
         return updates, LBFGSState(
             forget(new, reset),
-            found(state.search, step, status),
+            found(state.search, step, jnp.where(twice, lost, status)),
             state.num_skipped + skipped.astype(jnp.int32),
             state.num_resets + reset.astype(jnp.int32),
+            jnp.where(reset, step.status, running),
         )
 
     return Optimizer(init, update)

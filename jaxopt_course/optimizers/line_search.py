@@ -20,7 +20,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits
+from jaxopt_course.dtypes import at_least_32_bits, widened
 from jaxopt_course.status import Status
 
 MAX_EVALS = 25  # of one search; a bracket is halved at every third trial
@@ -146,8 +146,9 @@ def strong_wolfe(
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
         over = straight | narrow | (phi == -jnp.inf) | (num_evals >= most - 1)
-        accepted = (better & (flat | over)) | (search.phase == RETURNING)
-        phase = jnp.where(over, jnp.where(new_low[0] > 0, RETURNING, FAILED), SEARCHING)
+        lower = new_low[1] < start[1]  # by more than nothing: what is left when trials run out
+        accepted = (better & (flat | (over & lower))) | (search.phase == RETURNING)
+        phase = jnp.where(over, jnp.where(lower, RETURNING, FAILED), SEARCHING)
         return _Search(
             length=jnp.where(over, new_low[0], length),
             low=new_low,
@@ -271,7 +272,7 @@ def _begin(
         length=first,
         low=start,
         high=jnp.full_like(start, jnp.inf),
-        grad=grads,
+        grad=widened(grads),
         aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         num_evals=jnp.zeros((), jnp.int32),
         phase=jnp.where(allowed, SEARCHING, FAILED).astype(jnp.int32),
@@ -287,7 +288,7 @@ def _end(search: _Search, start: Array, first: Array, noise: Array, grads: Any, 
         jnp.int32(Status.LINE_SEARCH_FAILED),
     )
     t, phi, slope = jnp.where(accepted, search.low, start)
-    grad = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), search.grad, grads)
+    grad = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), search.grad, widened(grads))
     return Step(t, slope, Evaluation(phi, grad, search.aux), search.num_evals, status)
 
 
@@ -295,7 +296,7 @@ def _evaluate(
     value_and_grad_fn: Callable[[Any], tuple[Any, Any]], params: Any, length: Array, direction: Any, has_aux: bool
 ) -> tuple[Array, Any, Any]:
     value, grad = value_and_grad_fn(optax.apply_updates(params, scaled(length, direction, params)))
-    value, aux = value if has_aux else (value, None)
+    (value, aux), grad = value if has_aux else (value, None), widened(grad)
     slope = optax.tree.vdot(grad, direction)
     return jnp.stack([length, value.astype(length.dtype), slope.astype(length.dtype)]), grad, aux
 

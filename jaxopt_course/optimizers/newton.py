@@ -14,6 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_course.annotations import Array, Float
+from jaxopt_course.dtypes import widened
 from jaxopt_course.optimizers.hyperparameters import Rate, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
@@ -26,7 +27,6 @@ from jaxopt_course.optimizers.searched import (
     may_move,
     search_along,
     start_search,
-    widened,
 )
 from jaxopt_course.status import Status
 
@@ -87,8 +87,7 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         search = start_search(params)
         if line_search is None:
             search = search._replace(evaluation=None)
-        size = optax.tree.norm(widened(params), ord=2) if jax.tree.leaves(params) else jnp.zeros(())
-        size, dtype = jnp.asarray(size), search.step_size.dtype
+        size, dtype = jnp.asarray(optax.tree.norm(lax.stop_gradient(widened(params)))), search.step_size.dtype
         radius, unknown = jnp.where(size > 0, size, 1).astype(dtype), jnp.full((), jnp.nan, dtype)
         return NewtonState(start_count(params, learning_rate), search, jnp.zeros((), jnp.int32), unknown, radius)
 
@@ -104,8 +103,8 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
         asked = asked.unless(~usable)
         step = full_step(asked, first) if line_search is None else search_along(line_search, asked, direction, first)
-        status = jnp.where(usable, step.status, Status.HESSIAN_NOT_FINITE)
-        reached = step.length * jnp.linalg.norm(newton_step)
+        status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        reached = lax.stop_gradient(step.length * jnp.linalg.norm(newton_step))
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
             found(state.search, step, status),
@@ -211,10 +210,12 @@ def newton_cg(
         inverse = (lambda v: v) if preconditioner is None else (lambda v: preconditioner(params, v))
         inner = truncated_cg(product, widened(grads), inverse, jnp.where(may_move(asked), most, 0))
         first = jnp.asarray(rate(state.count), state.search.step_size.dtype)
-        step = search_along(line_search, asked, inner.solution, first)
+        usable = jnp.isfinite(inner.largest)
+        step = search_along(line_search, asked.unless(~usable), inner.solution, first)
+        status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         return scaled(step.length, inner.solution, params), NewtonCGState(
             next_count(state.count),
-            found(state.search, step, step.status),
+            found(state.search, step, status),
             state.num_products + inner.num_products,
             state.num_negative + inner.negative.astype(jnp.int32),
         )
@@ -250,7 +251,8 @@ def truncated_cg(
         curvature, length = vdot(p, hp), vdot(p, p)
         largest = jnp.maximum(inner.largest, jnp.abs(curvature) / length)
         negative = ~(curvature > eps * largest * length)
-        alpha = inner.rho / jnp.maximum(jnp.abs(curvature), jnp.sqrt(eps) * largest * length)
+        positive = jnp.maximum(jnp.abs(curvature), jnp.sqrt(eps) * largest * length)
+        alpha = jnp.where(positive == 0, 1, inner.rho / positive)
         residual = add_scale(inner.residual, alpha, hp)
         preconditioned = inverse(residual)
         rho = vdot(residual, preconditioned)

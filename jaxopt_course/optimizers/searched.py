@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
+from jaxopt_course.dtypes import check_floating, widened, working_dtype
 from jaxopt_course.optimizers.leaves import check_match
 from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
 
@@ -52,7 +52,7 @@ def start_search(params: Any) -> Search:
     """Before the first step."""
     check_real(params)
     dtype = working_dtype(params)
-    nowhere = Evaluation(jnp.full((), jnp.inf, dtype), jax.tree.map(jnp.zeros_like, params))
+    nowhere = Evaluation(jnp.full((), jnp.inf, dtype), widened(jax.tree.map(jnp.zeros_like, params)))
     zero = jnp.zeros((), jnp.int32)
     return Search(jnp.zeros((), dtype), zero, zero, nowhere)
 
@@ -79,8 +79,7 @@ def ask(
         )
     check_match(grads, "parameters", params)
     check_real(params)
-    wide = jax.tree.map(lambda g: jnp.asarray(g).astype(at_least_32_bits(g.dtype)), grads if grad is None else grad)
-    value = jnp.asarray(value)
+    wide, value = widened(grads if grad is None else grad), jnp.asarray(value)
     return Ask(params, value, wide, value_fn, value_and_grad_fn or jax.value_and_grad(value_fn), has_aux, budget)
 
 
@@ -109,16 +108,6 @@ def found(search: Search, step: Step, status: Array) -> Search:
     dtype = search.step_size.dtype
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
     return Search(step.length.astype(dtype), search.num_evals + step.num_evals, status.astype(jnp.int32), point)
-
-
-def working_dtype(params: Any) -> Any:
-    """What scalars are kept in: the widest dtype of the parameters, at least float32."""
-    return widest(jnp.float32, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(params)))
-
-
-def widened(tree: Any) -> Any:
-    """The same in at least 32 bits."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(at_least_32_bits(jnp.result_type(leaf))), tree)
 
 
 def check_real(params: Any) -> None:

@@ -8,11 +8,15 @@ from jaxopt_course.plots.figures import (
     step_size_errors,
     templates,
 )
+from jaxopt_course.plots.profiles import performance_profiles
+from jaxopt_course.plots.solves import convergence_curves
 
 __all__ = [
     "confusion_matrix",
+    "convergence_curves",
     "gradient_costs",
     "learning_curves",
+    "performance_profiles",
     "rate_robustness",
     "step_size_errors",
     "templates",

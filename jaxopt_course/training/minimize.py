@@ -12,11 +12,13 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import check_floating, widest
+from jaxopt_course.dtypes import check_floating, working_dtype
 from jaxopt_course.optimizers import NewtonState, Search
 from jaxopt_course.status import Status
 from jaxopt_course.training.steps import on_device
 from jaxopt_course.training.stopping import Facts, Stopping, describe, first_status, next_status
+
+Tolerance = int | float | Array | None
 
 
 class SolveTrace(NamedTuple):
@@ -49,7 +51,7 @@ class Result(NamedTuple):
     num_steps: Array
     num_evals: Array
     aux: Any = None
-    trace: SolveTrace | None = None
+    trace: Any = None
     state: Any = None
 
     def __str__(self) -> str:
@@ -68,7 +70,7 @@ class _Point(NamedTuple):
 
 class _Carry(NamedTuple):
     here: _Point
-    best: _Point | None  # without its gradient; None for optimizers that search: they never climb
+    best: _Point | None  # without its gradient; None where the optimizer searches: it never climbs
     state: Any
     num_steps: Array
     num_evals: Array
@@ -85,12 +87,12 @@ def minimize(
     params: Any,
     *,
     data: Any = None,
-    max_steps: int = 1000,
-    max_evals: int | None = None,
-    gtol: float | None = None,
-    ftol: float | None = None,
-    xtol: float | None = None,
-    target: float | None = None,
+    max_steps: int | Array = 1000,
+    max_evals: int | Array | None = None,
+    gtol: Tolerance = None,
+    ftol: Tolerance = None,
+    xtol: Tolerance = None,
+    target: Tolerance = None,
     has_aux: bool = False,
     trace: bool = False,
     best: bool = True,
@@ -175,7 +177,7 @@ def minimize(
         jax.tree.map(jnp.asarray, stopping),
         with_data=data is not None,
         has_aux=has_aux,
-        trace_length=max_steps + 1 if trace else None,
+        trace_length=int(max_steps) + 1 if trace else None,
         keep_best=best,
     )
 
@@ -193,7 +195,7 @@ def _solve(
     trace_length: int | None,
     keep_best: bool,
 ) -> Result:
-    dtype = widest(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+    dtype = working_dtype(params)
     update = optax.with_extra_args_support(optimizer).update
 
     def value_and_aux(params: Any) -> tuple[Array, Any]:
@@ -214,7 +216,7 @@ def _solve(
     def body(carry: _Carry) -> _Carry:
         here, running = carry.here, carry.status == Status.RUNNING
         keywords: dict[str, Any] = {"value": here.value, "grad": here.grad, "value_fn": lambda w: value_and_aux(w)[0]}
-        if searches:
+        if _search(carry.state) is not None:
             left = jnp.where(running, stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
             keywords |= {"value_and_grad_fn": value_and_grad, "has_aux": True, "budget": left}
         updates, state = update(here.grad, carry.state, here.params, **keywords)
@@ -224,18 +226,21 @@ def _solve(
             new, num_evals = evaluated(params), carry.num_evals + 1 + _hidden_evaluations(state)
         else:
             found = search.evaluation
-            new = _Point(params, found.value, found.grad, _largest(found.grad, dtype), found.aux)
+            grad = optax.tree.cast_like(found.grad, here.grad)  # of 16 bits it was, wide it came
+            new = _Point(params, found.value, grad, _largest(grad, dtype), found.aux)
             num_evals = carry.num_evals + search.num_evals - carry.state.search.num_evals
         state = _without_evaluation(state)
         if isinstance(state, NewtonState):  # at the end it looks once more, and stays where it is
             state = _where(running, state, carry.state)._replace(lowest_curvature=state.lowest_curvature)
         return _next(carry, new, updates, state, num_evals, stopping)
 
-    here, state = evaluated(params), _without_evaluation(optimizer.init(params))
-    searches, none = _search(state) is not None, jnp.zeros((), jnp.int32)
+    here, state, none = evaluated(params), optimizer.init(params), jnp.zeros((), jnp.int32)
+    search = _search(state)
+    climbs = search is None or search.evaluation is None
+    state = _without_evaluation(state)
     carry = _Carry(
         here=here,
-        best=here._replace(grad=None) if keep_best and not searches else None,
+        best=here._replace(grad=None) if keep_best and climbs else None,
         state=state,
         num_steps=none,
         num_evals=none + 1,

@@ -1,0 +1,50 @@
+"""Performance profiles: which of several solvers is how often within which factor of the best?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from jaxopt_course.plots.figures import DASHES, _axes, _label_ends, _line
+
+
+def performance_profiles(costs: Mapping[str, np.ndarray], *, title: str, cost: str) -> Figure:
+    r"""How often each solver is within which factor of the best: its left end shows speed, its right end reliability.
+
+    Performance profiles: with $c_{p,s}$ what solver s spent on problem p, the line of s is the fraction of all problems
+    whose ratio to the best is within $\tau$:
+
+    $$\rho_s(\tau) = \frac{1}{n_p} \left| \left\{ p : c_{p,s} \leq \tau \min_{s'} c_{p,s'} \right\} \right|$$
+
+    Args:
+      costs: solver -> `[problems]`, positive; inf or NaN where it did not solve the problem.
+      title: what is shown, and on which problems.
+      cost: what was counted.
+
+    Returns:
+      A figure with a logarithmic horizontal axis, from 1 to the largest ratio of any.
+
+    References:
+      Dolan and Moré, Benchmarking optimization software with performance profiles, Math. Program. 91 (2002), eq. 2.
+    """
+    figure, axes = _axes(title, f"{cost}, in multiples of the best solver's", "fraction of problems solved", (9.0, 5.4))
+    spent = np.stack([np.asarray(values, float) for values in costs.values()])
+    spent = np.where(spent > 0, spent, np.inf)  # NaN too
+    best = spent.min(axis=0)
+    ratios = np.where(np.isfinite(spent), spent / np.where(np.isfinite(best), best, 1), np.inf)
+    furthest = 1.05 * max(2.0, np.max(ratios, where=np.isfinite(ratios), initial=1.0))
+    ends = {}
+    for number, (name, of_solver) in enumerate(zip(costs, ratios, strict=True)):
+        reached = np.sort(of_solver[np.isfinite(of_solver)])
+        steps = np.unique(np.concatenate([[1.0], reached, [furthest]]))
+        fractions = np.searchsorted(reached, steps, side="right") / len(of_solver)
+        style = _line(number) | {"linestyle": DASHES[(number + number // len(DASHES)) % len(DASHES)]}
+        axes.plot(steps, fractions, drawstyle="steps-post", **style)
+        ends[name] = (float(furthest), float(fractions[-1]))
+    axes.set(xscale="log", xlim=(1, furthest), ylim=(0, 1.02))
+    ticks = 2.0 ** np.arange(0, np.log2(furthest), max(1, round(np.log2(furthest) / 8)))
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    _label_ends(figure, axes, ends)
+    return figure

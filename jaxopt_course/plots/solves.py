@@ -1,0 +1,111 @@
+"""Figures of full-batch solves: how far above the minimum, at what cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxopt_course.plots.figures import DASHES, OKABE_ITO, _dress, _log_scale, _note
+
+COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol: there are nine methods
+LINES = (*DASHES, (0, (1, 2.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5)))
+WAYS = np.array([(1, 0), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0), (-1, 0.7)])
+PLACES = np.concatenate([away * WAYS for away in (9, 14, 20, 28, 38, 50, 64, 80)])  # of a name, in points from its dot
+THREADED = 14  # names farther away than this hang on a thread
+MARGIN = 2  # pixels around a name
+
+
+def convergence_curves(
+    excess: Mapping[str, np.ndarray],
+    costs: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    title: str,
+    ylabel: str,
+    floor: float,
+) -> Figure:
+    """How far above the minimum each method is against what it has spent: a panel for each unit of cost.
+
+    Args:
+      excess: name -> `[points]`, value minus minimum; what is not finite is left out, what is below the floor is drawn
+        at it.
+      costs: unit -> name -> `[points]`, positive and ascending.
+      title: what is minimised, and on which data.
+      ylabel: which value, above what.
+      floor: the least difference that means anything; a grey line, if any method comes near.
+
+    Returns:
+      A figure with logarithmic axes. A dot marks where a method ended, with its name beside it.
+    """
+    figure = Figure(figsize=(12.0, 5.4), layout="constrained")
+    figure.suptitle(title)
+    heights = {n: np.maximum(np.ma.masked_invalid(np.asarray(v, float)), floor) for n, v in excess.items()}
+    every = np.ma.concatenate(list(heights.values())).compressed()
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, (unit, spent) in zip(panels, costs.items(), strict=True):
+        _dress(axes, "", unit, ylabel if axes is panels[0] else "")
+        _log_scale(axes, "x", decades=True)
+        _log_scale(axes, "y", decades=True)
+        for number, (name, height) in enumerate(heights.items()):
+            axes.plot(spent[name], height, lw=1.8, color=_color(number), linestyle=LINES[number % len(LINES)])
+        if every.size:
+            axes.set_ylim(every.min() / 5, 3 * every.max())
+            low, high = axes.get_xlim()
+            high *= (high / low) ** 0.15  # room for names
+            axes.set_xlim(low, high)
+            if every.min() < 10 * floor:
+                axes.plot((low, high), (floor, floor), color="0.6", lw=0.8, zorder=0)
+                _note(axes, "no better can be told", (low, floor), (4, -3), color="0.4", size=8, va="top")
+    figure.draw_without_rendering()  # fixes the places in pixels
+    for axes, spent in zip(panels, costs.values(), strict=True):
+        _name_ends(axes, {name: _last(spent[name], height) for name, height in heights.items()})
+    return figure
+
+
+def _color(number: int) -> str:
+    return COLORS[number % len(COLORS)]
+
+
+def _last(spent: np.ndarray, height: np.ma.MaskedArray) -> tuple[float, float] | None:
+    """Where a line ends; None where there is none."""
+    drawn = np.flatnonzero(~np.ma.getmaskarray(height))
+    return (float(spent[drawn[-1]]), float(height[drawn[-1]])) if len(drawn) else None
+
+
+def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> None:
+    """A dot at each end, and each name where it covers the least of the lines, the dots and the names before it."""
+    points, frame = axes.figure.dpi / 72, axes.bbox
+    spots = {name: np.asarray(axes.transData.transform(end)) for name, end in ends.items() if end}
+    dots = [spot + 4 * points * np.mgrid[-1:2, -1:2].reshape(2, -1).T for spot in spots.values()]
+    taken = np.concatenate([np.zeros((0, 2)), *(_pixels(axes, line.get_xydata()) for line in axes.lines), *dots])
+    for number, (name, end) in enumerate(ends.items()):
+        if end is None:
+            continue
+        axes.plot(*end, "o", color=_color(number), ms=5)
+        label: Any = axes.annotate(
+            name, end, (0, 0), textcoords="offset points", size=9, color=_color(number), va="center"
+        )
+        size = label.get_window_extent().size + 2 * MARGIN
+        low = spots[name] + points * PLACES - size * np.stack([PLACES[:, 0] < 0, np.full(len(PLACES), 0.5)], axis=1)
+        covered = np.all((low[:, None] < taken) & (taken < low[:, None] + size), axis=2).sum(axis=1)
+        outside = np.any((low < frame.min) | (low + size > frame.max), axis=1)
+        best = int(np.argmin(np.where(outside, np.inf, covered)))
+        label.set_ha("right" if PLACES[best, 0] < 0 else "left")
+        label.xyann = tuple(PLACES[best])
+        if np.abs(PLACES[best]).max() > THREADED:
+            thread = {"arrowstyle": "-", "color": _color(number), "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
+            axes.annotate("", end, tuple(PLACES[best]), textcoords="offset points", arrowprops=thread)
+        grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 30)]), axis=-1).reshape(-1, 2)
+        taken = np.concatenate([taken, low[best] + grid * size])
+
+
+def _pixels(axes: Axes, places: Any) -> np.ndarray:
+    """A line as points on the canvas, three pixels apart."""
+    corners = axes.transData.transform(np.ma.filled(np.ma.asarray(places, float), np.nan))
+    corners = corners[np.isfinite(corners).all(axis=1)]
+    if not len(corners):
+        return corners
+    walked = np.append(0, np.cumsum(np.hypot(*np.diff(corners, axis=0).T)))
+    steps = np.arange(0, walked[-1] + 3, 3)
+    return np.stack([np.interp(steps, walked, side) for side in corners.T], axis=1)
