@@ -35,3 +35,9 @@ def working_dtype(params: Any) -> Any:
 def widened(tree: Any) -> Any:
     """The same in at least 32 bits."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(at_least_32_bits(jnp.result_type(leaf))), tree)
+
+
+def vdot(a: Any, b: Any, dtype: Any) -> Any:
+    """The inner product of two real trees, whose leaves may differ in dtype, as a scalar of that dtype."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum((jnp.vdot(x.astype(y.dtype), y).astype(dtype) for x, y in leaves), jnp.zeros((), dtype))

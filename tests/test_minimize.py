@@ -144,10 +144,11 @@ def test_any_optimizer_of_optax_works_in_it(name: str) -> None:
     np.testing.assert_allclose(result.params["b"], 1, atol=1e-6)
 
 
-def test_evaluations_inside_the_searches_of_optax_are_counted() -> None:
+@pytest.mark.parametrize("name", ["lbfgs", "halved"])
+def test_evaluations_inside_a_search_are_counted(name: str) -> None:
     objective, calls = counted(rosenbrock)
     with jax.numpy_dtype_promotion("standard"):
-        result = jc.minimize(objective, optax.lbfgs(), START)
+        result = jc.minimize(objective, OPTAX[name], START)
     jax.effects_barrier()
     assert len(calls) == result.num_evals
 

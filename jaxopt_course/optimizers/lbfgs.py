@@ -14,13 +14,14 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits, widened, working_dtype
+from jaxopt_course.dtypes import at_least_32_bits, vdot, widened, working_dtype
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Optimizer,
     Search,
     ask,
     found,
+    may_move,
     search_along,
     start_search,
 )
@@ -46,7 +47,7 @@ def empty_history(params: Any, memory_size: int) -> History:
     """A history of no pairs, with room for m."""
     slots, dtype = memory_size + 1, working_dtype(params)
 
-    def zeros(p: Array) -> Array:
+    def zeros(p: Any) -> Array:
         return jnp.zeros((2, slots, *jnp.shape(p)), at_least_32_bits(jnp.result_type(p)))
 
     square = jnp.zeros((slots, slots), dtype)
@@ -109,15 +110,17 @@ def remember(history: History, s: Any, y: Any) -> History:
     """
     slots, dtype = len(history.scale), history.scale.dtype
     slot = history.num_stored % slots
-    ss, curvature, square = (optax.tree.vdot(a, b).astype(dtype) for a, b in ((s, s), (s, y), (y, y)))
+    ss, curvature, square = (vdot(a, b, dtype) for a, b in ((s, s), (s, y), (y, y)))
     sy, yy = _products(history, y)
-    good = (curvature > jnp.finfo(dtype).eps * jnp.sqrt(square) * jnp.sqrt(ss)) & jnp.all(jnp.isfinite(sy + yy))
+    own, gamma = lax.rsqrt(curvature), curvature / square
+    curved = curvature > jnp.finfo(dtype).eps * jnp.sqrt(square) * jnp.sqrt(ss)
+    in_range = jnp.isfinite(own) & jnp.isfinite(gamma) & jnp.isfinite(1 / gamma) & jnp.all(jnp.isfinite(sy + yy))
+    good = curved & in_range
 
     def write(pairs: Array, s: Array, y: Array) -> Array:  # after the products, and only then: in place, without a copy
         pair = jnp.where(good, jnp.stack([s, y]), 0)[:, None]
         return lax.dynamic_update_slice_in_dim(pairs, pair, slot, 1)
 
-    own = lax.rsqrt(curvature)
     numbers = jnp.arange(slots, dtype=jnp.int32)
     here, oldest = numbers == slot, numbers == (slot + 1) % slots
     column = jnp.where(here, 1, -own * (history.inverse_r @ sy))
@@ -209,18 +212,18 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
         return LBFGSState(empty_history(params, memory_size), start_search(params), zero, zero, zero)
 
     def update(grads: Any, state: LBFGSState, params: Any = None, **keywords: Any) -> tuple[Any, LBFGSState]:
-        if not jax.tree.leaves(params):
+        if not jax.tree.leaves(grads):
             return grads, state
         asked, history = ask("lbfgs", grads, params, **keywords), state.history
         direction = optax.tree.scale(-1, inverse_hessian_product(widened(grads), history))
-        slope = optax.tree.vdot(asked.grad, direction)
+        slope = vdot(asked.grad, direction, history.scale.dtype)
         first = jnp.where(history.num_stored > 0, 1, jnp.minimum(1, lax.rsqrt(-slope)))  # min(1, 1 / |g|)
         step = search_along(line_search, asked, direction, first)
         updates = scaled(step.length, direction, params)
         moved = step.length > 0
         new = remember(history, widened(updates), optax.tree.sub(step.point.grad, asked.grad))
         skipped = moved & (new.num_stored == history.num_stored)
-        reset = ~moved & (history.num_stored > 0) & (step.status != Status.UNBOUNDED)
+        reset = ~moved & may_move(asked) & (history.num_stored > 0) & (step.status != Status.UNBOUNDED)
         running, lost = jnp.int32(Status.RUNNING), jnp.int32(Status.ROUNDOFF_LIMITED)
         status = jnp.where(reset, running, step.status)  # once more, down the gradient
         twice = (status == Status.LINE_SEARCH_FAILED) & (state.setback == lost)  # the better direction told why

@@ -20,7 +20,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits, widened
+from jaxopt_course.dtypes import at_least_32_bits, vdot, widened
 from jaxopt_course.status import Status
 
 MAX_EVALS = 25  # of one search; a bracket is halved at every third trial
@@ -39,8 +39,8 @@ class Step(NamedTuple):
     """What a line search learned.
 
     `length`: the accepted t, 0 where there was none; `slope`: the directional derivative there; `point`: the
-    `Evaluation` there; `num_evals`: how often value and gradient were evaluated; `status`: `Status.RUNNING` where all
-    is well.
+    `Evaluation` there, whose aux means nothing where there was none; `num_evals`: how often value and gradient were
+    evaluated; `status`: `Status.RUNNING` where all is well.
     """
 
     length: Array
@@ -145,8 +145,8 @@ def strong_wolfe(
         straight = ~bracketed & (t >= LONGEST * first) & (slope <= start[2])
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
-        over = straight | narrow | (phi == -jnp.inf) | (num_evals >= most - 1)
-        lower = new_low[1] < start[1]  # by more than nothing: what is left when trials run out
+        lower = new_low[1] < start[1]  # if so, one evaluation is kept to go back there
+        over = straight | narrow | (phi == -jnp.inf) | (num_evals >= most - lower.astype(jnp.int32))
         accepted = (better & (flat | (over & lower))) | (search.phase == RETURNING)
         phase = jnp.where(over, jnp.where(lower, RETURNING, FAILED), SEARCHING)
         return _Search(
@@ -225,7 +225,8 @@ def armijo(
     def body(search: _Search) -> _Search:
         trial, grad, aux = _evaluate(value_and_grad_fn, params, search.length, direction, has_aux)
         t, phi, slope = trial
-        accepted = (phi <= start[1] + c1 * t * start[2]) & jnp.isfinite(phi) & jnp.isfinite(slope)
+        armijo = (phi <= start[1] + c1 * t * start[2]) & (phi < start[1])  # which rounding may make equal
+        accepted = armijo & jnp.isfinite(phi) & jnp.isfinite(slope)
         least = (
             -0.5 * start[2] * t**2 / (phi - start[1] - t * start[2])
         )  # of the parabola through the start and the trial
@@ -254,7 +255,7 @@ def scaled(length: Array, direction: Any, params: Any) -> Any:
 def _start(value: Array, grads: Any, direction: Any) -> tuple[Array, Array]:
     """The trial at t = 0, and how far two values may differ by rounding alone."""
     dtype = at_least_32_bits(value.dtype)
-    value, slope = value.astype(dtype), optax.tree.vdot(grads, direction).astype(dtype)
+    value, slope = value.astype(dtype), vdot(grads, direction, dtype)
     return jnp.stack([jnp.zeros((), dtype), value, slope]), 8 * jnp.finfo(dtype).eps * jnp.abs(value)
 
 
@@ -297,8 +298,7 @@ def _evaluate(
 ) -> tuple[Array, Any, Any]:
     value, grad = value_and_grad_fn(optax.apply_updates(params, scaled(length, direction, params)))
     (value, aux), grad = value if has_aux else (value, None), widened(grad)
-    slope = optax.tree.vdot(grad, direction)
-    return jnp.stack([length, value.astype(length.dtype), slope.astype(length.dtype)]), grad, aux
+    return jnp.stack([length, value.astype(length.dtype), vdot(grad, direction, length.dtype)]), grad, aux
 
 
 def _inside(low: Array, high: Array, halve: Array) -> Array:

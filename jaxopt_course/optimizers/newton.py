@@ -205,11 +205,18 @@ def newton_cg(
         if not jax.tree.leaves(grads):
             return grads, state
         asked = ask("newton_cg", grads, params, **keywords)
-        _, product = jax.linearize(jax.grad(asked.value_fn), widened(params))
+        wide, dtype = widened(params), state.search.step_size.dtype
+        _, linear = jax.linearize(jax.grad(asked.value_fn), wide)
         most = max_products or min(2 * sum(leaf.size for leaf in jax.tree.leaves(grads)) + 10, 500)
-        inverse = (lambda v: v) if preconditioner is None else (lambda v: preconditioner(params, v))
-        inner = truncated_cg(product, widened(grads), inverse, jnp.where(may_move(asked), most, 0))
-        first = jnp.asarray(rate(state.count), state.search.step_size.dtype)
+
+        def product(v: Any) -> Any:
+            return optax.tree.cast(linear(optax.tree.cast_like(v, wide)), dtype)
+
+        def inverse(v: Any) -> Any:
+            return v if preconditioner is None else preconditioner(params, v)
+
+        inner = truncated_cg(product, optax.tree.cast(grads, dtype), inverse, jnp.where(may_move(asked), most, 0))
+        first = jnp.asarray(rate(state.count), dtype)
         usable = jnp.isfinite(inner.largest)
         step = search_along(line_search, asked.unless(~usable), inner.solution, first)
         status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))

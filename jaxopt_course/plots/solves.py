@@ -11,10 +11,13 @@ from jaxopt_course.plots.figures import DASHES, OKABE_ITO, _dress, _log_scale, _
 
 COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol: there are nine methods
 LINES = (*DASHES, (0, (1, 2.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5)))
-WAYS = np.array([(1, 0), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0), (-1, 0.7)])
+WAYS = np.array(
+    [(1, 0), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0), (-1, 0.7), (0.7, 1.3), (0.7, -1.3), (0.4, 2), (0.4, -2)]
+)
 PLACES = np.concatenate([away * WAYS for away in (9, 14, 20, 28, 38, 50, 64, 80)])  # of a name, in points from its dot
 THREADED = 14  # names farther away than this hang on a thread
 MARGIN = 2  # pixels around a name
+WORSE = 5  # a thread over a name than a name over a line, by so much a point
 
 
 def convergence_curves(
@@ -50,13 +53,13 @@ def convergence_curves(
         for number, (name, height) in enumerate(heights.items()):
             axes.plot(spent[name], height, lw=1.8, color=_color(number), linestyle=LINES[number % len(LINES)])
         if every.size:
-            axes.set_ylim(every.min() / 5, 3 * every.max())
+            axes.set_ylim(every.min() / 8, 3 * every.max())
             low, high = axes.get_xlim()
-            high *= (high / low) ** 0.15  # room for names
+            high *= (high / low) ** 0.3  # room for names
             axes.set_xlim(low, high)
             if every.min() < 10 * floor:
                 axes.plot((low, high), (floor, floor), color="0.6", lw=0.8, zorder=0)
-                _note(axes, "no better can be told", (low, floor), (4, -3), color="0.4", size=8, va="top")
+                _note(axes, "no better can be told", (low, floor), (4, 2), color="0.4", size=8)
     figure.draw_without_rendering()  # fixes the places in pixels
     for axes, spent in zip(panels, costs.values(), strict=True):
         _name_ends(axes, {name: _last(spent[name], height) for name, height in heights.items()})
@@ -76,28 +79,37 @@ def _last(spent: np.ndarray, height: np.ma.MaskedArray) -> tuple[float, float] |
 def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> None:
     """A dot at each end, and each name where it covers the least of the lines, the dots and the names before it."""
     points, frame = axes.figure.dpi / 72, axes.bbox
-    spots = {name: np.asarray(axes.transData.transform(end)) for name, end in ends.items() if end}
+    boxes: list[tuple[np.ndarray, np.ndarray]] = []
+    there = {name: end for name, end in ends.items() if end}
+    spots = {name: np.asarray(axes.transData.transform(end)) for name, end in there.items()}
     dots = [spot + 4 * points * np.mgrid[-1:2, -1:2].reshape(2, -1).T for spot in spots.values()]
     taken = np.concatenate([np.zeros((0, 2)), *(_pixels(axes, line.get_xydata()) for line in axes.lines), *dots])
-    for number, (name, end) in enumerate(ends.items()):
-        if end is None:
-            continue
+    for name in sorted(spots, key=lambda name: -spots[name][1]):
+        number, end = list(ends).index(name), there[name]
         axes.plot(*end, "o", color=_color(number), ms=5)
         label: Any = axes.annotate(
             name, end, (0, 0), textcoords="offset points", size=9, color=_color(number), va="center"
         )
         size = label.get_window_extent().size + 2 * MARGIN
-        low = spots[name] + points * PLACES - size * np.stack([PLACES[:, 0] < 0, np.full(len(PLACES), 0.5)], axis=1)
-        covered = np.all((low[:, None] < taken) & (taken < low[:, None] + size), axis=2).sum(axis=1)
+        places = spots[name] + points * PLACES
+        low = places - size * np.stack([PLACES[:, 0] < 0, np.full(len(PLACES), 0.5)], axis=1)
+        threads = spots[name] + np.linspace(0, 1, 12)[:, None, None] * (places - spots[name])
+        crossed = sum((_inside(threads, *box).sum(axis=0) for box in boxes), np.zeros(len(PLACES)))
+        covered = _inside(taken[:, None], low, low + size).sum(axis=0)
         outside = np.any((low < frame.min) | (low + size > frame.max), axis=1)
-        best = int(np.argmin(np.where(outside, np.inf, covered)))
+        best = int(np.argmin(np.where(outside, np.inf, covered + WORSE * crossed)))
         label.set_ha("right" if PLACES[best, 0] < 0 else "left")
         label.xyann = tuple(PLACES[best])
         if np.abs(PLACES[best]).max() > THREADED:
             thread = {"arrowstyle": "-", "color": _color(number), "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", end, tuple(PLACES[best]), textcoords="offset points", arrowprops=thread)
+        boxes.append((low[best], low[best] + size))
         grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 30)]), axis=-1).reshape(-1, 2)
-        taken = np.concatenate([taken, low[best] + grid * size])
+        taken = np.concatenate([taken, low[best] + grid * size, threads[:, best]])
+
+
+def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.all((low < points) & (points < high), axis=-1)
 
 
 def _pixels(axes: Axes, places: Any) -> np.ndarray:

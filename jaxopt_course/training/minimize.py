@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import check_floating, working_dtype
+from jaxopt_course.dtypes import check_floating, vdot, working_dtype
 from jaxopt_course.optimizers import NewtonState, Search
 from jaxopt_course.status import Status
 from jaxopt_course.training.steps import on_device
@@ -154,7 +154,7 @@ def minimize(
     (1981), "Practical optimization", section 8.2.3, with the gradient asked in every case.
     """
     check_floating(params)
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
     eps = max((float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(params)), default=2.0**-52)
     at_least = {"gtol": (gtol, 0), "ftol": (ftol, 0), "xtol": (xtol, 0)}
     for name, (value, least) in (at_least | {"max_steps": (max_steps, 0), "max_evals": (max_evals, 1)}).items():
@@ -223,7 +223,7 @@ def _solve(
         params = optax.apply_updates(here.params, updates)
         search = _search(state)
         if search is None or search.evaluation is None:
-            new, num_evals = evaluated(params), carry.num_evals + 1 + _hidden_evaluations(state)
+            new, num_evals = evaluated(params), carry.num_evals + 1 + _inner_evaluations(state, carry.state)
         else:
             found = search.evaluation
             grad = optax.tree.cast_like(found.grad, here.grad)  # of 16 bits it was, wide it came
@@ -284,7 +284,7 @@ def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array
     best = None
     if carry.best is not None:
         best = _where(finite & (new.value < carry.best.value), new._replace(grad=None), carry.best)
-    size = optax.tree.norm(updates).astype(dtype) if search is None else search.step_size
+    size = jnp.sqrt(vdot(updates, updates, dtype)) if search is None else search.step_size
     return _Carry(
         here=now,
         best=best,
@@ -311,10 +311,15 @@ def _without_evaluation(state: Any) -> Any:
     return state if search is None else state._replace(search=search._replace(evaluation=None))
 
 
-def _hidden_evaluations(state: Any) -> Array:
-    """Evaluations inside the line searches of optax, as far as they count them."""
-    counts = [count for _, count in optax.tree.get_all_with_path(state, "num_linesearch_steps")]
-    return sum((jnp.asarray(count, jnp.int32) for count in counts), jnp.zeros((), jnp.int32))
+def _inner_evaluations(new: Any, old: Any) -> Array:
+    """Evaluations inside an update that only its state tells of: our searches in a chain, and those of optax."""
+
+    def ours(state: Any) -> list[Array]:
+        parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Search))
+        return [part.num_evals for part in parts if isinstance(part, Search)]
+
+    theirs = [jnp.asarray(count, jnp.int32) for _, count in optax.tree.get_all_with_path(new, "num_linesearch_steps")]
+    return sum([*ours(new), *theirs], jnp.zeros((), jnp.int32)) - sum(ours(old), jnp.zeros((), jnp.int32))
 
 
 def _blank_trace(length: int | None, start: _Point) -> SolveTrace | None:

@@ -60,9 +60,6 @@ def next_status(facts: Facts, stopping: Stopping) -> Array:
     moved = facts.stride > 0
     small_step = moved & (facts.stride <= stopping.xtol * jnp.maximum(1, facts.size))
     small_decrease = moved & (jnp.abs(facts.decrease) <= stopping.ftol * scale)
-    cut_short = (facts.reported == Status.LINE_SEARCH_FAILED).astype(
-        jnp.int32
-    )  # a search keeps its last evaluation back
     tired = facts.stalled >= PATIENCE
     exhausted = (facts.reported == Status.LINE_SEARCH_FAILED) | (facts.reported == Status.ROUNDOFF_LIMITED) | tired
     return _first_true(
@@ -72,7 +69,7 @@ def next_status(facts: Facts, stopping: Stopping) -> Array:
             (facts.grad_norm <= stopping.gtol, Status.GRADIENT_NORM),
             (near & small_step, Status.SMALL_STEP),
             (near & (small_decrease | exhausted), Status.SMALL_DECREASE),
-            (facts.num_evals + cut_short >= stopping.max_evals, Status.MAX_EVALS),
+            (facts.num_evals >= stopping.max_evals, Status.MAX_EVALS),
             (facts.reported != Status.RUNNING, facts.reported),
             (tired, Status.ROUNDOFF_LIMITED),
             (facts.num_steps >= stopping.max_steps, Status.MAX_STEPS),
