@@ -27,6 +27,7 @@ bench: $(TESTING)
 	$(BIN)/python -m experiments bench training
 	$(BIN)/python -m experiments bench updates
 	$(BIN)/python -m experiments bench gradcheck
+	$(BIN)/python -m experiments bench solvers
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

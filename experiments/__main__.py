@@ -21,12 +21,22 @@ COMMANDS = {
         arguments.race,
         "experiments.race",
     ),
+    "solve": Command(
+        "softmax regression and the SVM on real images, full batch, by every method, beside the known optimum",
+        arguments.solve,
+        "experiments.solve",
+    ),
     "gradcheck": Command(
         "numerical against analytic gradients on real images: entry by entry, by step, by cost, and on planted bugs",
         arguments.gradcheck,
         "experiments.gradcheck",
     ),
-    "bench": Command("how fast is it? (training, updates, gradcheck)", arguments.bench, "experiments.bench"),
+    "profiles": Command(
+        "second-order solvers beside their peers on collections of test problems: who gets there, and at what cost",
+        arguments.profiles,
+        "experiments.profiles",
+    ),
+    "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 

@@ -7,8 +7,21 @@ from pathlib import Path
 
 DATASETS = ("digits", "mnist5k", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
-BENCHMARKS = ("training", "updates", "gradcheck")
+BENCHMARKS = ("training", "updates", "gradcheck", "solvers")
+SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
 LEAST_SEEDS = 3
+PROFILED = (
+    "lbfgs",
+    "newton",
+    "newton_cg",
+    "scipy_lbfgsb",
+    "scipy_lbfgsb_defaults",
+    "scipy_bfgs",
+    "scipy_trust_exact",
+    "optax_lbfgs",
+    "optimistix_bfgs",
+    "jaxopt_lbfgs",
+)
 
 
 class UsageError(Exception):
@@ -47,11 +60,66 @@ def gradcheck(parser: argparse.ArgumentParser) -> None:
     outcome(parser, "gradcheck")
 
 
-def images(parser: argparse.ArgumentParser) -> None:
-    """What an objective is made of."""
+def profiles(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--collection",
+        default="mgh",
+        choices=("mgh", "cutest", "both"),
+        help="problems; cutest takes half an hour and sif2jax (default: %(default)s)",
+    )
+    add(
+        "--solvers",
+        nargs="+",
+        default=list(PROFILED),
+        choices=PROFILED,
+        metavar="NAME",
+        help=f"of {', '.join(PROFILED)} (default: all)",
+    )
+    add("--problems", nargs="+", default=[], metavar="NAME", help="of the collection (default: all)")
+    add(
+        "--max-evals",
+        type=whole(1),
+        default=10_000,
+        metavar="N",
+        help="evaluations of value and gradient on a problem (default: %(default)s)",
+    )
+    add("--gtol", type=not_negative, default=1e-8, help="tolerance on the gradient (default: %(default)s)")
+    outcome(parser, "profiles")
+
+
+def solve(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    image_set(parser)
+    add(
+        "--methods",
+        nargs="+",
+        default=list(SOLVED_BY),
+        choices=SOLVED_BY,
+        metavar="NAME",
+        help=f"of {', '.join(SOLVED_BY)} (default: all; newton only where its Hessian fits)",
+    )
+    add("--l2", type=positive, default=1e-3, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-3)")
+    add("--max-steps", type=whole(1), default=1000, metavar="N", help="(default: %(default)s)")
+    add(
+        "--gtol",
+        type=not_negative,
+        help="tolerance on the largest entry of the gradient (default: 1.5e-8; 3.5e-4 in float32)",
+    )
+    add("--float32", action="store_true", help="solve in float32; what was found is still judged in float64")
+    outcome(parser, "solve")
+
+
+def image_set(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", default="digits", choices=DATASETS, help="image set (default: %(default)s)")
     add("--root", type=Path, metavar="DIR", help="folder of the image set, for sets that are files")
+
+
+def images(parser: argparse.ArgumentParser) -> None:
+    """What an objective is made of."""
+    add = parser.add_argument
+    image_set(parser)
     add("--batch-size", type=whole(1), default=128, metavar="B", help="examples in a minibatch (default: %(default)s)")
     add("--l2", type=not_negative, default=1e-4, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-4)")
 
@@ -92,4 +160,11 @@ def not_negative(text: str) -> float:
         value = -1.0
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a finite number >= 0, got {text!r}")
+    return value
+
+
+def positive(text: str) -> float:
+    value = not_negative(text)
+    if not value:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value

@@ -1,4 +1,4 @@
-"""The 35 problems of Moré, Garbow and Hillstrom by L-BFGS and Newton: where they end, and whether they say the truth."""
+"""The 35 problems of Moré, Garbow and Hillstrom by L-BFGS and Newton: where they end, and if they say the truth."""
 
 from typing import Any
 

@@ -16,8 +16,9 @@ WAYS = np.array(
 )
 PLACES = np.concatenate([away * WAYS for away in (9, 14, 20, 28, 38, 50, 64, 80)])  # of a name, in points from its dot
 THREADED = 14  # names farther away than this hang on a thread
-MARGIN = 2  # pixels around a name
-WORSE = 5  # a thread over a name than a name over a line, by so much a point
+DOT, MARGIN = 4, 2  # half a dot in points; pixels around a name
+COLUMN = 6  # pixels: of ends in one such column the highest is named first; columns go from right to left
+WORSE, FAR = 5, 0.15  # costs, where a point of a line under a name is 1: of a thread over a name or dot, of distance
 
 
 def convergence_curves(
@@ -82,9 +83,9 @@ def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> No
     boxes: list[tuple[np.ndarray, np.ndarray]] = []
     there = {name: end for name, end in ends.items() if end}
     spots = {name: np.asarray(axes.transData.transform(end)) for name, end in there.items()}
-    dots = [spot + 4 * points * np.mgrid[-1:2, -1:2].reshape(2, -1).T for spot in spots.values()]
+    dots = [spot + DOT * points * np.mgrid[-1:2, -1:2].reshape(2, -1).T for spot in spots.values()]
     taken = np.concatenate([np.zeros((0, 2)), *(_pixels(axes, line.get_xydata()) for line in axes.lines), *dots])
-    for name in sorted(spots, key=lambda name: -spots[name][1]):
+    for name in sorted(spots, key=lambda name: (-spots[name][0] // COLUMN, -spots[name][1])):
         number, end = list(ends).index(name), there[name]
         axes.plot(*end, "o", color=_color(number), ms=5)
         label: Any = axes.annotate(
@@ -94,10 +95,13 @@ def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> No
         places = spots[name] + points * PLACES
         low = places - size * np.stack([PLACES[:, 0] < 0, np.full(len(PLACES), 0.5)], axis=1)
         threads = spots[name] + np.linspace(0, 1, 12)[:, None, None] * (places - spots[name])
-        crossed = sum((_inside(threads, *box).sum(axis=0) for box in boxes), np.zeros(len(PLACES)))
+        others = [
+            (s - DOT * points, s + DOT * points) for s in spots.values() if max(abs(s - spots[name])) > DOT * points
+        ]
+        crossed = sum((_inside(threads, *box).sum(axis=0) for box in boxes + others), np.zeros(len(PLACES)))
         covered = _inside(taken[:, None], low, low + size).sum(axis=0)
         outside = np.any((low < frame.min) | (low + size > frame.max), axis=1)
-        best = int(np.argmin(np.where(outside, np.inf, covered + WORSE * crossed)))
+        best = int(np.argmin(np.where(outside, np.inf, covered + WORSE * crossed + FAR * np.abs(PLACES).max(axis=1))))
         label.set_ha("right" if PLACES[best, 0] < 0 else "left")
         label.xyann = tuple(PLACES[best])
         if np.abs(PLACES[best]).max() > THREADED:
