@@ -81,7 +81,8 @@ def inverse_hessian_product(grads: Any, history: History) -> Any:
     Source: Byrd, Nocedal, Schnabel (1994), "Representations of quasi-Newton matrices and their use in limited memory
     methods", eq. 3.1; the matrix is that of Nocedal (1980), "Updating quasi-Newton matrices with limited storage".
     """
-    newest = (history.num_stored - 1) % len(history.scale)
+    slots = jnp.int32(len(history.scale))
+    newest = lax.rem(history.num_stored + slots - 1, slots)
     gamma = jnp.where(history.num_stored > 0, 1 / history.yy[newest, newest], 1)
     sg, yg = _products(history, grads)
     u = history.inverse_r @ sg
@@ -109,7 +110,7 @@ def remember(history: History, s: Any, y: Any) -> History:
     Source: Byrd, Nocedal, Schnabel (1994), section 3.2: R grows by a column, and so does its inverse.
     """
     slots, dtype = len(history.scale), history.scale.dtype
-    slot = history.num_stored % slots
+    slot = lax.rem(history.num_stored, jnp.int32(slots))
     ss, curvature, square = (vdot(a, b, dtype) for a, b in ((s, s), (s, y), (y, y)))
     sy, yy = _products(history, y)
     own, gamma = lax.rsqrt(curvature), curvature / square
@@ -122,7 +123,7 @@ def remember(history: History, s: Any, y: Any) -> History:
         return lax.dynamic_update_slice_in_dim(pairs, pair, slot, 1)
 
     numbers = jnp.arange(slots, dtype=jnp.int32)
-    here, oldest = numbers == slot, numbers == (slot + 1) % slots
+    here, oldest = numbers == slot, numbers == lax.rem(slot + 1, jnp.int32(slots))
     column = jnp.where(here, 1, -own * (history.inverse_r @ sy))
     yy = own * jnp.where(here, own * square, yy)
     changed = (

@@ -232,7 +232,8 @@ def armijo(
         )  # of the parabola through the start and the trial
         length = jnp.where(jnp.isfinite(least), jnp.clip(least, 0.1 * t, 0.5 * t), 0.2 * t)
         over = search.num_evals + 1 >= most
-        phase = jnp.select([accepted, phi == -jnp.inf, over], [ACCEPTED, BOTTOMLESS, FAILED], SEARCHING)
+        phase = jnp.where(phi == -jnp.inf, BOTTOMLESS, jnp.where(over, FAILED, SEARCHING))
+        phase = jnp.where(accepted, ACCEPTED, phase)
         return _Search(length, trial, search.high, grad, aux, search.num_evals + 1, phase.astype(jnp.int32))
 
     search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
@@ -283,11 +284,10 @@ def _begin(
 def _end(search: _Search, start: Array, first: Array, noise: Array, grads: Any, unbounded: Array) -> Step:
     accepted = search.phase == ACCEPTED
     lost = -first * start[2] <= noise  # what the first trial should have gained
-    status = jnp.select(
-        [unbounded, accepted, ~(start[2] < 0), lost],
-        [jnp.int32(s) for s in (Status.UNBOUNDED, Status.RUNNING, Status.NON_DESCENT, Status.ROUNDOFF_LIMITED)],
-        jnp.int32(Status.LINE_SEARCH_FAILED),
-    )
+    why = jnp.where(lost, jnp.int32(Status.ROUNDOFF_LIMITED), jnp.int32(Status.LINE_SEARCH_FAILED))
+    why = jnp.where(start[2] < 0, why, jnp.int32(Status.NON_DESCENT))
+    status = jnp.where(accepted, jnp.int32(Status.RUNNING), why)
+    status = jnp.where(unbounded, jnp.int32(Status.UNBOUNDED), status)
     t, phi, slope = jnp.where(accepted, search.low, start)
     grad = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), search.grad, widened(grads))
     return Step(t, slope, Evaluation(phi, grad, search.aux), search.num_evals, status)

@@ -106,9 +106,9 @@ def minimize(
 
     - TARGET_REACHED: the value is at most `target`;
     - GRADIENT_NORM: the largest absolute entry of the gradient is at most `gtol`;
-    - SMALL_STEP, SMALL_DECREASE: no entry moved by more than `xtol` max(1, |w|), or the value by more than `ftol`
-      max(1, |f|), or no lower point can be found; *and* the gradient is at most sqrt(eps) max(1, |f|). A small step
-      alone is never called success;
+    - SMALL_STEP, SMALL_DECREASE: the step was no longer than `xtol` max(1, |w|), or the value fell by no more than
+      `ftol` max(1, |f|), or no lower point can be found; *and* the gradient is at most sqrt(eps) max(1, |f|). A small
+      step alone is never called success;
     - a failure: a budget used up, something not finite, no lower point along a direction that goes down
       (LINE_SEARCH_FAILED, or ROUNDOFF_LIMITED where the decrease that is left is below the rounding of the value),
       a value that falls without bound.
@@ -214,24 +214,25 @@ def _solve(
         return _Point(params, value.astype(dtype), grad, _largest(grad, dtype), aux)
 
     def body(carry: _Carry) -> _Carry:
-        here, running = carry.here, carry.status == Status.RUNNING
+        here, running, old = carry.here, carry.status == Status.RUNNING, _search(carry.state)
         keywords: dict[str, Any] = {"value": here.value, "grad": here.grad, "value_fn": lambda w: value_and_aux(w)[0]}
-        if _search(carry.state) is not None:
+        if old is not None:
             left = jnp.where(running, stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
             keywords |= {"value_and_grad_fn": value_and_grad, "has_aux": True, "budget": left}
         updates, state = update(here.grad, carry.state, here.params, **keywords)
-        params = optax.apply_updates(here.params, updates)
-        search = _search(state)
+        params, search = optax.apply_updates(here.params, updates), _search(state)
         if search is None or search.evaluation is None:
             new, num_evals = evaluated(params), carry.num_evals + 1 + _inner_evaluations(state, carry.state)
-        else:
+        else:  # where it did not move, it hands on what it was given, but for aux
             found = search.evaluation
             grad = optax.tree.cast_like(found.grad, here.grad)  # of 16 bits it was, wide it came
-            new = _Point(params, found.value, grad, _largest(grad, dtype), found.aux)
+            aux = _where(search.step_size > 0, found.aux, here.aux)
+            new = _Point(params, found.value, grad, _largest(grad, dtype), aux)
             num_evals = carry.num_evals + search.num_evals - carry.state.search.num_evals
-        state = _without_evaluation(state)
         if isinstance(state, NewtonState):  # at the end it looks once more, and stays where it is
-            state = _where(running, state, carry.state)._replace(lowest_curvature=state.lowest_curvature)
+            state = _where(running, _without_evaluation(state), carry.state)._replace(
+                lowest_curvature=state.lowest_curvature
+            )
         return _next(carry, new, updates, state, num_evals, stopping)
 
     here, state, none = evaluated(params), optimizer.init(params), jnp.zeros((), jnp.int32)
@@ -255,47 +256,49 @@ def _solve(
     end = carry.here._replace(grad=None)
     if carry.best is not None:
         end = _where((carry.status > 0) | ~(carry.best.value < end.value), end, carry.best)
-    counts = carry.status, carry.num_steps, carry.num_evals
+    lost = (carry.status > 0) & ~jnp.isfinite(_largest(end.params, dtype))  # with an objective that is finite out there
+    counts = jnp.where(lost, jnp.int32(Status.UNBOUNDED), carry.status), carry.num_steps, carry.num_evals
     return Result(end.params, end.value, end.grad_norm, *counts, end.aux, carry.trace, carry.state)
 
 
 def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array, stopping: Stopping) -> _Carry:
     """The carry after a step to a new point. A point that is not finite ends the solve, at the one before."""
-    here, dtype, running = carry.here, new.value.dtype, carry.status == Status.RUNNING
-    search, stride = _search(state), _largest(updates, dtype)
-    finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm) & jnp.isfinite(stride)
-    taken = finite & (stride > 0)
+    here, dtype, running, search = carry.here, new.value.dtype, carry.status == Status.RUNNING, _search(state)
+    stride = jnp.sqrt(vdot(updates, updates, dtype))
     rounding = 8 * jnp.finfo(dtype).eps * jnp.abs(here.value)
     progress = (here.value - new.value > rounding) | (new.grad_norm < carry.least_norm)
-    stalled = jnp.where(progress, 0, carry.stalled + 1) if search is not None else carry.stalled
+    stalled = carry.stalled if search is None else jnp.where(progress, 0, carry.stalled + 1)
     num_steps = carry.num_steps + running.astype(jnp.int32)
     facts = Facts(
-        value=jnp.where(stride > 0, new.value, here.value),
-        grad_norm=jnp.where(stride > 0, new.grad_norm, here.grad_norm),
+        value=new.value,
+        grad_norm=new.grad_norm,
         decrease=here.value - new.value,
+        moved=jnp.array(True) if search is None else search.step_size > 0,
         stride=stride,
-        size=_largest(here.params, dtype),
+        size=jnp.sqrt(vdot(here.params, here.params, dtype)),
         num_steps=num_steps,
         num_evals=num_evals,
         reported=jnp.int32(Status.RUNNING) if search is None else search.status,
         stalled=stalled,
     )
-    now = _where(taken, new, here)
-    best = None
-    if carry.best is not None:
-        best = _where(finite & (new.value < carry.best.value), new._replace(grad=None), carry.best)
-    size = jnp.sqrt(vdot(updates, updates, dtype)) if search is None else search.step_size
+    now, best = new, carry.best
+    if search is None or search.evaluation is None:  # a search has looked already
+        finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
+        now = _where(finite & running, new, here)
+        if best is not None:
+            best = _where(finite & (new.value < best.value), new._replace(grad=None), best)
     return _Carry(
         here=now,
         best=best,
-        state=state,
+        state=_without_evaluation(state),
         num_steps=num_steps,
         num_evals=num_evals,
         least_norm=jnp.minimum(carry.least_norm, now.grad_norm),
         stalled=stalled,
         status=jnp.where(running, next_status(facts, stopping), carry.status),
         looked=carry.looked | ~running,
-        trace=carry.trace and _recorded(carry.trace, num_steps, now, size, num_evals),
+        trace=carry.trace
+        and _recorded(carry.trace, num_steps, now, stride if search is None else search.step_size, num_evals),
     )
 
 

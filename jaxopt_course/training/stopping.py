@@ -32,8 +32,9 @@ class Facts(NamedTuple):
     value: Array
     grad_norm: Array
     decrease: Array
-    stride: Array  # the largest absolute entry of the update
-    size: Array  # the largest absolute parameter
+    moved: Array
+    stride: Array  # the Euclidean norm of the update
+    size: Array  # and of the parameters
     num_steps: Array
     num_evals: Array
     reported: Array  # by the optimizer
@@ -57,9 +58,8 @@ def next_status(facts: Facts, stopping: Stopping) -> Array:
     """After a step. Success needs a small gradient, whatever else became small."""
     scale = jnp.maximum(1, jnp.abs(facts.value))
     near = facts.grad_norm <= stopping.near * scale
-    moved = facts.stride > 0
-    small_step = moved & (facts.stride <= stopping.xtol * jnp.maximum(1, facts.size))
-    small_decrease = moved & (jnp.abs(facts.decrease) <= stopping.ftol * scale)
+    small_step = facts.moved & (facts.stride <= stopping.xtol * jnp.maximum(1, facts.size))
+    small_decrease = facts.moved & (jnp.abs(facts.decrease) <= stopping.ftol * scale)
     tired = facts.stalled >= PATIENCE
     exhausted = (facts.reported == Status.LINE_SEARCH_FAILED) | (facts.reported == Status.ROUNDOFF_LIMITED) | tired
     return _first_true(
@@ -86,8 +86,10 @@ def _not_finite(value: Array, grad_norm: Array) -> list[tuple[Array, Any]]:
 
 
 def _first_true(cases: list[tuple[Any, Any]]) -> Array:
-    conditions = [jnp.asarray(condition) for condition, _ in cases]
-    return jnp.select(conditions, [jnp.int32(status) for _, status in cases], jnp.int32(Status.RUNNING))
+    answer = jnp.int32(Status.RUNNING)
+    for condition, status in reversed(cases):
+        answer = jnp.where(condition, jnp.int32(status), answer)
+    return answer
 
 
 MEANING = {
