@@ -28,8 +28,8 @@ def widest(*dtypes: Any) -> Any:
 
 
 def working_dtype(params: Any) -> Any:
-    """What scalars are kept in: the widest dtype of the parameters, at least float32."""
-    return widest(jnp.float32, *(jnp.result_type(leaf) for leaf in jax.tree.leaves(params)))
+    """What scalars are kept in: the widest real dtype of the parameters, at least float32."""
+    return widest(jnp.float32, *(jnp.finfo(jnp.result_type(leaf)).dtype for leaf in jax.tree.leaves(params)))
 
 
 def widened(tree: Any) -> Any:
@@ -38,6 +38,6 @@ def widened(tree: Any) -> Any:
 
 
 def vdot(a: Any, b: Any, dtype: Any) -> Any:
-    """The inner product of two real trees, whose leaves may differ in dtype, as a scalar of that dtype."""
+    """The real part of the inner product of two trees, whose leaves may differ in dtype, as a scalar of that dtype."""
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return sum((jnp.vdot(x.astype(y.dtype), y).astype(dtype) for x, y in leaves), jnp.zeros((), dtype))
+    return sum((jnp.vdot(x.astype(y.dtype), y).real.astype(dtype) for x, y in leaves), jnp.zeros((), dtype))

@@ -564,3 +564,12 @@ def test_penalties_compose() -> None:
     for penalty, term in ((losses.l2_penalty, np.square), (losses.l1_penalty, np.abs)):
         np.testing.assert_allclose(jax.jit(jax.vmap(penalty))(stack), term(stack).sum((1, 2)), rtol=1e-14)
     np.testing.assert_array_equal(jax.jit(jax.hessian(losses.l2_penalty))(np.ones(3)), 2 * np.eye(3))
+
+
+@pytest.mark.parametrize("classes", [3, 64, 100])
+@pytest.mark.parametrize("loss", [losses.multiclass_hinge, losses.crammer_singer_hinge, losses.softmax_cross_entropy])
+def test_a_nan_among_many_classes_is_seen(loss: Any, classes: int) -> None:
+    """In rows of 64 and more XLA's maximum on a CPU lost it."""
+    scores = np.random.default_rng(0).standard_normal((classes, classes))
+    scores[:, 1] = np.nan
+    assert np.all(np.isnan(jax.jit(loss)(jnp.asarray(scores), jnp.zeros(classes, int))))

@@ -258,6 +258,23 @@ def test_gradients_through_a_fixed_number_of_steps_are_finite() -> None:
     np.testing.assert_allclose(jax.grad(after_ten)(0.7), 2 / np.sqrt(1 + 0.7**2), rtol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", [jc.lbfgs(), jc.sgd(0.1)])
+def test_a_nan_in_a_large_gradient_is_seen(optimizer: Any) -> None:
+    """The largest entry of 64 x 64, taken by XLA's maximum on a CPU, was not NaN where one was."""
+    f: Callable[[Any], Any] = lambda w: jnp.sum(jnp.where(w > 0, jnp.sqrt(jnp.abs(w)), w))  # noqa: E731
+    result = jc.minimize(f, optimizer, jnp.ones((64, 64)).at[3, 4].set(0))
+    assert result.status == Status.GRADIENT_NOT_FINITE
+
+
+def test_complex_parameters_by_rules_that_take_them() -> None:
+    f: Callable[[Any], Any] = lambda w: jnp.sum(jnp.abs(w - (1 + 2j)) ** 2)  # noqa: E731
+    conjugated = optax.chain(optax.stateless(lambda updates, _: jax.tree.map(jnp.conj, updates)), jc.sgd(0.3))
+    result = jc.minimize(f, conjugated, jnp.zeros(3, complex))
+    assert result.status == Status.GRADIENT_NORM
+    assert result.value.dtype == jnp.float64
+    np.testing.assert_allclose(result.params, 1 + 2j, rtol=1e-7)
+
+
 def test_tolerances_may_be_traced() -> None:
     loose = jax.jit(lambda gtol: jc.minimize(rosenbrock, SEARCHING["lbfgs"], START, gtol=gtol).num_steps)
     assert loose(1.0) < loose(1e-6)

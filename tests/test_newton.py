@@ -187,6 +187,14 @@ def bowl(size: float, w: Any) -> Any:
     return size * jnp.sum((w - 0.5) ** 2)
 
 
+def test_many_lanes_of_a_middling_size_end() -> None:
+    """Two matrix factorizations of a batch that ran at once waited for each other's threads, for ever."""
+    targets = jnp.asarray(np.random.default_rng(0).standard_normal((64, 64)))
+    solve = lambda t: jc.minimize(lambda w: jnp.sum(jnp.cosh(w - t)) + (w[0] * w[1]) ** 2, jc.newton(), t + 1)  # noqa: E731
+    result = jax.jit(jax.vmap(solve))(targets)
+    assert np.all(np.asarray(result.status) == Status.GRADIENT_NORM)
+
+
 @each_method
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_float_keeps_its_dtype_and_its_reason(name: str, dtype: Any) -> None:

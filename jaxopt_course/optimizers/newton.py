@@ -123,13 +123,14 @@ def newton_direction(
     eps = jnp.finfo(g.dtype).eps
     factor = jnp.linalg.cholesky(hessian)
     pivots = jnp.diagonal(factor) ** 2
-    definite = jnp.min(pivots) > eps * jnp.max(pivots)  # False where a pivot is NaN
+    definite = jnp.all(pivots > eps * jnp.max(pivots))  # False where a pivot is NaN
 
     def solve() -> tuple[Array, Array]:
         return -jax.scipy.linalg.cho_solve((factor, True), g), jnp.min(pivots)
 
     def reflect() -> tuple[Array, Array]:
-        values, vectors = jnp.linalg.eigh(hessian)
+        # Under vmap both branches run: this one then waits for the other, and has little to do where it is not asked.
+        values, vectors = jnp.linalg.eigh(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), hessian))
         noise = 4 * len(g) * eps * jnp.max(jnp.abs(values))
         sizes = jnp.maximum(jnp.abs(values), jnp.maximum(noise, jnp.linalg.norm(g) / radius.astype(g.dtype)))
         along = vectors.T @ g

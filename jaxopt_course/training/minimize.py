@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -174,7 +174,7 @@ def minimize(
         optimizer,
         params,
         jax.tree.map(on_device, data),
-        jax.tree.map(jnp.asarray, stopping),
+        stopping,
         with_data=data is not None,
         has_aux=has_aux,
         trace_length=int(max_steps) + 1 if trace else None,
@@ -230,9 +230,8 @@ def _solve(
             new = _Point(params, found.value, grad, _largest(grad, dtype), aux)
             num_evals = carry.num_evals + search.num_evals - carry.state.search.num_evals
         if isinstance(state, NewtonState):  # at the end it looks once more, and stays where it is
-            state = _where(running, _without_evaluation(state), carry.state)._replace(
-                lowest_curvature=state.lowest_curvature
-            )
+            lowest, state = state.lowest_curvature, _where(running, _without_evaluation(state), carry.state)
+            state = state._replace(lowest_curvature=lowest)
         return _next(carry, new, updates, state, num_evals, stopping)
 
     here, state, none = evaluated(params), optimizer.init(params), jnp.zeros((), jnp.int32)
@@ -281,7 +280,7 @@ def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array
         reported=jnp.int32(Status.RUNNING) if search is None else search.status,
         stalled=stalled,
     )
-    now, best = new, carry.best
+    now, best, size = new, carry.best, stride if search is None else search.step_size
     if search is None or search.evaluation is None:  # a search has looked already
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
         now = _where(finite & running, new, here)
@@ -297,8 +296,7 @@ def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array
         stalled=stalled,
         status=jnp.where(running, next_status(facts, stopping), carry.status),
         looked=carry.looked | ~running,
-        trace=carry.trace
-        and _recorded(carry.trace, num_steps, now, stride if search is None else search.step_size, num_evals),
+        trace=carry.trace and _recorded(carry.trace, num_steps, now, size, num_evals),
     )
 
 
@@ -338,9 +336,14 @@ def _recorded(trace: SolveTrace, row: Any, point: _Point, step_size: Array, num_
 
 
 def _largest(tree: Any, dtype: Any) -> Array:
-    """The largest absolute entry; NaN where one is NaN."""
-    leaves = [jnp.max(jnp.abs(leaf), initial=0).astype(dtype) for leaf in jax.tree.leaves(tree)]
-    return jnp.max(jnp.stack(leaves)) if leaves else jnp.zeros((), dtype)
+    """The largest absolute entry, or NaN. Compared as integers: XLA's maximum of floats on a CPU may lose a NaN."""
+
+    def largest(leaf: Array) -> Array:
+        sizes = jnp.abs(lax.stop_gradient(leaf))
+        bits = lax.bitcast_convert_type(sizes, jnp.dtype(f"int{8 * sizes.dtype.itemsize}"))
+        return lax.bitcast_convert_type(jnp.max(bits, initial=0), sizes.dtype).astype(dtype)
+
+    return reduce(jnp.maximum, map(largest, jax.tree.leaves(tree)), jnp.zeros((), dtype))
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:
