@@ -66,7 +66,7 @@ def profiles(parser: argparse.ArgumentParser) -> None:
         "--collection",
         default="mgh",
         choices=("mgh", "cutest", "both"),
-        help="problems; cutest takes half an hour and sif2jax (default: %(default)s)",
+        help="problems; cutest takes sif2jax and an hour or more (default: %(default)s)",
     )
     add(
         "--solvers",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
@@ -88,13 +88,27 @@ def test_any_other_loses_the_signs_of_its_eigenvalues(seed: int, values: list[fl
     values[0] = -1 - abs(values[0])
     H, g = symmetric(seed, values), np.random.default_rng(seed).standard_normal(4)
     direction, lowest, definite = compiled_direction(jnp.asarray(H), jnp.asarray(g), jnp.array(radius))
-    sizes, Q = np.linalg.eigh(H)
-    expected = -Q @ ((Q.T @ g) / np.maximum(np.abs(sizes), np.linalg.norm(g) / radius))
+    scale = 1 / np.sqrt(np.abs(np.diag(H)))
+    sizes, Q = np.linalg.eigh(scale[:, None] * H * scale)
+    assume(np.all(np.abs(np.diag(H)) > 0.1) and np.all(np.abs(sizes) > 1e-3))
+    expected = -scale * (Q @ ((Q.T @ (scale * g)) / np.abs(sizes)))
+    expected *= min(1, radius / np.linalg.norm(expected))
     np.testing.assert_allclose(direction, expected, rtol=1e-6, atol=1e-8)
     assert not definite
-    assert lowest == pytest.approx(min(values), rel=1e-8)
+    assert min(values) * (1 + 1e-9) <= lowest < 0
     assert direction @ g < 0
     assert np.linalg.norm(direction) <= radius * (1 + 1e-9)
+
+
+@settings(max_examples=20)
+@given(seed=seeds, units=st.lists(st.floats(-6, 6), min_size=4, max_size=4), sign=st.sampled_from([1.0, -1.0]))
+def test_units_do_not_matter(seed: int, units: list[float], sign: float) -> None:
+    H, g = symmetric(seed, [sign, 2.0, 3.0, 4.0]), np.random.default_rng(seed).standard_normal(4)
+    D = 10.0 ** np.array(units)
+    one, _, definite = compiled_direction(jnp.asarray(H), jnp.asarray(g), jnp.array(1e300))
+    other, _, same = compiled_direction(jnp.asarray(D[:, None] * H * D), jnp.asarray(D * g), jnp.array(1e300))
+    assert definite == same == (sign > 0)
+    np.testing.assert_allclose(D * other, one, rtol=1e-6)
 
 
 @pytest.mark.parametrize("H", [np.zeros((4, 4)), np.diag([1.0, 0, 0, 0]), np.ones((4, 4))])

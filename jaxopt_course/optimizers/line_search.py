@@ -105,8 +105,9 @@ def strong_wolfe(
 
     Returns:
       A `Step`. Its `status` is 0 where it found a lower point, even one whose slope is not flat when evaluations ran
-      out; else NON_DESCENT (d does not go down), UNBOUNDED (the value fell over ten decades of t and its slope never
-      rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f) or LINE_SEARCH_FAILED.
+      out; else NON_DESCENT (d does not go down), UNBOUNDED (the value fell over ten decades of t and far below where
+      it was, and its slope never rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f) or
+      LINE_SEARCH_FAILED.
 
     Raises:
       ValueError: c1, c2 or max_evals out of range.
@@ -142,7 +143,7 @@ def strong_wolfe(
         num_evals = search.num_evals + 1
         bracketed = jnp.isfinite(new_high[0])
         length = jnp.where(bracketed, _inside(new_low, new_high, num_evals % 3 == 0), _beyond(low, trial))
-        straight = ~bracketed & (t >= LONGEST * first) & (slope <= start[2])
+        straight = ~bracketed & _straight_down(trial, start, first)
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
         lower = new_low[1] < start[1]  # if so, one evaluation is kept to go back there
@@ -162,8 +163,8 @@ def strong_wolfe(
     downhill = start[2] < 0
     search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
     search = lax.while_loop(lambda s: s.phase <= RETURNING, body, search)
-    straight = (search.low[0] >= LONGEST * first) & (search.low[2] <= start[2])
-    return _end(search, start, first, noise, grads, unbounded=straight | (search.phase == BOTTOMLESS))
+    unbounded = _straight_down(search.low, start, first) | (search.phase == BOTTOMLESS)
+    return _end(search, start, first, noise, grads, unbounded)
 
 
 def armijo(
@@ -238,7 +239,7 @@ def armijo(
 
     search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
     search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
-    return _end(search, start, first, noise, grads, unbounded=search.phase == BOTTOMLESS)
+    return _end(search, start, first, noise, grads, search.phase == BOTTOMLESS)
 
 
 def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
@@ -299,6 +300,12 @@ def _evaluate(
     value, grad = value_and_grad_fn(optax.apply_updates(params, scaled(length, direction, params)))
     (value, aux), grad = value if has_aux else (value, None), widened(grad)
     return jnp.stack([length, value.astype(length.dtype), vdot(grad, direction, length.dtype)]), grad, aux
+
+
+def _straight_down(trial: Array, start: Array, first: Array) -> Array:
+    """Whether the value has fallen, over ten decades of t and by six of its own size, and its slope has not risen."""
+    fall = start[1] - trial[1]
+    return (trial[0] >= LONGEST * first) & (trial[2] <= start[2]) & (fall >= 1e6 * jnp.maximum(1, jnp.abs(start[1])))
 
 
 def _inside(low: Array, high: Array, halve: Array) -> Array:

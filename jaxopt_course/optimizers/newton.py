@@ -35,7 +35,8 @@ class NewtonState(NamedTuple):
     """`count`: as in `SGDState`; `search`: the last step; `num_shifts`: Hessians not positive definite so far, int32.
 
     `lowest_curvature`: of the Hessian at the parameters that the last step started from; where it was positive definite
-    its least pivot, else its least eigenvalue, 0 where that is lost in rounding, and NaN before the first step;
+    its least pivot, else that along its most negative direction once scaled, 0 where that is lost in rounding, and NaN
+    before the first step;
     `radius`: how far a step may go next along directions without positive curvature.
     """
 
@@ -51,9 +52,10 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
 
     $$w \leftarrow w - t H^{-1} g, \qquad H = \nabla^2 f(w)$$
 
-    t is `learning_rate`, or what the line search makes of it: then it is the first length tried. A positive definite H
-    is solved by Cholesky. Any other is replaced by $Q \max(|\Lambda|, |g|/r) Q^T$: its eigenvalues without their signs,
-    and not so small that the step would leave a radius r of twice the last step; such shifts are counted.
+    t is `learning_rate`, or what the line search makes of it: then it is the first length tried. H is scaled to a
+    diagonal of ones, so that the units of the parameters do not matter, and solved by Cholesky where it is positive
+    definite. Any other loses the signs of its eigenvalues, $Q |\Lambda| Q^T$, and its step is cut to twice the length
+    of the last one; such shifts are counted.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. It costs n products with the
     Hessian and n^3/3 operations for n parameters; `newton_cg` costs neither.
@@ -119,25 +121,36 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
 def newton_direction(
     hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
 ) -> tuple[Float[Array, " n"], Float[Array, ""], Array]:
-    """-H^-1 g, the lowest curvature of H, and whether it was positive definite; as `newton` says where it was not."""
+    """-H^-1 g, the lowest curvature of H, and whether it was positive definite; as `newton` says where it was not.
+
+    H is first scaled to a diagonal of ones, so that the units of the parameters do not matter.
+    """
     eps = jnp.finfo(g.dtype).eps
-    factor = jnp.linalg.cholesky(hessian)
+    diagonal = jnp.abs(jnp.diagonal(hessian))
+    scale = lax.rsqrt(jnp.where(diagonal > eps**2 * jnp.max(diagonal), diagonal, 1))
+    scaled_hessian, scaled_g = scale[:, None] * hessian * scale[None], scale * g
+    factor = jnp.linalg.cholesky(scaled_hessian)
     pivots = jnp.diagonal(factor) ** 2
     definite = jnp.all(pivots > eps * jnp.max(pivots))  # False where a pivot is NaN
 
     def solve() -> tuple[Array, Array]:
-        return -jax.scipy.linalg.cho_solve((factor, True), g), jnp.min(pivots)
+        return jax.scipy.linalg.cho_solve((factor, True), scaled_g), jnp.min(pivots / scale**2)
 
     def reflect() -> tuple[Array, Array]:
         # Under vmap both branches run: this one then waits for the other, and has little to do where it is not asked.
-        values, vectors = jnp.linalg.eigh(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), hessian))
-        noise = 4 * len(g) * eps * jnp.max(jnp.abs(values))
-        sizes = jnp.maximum(jnp.abs(values), jnp.maximum(noise, jnp.linalg.norm(g) / radius.astype(g.dtype)))
-        along = vectors.T @ g
+        values, vectors = jnp.linalg.eigh(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), scaled_hessian))
+        largest = jnp.max(jnp.abs(values))
+        noise = 4 * len(g) * eps * largest
+        along = vectors.T @ scaled_g
+        sizes = jnp.where(largest > 0, jnp.maximum(jnp.abs(values), noise), 1)
         step = vectors @ jnp.where(along == 0, 0, along / sizes)
-        return -step, jnp.where(values[0] < -noise, values[0], 0)
+        lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)  # along that direction, in the units of H
+        return step, jnp.where(values[0] < -noise, lowest, 0)
 
     direction, lowest = lax.cond(definite, solve, reflect)
+    direction = -scale * direction
+    length = jnp.linalg.norm(direction)
+    direction = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length) * direction
     return direction, lowest.astype(radius.dtype), definite
 
 

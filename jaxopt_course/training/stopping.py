@@ -103,7 +103,7 @@ MEANING = {
     Status.OBJECTIVE_NOT_FINITE: "the objective is not finite; look at the start, or take shorter steps",
     Status.GRADIENT_NOT_FINITE: "the gradient is not finite where the objective is; gradcheck finds the entry",
     Status.HESSIAN_NOT_FINITE: "the Hessian is not finite where the gradient is; lbfgs needs none",
-    Status.LINE_SEARCH_FAILED: "no lower point along a direction that goes down; check the gradient with gradcheck",
+    Status.LINE_SEARCH_FAILED: "no lower point on the way down: a kink, rounding inside f, or a wrong gradient",
     Status.NON_DESCENT: "even the direction down the gradient does not go down",
     Status.ROUNDOFF_LIMITED: "no progress is possible at this precision; try float64, or scale the problem",
     Status.UNBOUNDED: "the objective falls without bound",
