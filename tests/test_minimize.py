@@ -91,10 +91,13 @@ def test_every_test_of_the_end_has_its_own_status() -> None:
     assert solve(max_steps=0).status == Status.MAX_STEPS
 
 
+def walled(w: Any) -> Any:
+    return jnp.where(w[0] < 0.01, jnp.nan, rosenbrock(w))
+
+
 @each_search
 @pytest.mark.parametrize("budget", [1, 2, 3, 5, 9])
 def test_the_budget_is_never_exceeded(name: str, budget: int) -> None:
-    walled: Callable[[Any], Any] = lambda w: jnp.where(w[0] < 0.01, jnp.nan, rosenbrock(w))  # noqa: E731
     result = jc.minimize(walled, SEARCHING[name], jnp.array([3.0, -2.0]), max_evals=budget)
     assert result.num_evals <= budget
     assert result.status == Status.MAX_EVALS

@@ -209,8 +209,8 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
         raise ValueError(f"memory_size must be at least 1, got {memory_size}")
 
     def init(params: Any) -> LBFGSState:
-        zero = jnp.zeros((), jnp.int32)
-        return LBFGSState(empty_history(params, memory_size), start_search(params), zero, zero, zero)
+        search, zero = start_search(params), jnp.zeros((), jnp.int32)
+        return LBFGSState(empty_history(params, memory_size), search, zero, zero, zero)
 
     def update(grads: Any, state: LBFGSState, params: Any = None, **keywords: Any) -> tuple[Any, LBFGSState]:
         if not jax.tree.leaves(grads):
