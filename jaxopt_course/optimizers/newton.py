@@ -150,7 +150,8 @@ def newton_direction(
     direction, lowest = lax.cond(definite, solve, reflect)
     direction = -scale * direction
     length = jnp.linalg.norm(direction)
-    direction = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length) * direction
+    cut = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length)
+    direction = lax.stop_gradient(cut) * direction
     return direction, lowest.astype(radius.dtype), definite
 
 
