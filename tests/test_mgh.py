@@ -154,8 +154,8 @@ def _osborne_2(x: list) -> list:
 
 def _watson(x: list) -> list:
     t = [mp.mpf(i) / 29 for i in range(1, 30)]
-    u = [mp.polyval(x[::-1], s) for s in t]
-    slope = [mp.polyval([k * x[k] for k in range(len(x) - 1, 0, -1)], s) for s in t]
+    u = [mp.fsum(a * s**k for k, a in enumerate(x)) for s in t]
+    slope = [mp.fsum(k * a * s ** (k - 1) for k, a in enumerate(x) if k) for s in t]
     return [b - a * a - 1 for a, b in zip(u, slope, strict=True)] + [x[0], x[1] - x[0] ** 2 - 1]
 
 
