@@ -32,14 +32,7 @@ def race(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     images(parser)
     add("--loss", default="softmax", choices=("softmax", "hinge"), help="(default: %(default)s)")
-    add(
-        "--optimizers",
-        nargs="+",
-        default=list(OPTIMIZERS),
-        choices=OPTIMIZERS,
-        metavar="NAME",
-        help=f"of {', '.join(OPTIMIZERS)} (default: all)",
-    )
+    some_of(parser, "--optimizers", OPTIMIZERS)
     add("--epochs", type=whole(1), default=30, metavar="E", help="(default: %(default)s)")
     add(
         "--seeds",
@@ -68,14 +61,7 @@ def profiles(parser: argparse.ArgumentParser) -> None:
         choices=("mgh", "cutest", "both"),
         help="problems; cutest takes sif2jax and an hour or more (default: %(default)s)",
     )
-    add(
-        "--solvers",
-        nargs="+",
-        default=list(PROFILED),
-        choices=PROFILED,
-        metavar="NAME",
-        help=f"of {', '.join(PROFILED)} (default: all)",
-    )
+    some_of(parser, "--solvers", PROFILED)
     add("--problems", nargs="+", default=[], metavar="NAME", help="of the collection (default: all)")
     add(
         "--max-evals",
@@ -91,14 +77,7 @@ def profiles(parser: argparse.ArgumentParser) -> None:
 def solve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     image_set(parser)
-    add(
-        "--methods",
-        nargs="+",
-        default=list(SOLVED_BY),
-        choices=SOLVED_BY,
-        metavar="NAME",
-        help=f"of {', '.join(SOLVED_BY)} (default: all; newton only where its Hessian fits)",
-    )
+    some_of(parser, "--methods", SOLVED_BY, "; newton only where its Hessian fits")
     add("--l2", type=positive, default=1e-3, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-3)")
     add("--max-steps", type=whole(1), default=1000, metavar="N", help="(default: %(default)s)")
     add(
@@ -108,6 +87,12 @@ def solve(parser: argparse.ArgumentParser) -> None:
     )
     add("--float32", action="store_true", help="solve in float32; what was found is still judged in float64")
     outcome(parser, "solve")
+
+
+def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:
+    """An option that takes some of the names, and all unless given."""
+    listed = f"of {', '.join(names)} (default: all{but})"
+    parser.add_argument(flag, nargs="+", default=list(names), choices=names, metavar="NAME", help=listed)
 
 
 def image_set(parser: argparse.ArgumentParser) -> None:

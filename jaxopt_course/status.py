@@ -6,7 +6,8 @@ from enum import IntEnum
 class Status(IntEnum):
     """`RUNNING` is 0, success is positive, every failure has a negative number of its own.
 
-    Success means that the gradient is small: `SMALL_STEP` and `SMALL_DECREASE` are given only where it is.
+    Success means that the gradient is small, `SMALL_STEP` and `SMALL_DECREASE` included, or that the value is at the
+    target that was asked for.
 
     Example:
       >>> Status(1).name, Status(1) > 0

@@ -57,8 +57,8 @@ def empty_history(params: Any, memory_size: int) -> History:
 def inverse_hessian_product(grads: Any, history: History) -> Any:
     r"""The L-BFGS approximation of the inverse Hessian times a vector; the vector itself where the history is empty.
 
-    $$H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad w = R^{-T} (D u + \gamma Y^T Y u - \gamma Y^T
-    g)$$
+    $$H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad
+      w = R^{-T} (D u + \gamma Y^T Y u - \gamma Y^T g)$$
 
     with $\gamma = s^T y / y^T y$ of the newest pair and D the diagonal of R; of scaled pairs D is 1.
 
@@ -79,7 +79,7 @@ def inverse_hessian_product(grads: Any, history: History) -> Any:
       [1. 1. 1.]
 
     Source: Byrd, Nocedal, Schnabel (1994), "Representations of quasi-Newton matrices and their use in limited memory
-    methods", eq. 3.1; the matrix is that of Nocedal (1980), "Updating quasi-Newton matrices with limited storage".
+    methods", theorem 2.2; the matrix is that of Nocedal (1980), "Updating quasi-Newton matrices with limited storage".
     """
     slots = jnp.int32(len(history.scale))
     newest = lax.rem(history.num_stored + slots - 1, slots)
@@ -107,7 +107,7 @@ def remember(history: History, s: Any, y: Any) -> History:
     Returns:
       The new history; its `num_stored` tells whether the pair was taken.
 
-    Source: Byrd, Nocedal, Schnabel (1994), section 3.2: R grows by a column, and so does its inverse.
+    Source: Byrd, Nocedal, Schnabel (1994), section 3: R grows by a column, and so does its inverse.
     """
     slots, dtype = len(history.scale), history.scale.dtype
     slot = lax.rem(history.num_stored, jnp.int32(slots))

@@ -121,12 +121,12 @@ def strong_wolfe(
       '81 -> 1.1442 in 3 evaluations'
 
     Source: Nocedal and Wright (2006), "Numerical optimization", algorithms 3.5 and 3.6 and eq. 3.59; Hager and Zhang
-    (2005), "A new conjugate gradient method with guaranteed descent and an efficient line search", eqs. 4.1 and 4.3.
+    (2005), "A new conjugate gradient method with guaranteed descent and an efficient line search", section 4.
     """
     _check("strong_wolfe", max_evals, 0 < c1 < 0.5 and c1 < c2 < 1, f"0 < c1 < 1/2 and c1 < c2 < 1, got {c1} and {c2}")
-    start, noise = _start(value, grads, direction)
-    first = jnp.asarray(first_length, start.dtype)
     most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
+    search = _begin(value_and_grad_fn, params, value, grads, direction, first_length, has_aux, most > 0)
+    start, first, noise = search.low, search.length, _rounding(search.low[1])
 
     def body(search: _Search) -> _Search:
         low, high = search.low, search.high
@@ -160,11 +160,9 @@ def strong_wolfe(
             phase=jnp.where(accepted, ACCEPTED, jnp.where(phi == -jnp.inf, BOTTOMLESS, phase)).astype(jnp.int32),
         )
 
-    downhill = start[2] < 0
-    search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
     search = lax.while_loop(lambda s: s.phase <= RETURNING, body, search)
     unbounded = _straight_down(search.low, start, first) | (search.phase == BOTTOMLESS)
-    return _end(search, start, first, noise, grads, unbounded)
+    return _end(search, start, first, grads, unbounded)
 
 
 def armijo(
@@ -215,31 +213,27 @@ def armijo(
       '81 -> 8.0461 in 3 evaluations'
 
     Source: Armijo (1966), "Minimization of functions having Lipschitz continuous first partial derivatives"; Nocedal
-    and Wright (2006), "Numerical optimization", algorithm 3.1 and eq. 3.57.
+    and Wright (2006), "Numerical optimization", algorithm 3.1 and section 3.5.
     """
     _check("armijo", max_evals, 0 < c1 < 1, f"0 < c1 < 1, got {c1}")
-    start, noise = _start(value, grads, direction)
-    first = jnp.asarray(first_length, start.dtype)
     most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
-    downhill = start[2] < 0
+    search = _begin(value_and_grad_fn, params, value, grads, direction, first_length, has_aux, most > 0)
+    start, first = search.low, search.length
 
     def body(search: _Search) -> _Search:
         trial, grad, aux = _evaluate(value_and_grad_fn, params, search.length, direction, has_aux)
         t, phi, slope = trial
         armijo = (phi <= start[1] + c1 * t * start[2]) & (phi < start[1])  # which rounding may make equal
         accepted = armijo & jnp.isfinite(phi) & jnp.isfinite(slope)
-        least = (
-            -0.5 * start[2] * t**2 / (phi - start[1] - t * start[2])
-        )  # of the parabola through the start and the trial
+        least = -0.5 * start[2] * t**2 / (phi - start[1] - t * start[2])  # where the parabola is lowest
         length = jnp.where(jnp.isfinite(least), jnp.clip(least, 0.1 * t, 0.5 * t), 0.2 * t)
         over = search.num_evals + 1 >= most
         phase = jnp.where(phi == -jnp.inf, BOTTOMLESS, jnp.where(over, FAILED, SEARCHING))
         phase = jnp.where(accepted, ACCEPTED, phase)
         return _Search(length, trial, search.high, grad, aux, search.num_evals + 1, phase.astype(jnp.int32))
 
-    search = _begin(value_and_grad_fn, params, start, first, grads, has_aux, downhill & (most > 0))
     search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
-    return _end(search, start, first, noise, grads, search.phase == BOTTOMLESS)
+    return _end(search, start, first, grads, search.phase == BOTTOMLESS)
 
 
 def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
@@ -254,37 +248,39 @@ def scaled(length: Array, direction: Any, params: Any) -> Any:
     return jax.tree.map(lambda d, p: (length.astype(d.dtype) * d).astype(p.dtype), direction, params)
 
 
-def _start(value: Array, grads: Any, direction: Any) -> tuple[Array, Array]:
-    """The trial at t = 0, and how far two values may differ by rounding alone."""
-    dtype = at_least_32_bits(value.dtype)
-    value, slope = value.astype(dtype), vdot(grads, direction, dtype)
-    return jnp.stack([jnp.zeros((), dtype), value, slope]), 8 * jnp.finfo(dtype).eps * jnp.abs(value)
-
-
 def _begin(
     value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
     params: Any,
-    start: Array,
-    first: Array,
+    value: Array,
     grads: Any,
+    direction: Any,
+    first_length: Any,
     has_aux: bool,
     allowed: Array,
 ) -> _Search:
+    """Before the first trial; over already where none is allowed, or the direction does not go down."""
+    dtype = at_least_32_bits(value.dtype)
+    start = jnp.stack([jnp.zeros((), dtype), value.astype(dtype), vdot(grads, direction, dtype)])
     shapes = jax.eval_shape(value_and_grad_fn, params)[0][1] if has_aux else None
     return _Search(
-        length=first,
+        length=jnp.asarray(first_length, dtype),
         low=start,
         high=jnp.full_like(start, jnp.inf),
         grad=widened(grads),
         aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         num_evals=jnp.zeros((), jnp.int32),
-        phase=jnp.where(allowed, SEARCHING, FAILED).astype(jnp.int32),
+        phase=jnp.where(allowed & (start[2] < 0), SEARCHING, FAILED).astype(jnp.int32),
     )
 
 
-def _end(search: _Search, start: Array, first: Array, noise: Array, grads: Any, unbounded: Array) -> Step:
+def _rounding(value: Array) -> Array:
+    """How far two values may differ by rounding alone."""
+    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
+def _end(search: _Search, start: Array, first: Array, grads: Any, unbounded: Array) -> Step:
     accepted = search.phase == ACCEPTED
-    lost = -first * start[2] <= noise  # what the first trial should have gained
+    lost = -first * start[2] <= _rounding(start[1])  # what the first trial should have gained
     why = jnp.where(lost, jnp.int32(Status.ROUNDOFF_LIMITED), jnp.int32(Status.LINE_SEARCH_FAILED))
     why = jnp.where(start[2] < 0, why, jnp.int32(Status.NON_DESCENT))
     status = jnp.where(accepted, jnp.int32(Status.RUNNING), why)
@@ -303,7 +299,7 @@ def _evaluate(
 
 
 def _straight_down(trial: Array, start: Array, first: Array) -> Array:
-    """Whether the value has fallen, over ten decades of t and by six of its own size, and its slope has not risen."""
+    """Whether over ten decades of t the value fell by a million times its size and its slope has not risen."""
     fall = start[1] - trial[1]
     return (trial[0] >= LONGEST * first) & (trial[2] <= start[2]) & (fall >= 1e6 * jnp.maximum(1, jnp.abs(start[1])))
 

@@ -81,7 +81,7 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
       '41.0 -> 0.0'
 
     Source: the lecture's "Second-Order Optimization"; Nocedal and Wright (2006), "Numerical optimization", section 3.4;
-    absolute eigenvalues after Dauphin et al. (2014), "Identifying and attacking the saddle point problem", eq. 5.
+    absolute eigenvalues after Dauphin et al. (2014), "Identifying and attacking the saddle point problem".
     """
     rate = learning_rate_at(learning_rate)
 

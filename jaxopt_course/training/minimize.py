@@ -15,7 +15,7 @@ from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import check_floating, vdot, working_dtype
 from jaxopt_course.optimizers import NewtonState, Search
 from jaxopt_course.status import Status
-from jaxopt_course.training.steps import on_device
+from jaxopt_course.training.steps import on_device, scalar_and_aux
 from jaxopt_course.training.stopping import Facts, Stopping, describe, first_status, next_status
 
 Tolerance = int | float | Array | None
@@ -117,8 +117,8 @@ def minimize(
     there is one evaluation a step.
 
     Args:
-      objective: `params -> scalar`, or `(params, data) -> scalar` where there are data; with `has_aux`, `(scalar,
-      aux)`. optimizer: ours or any of optax's; it is handed `value`, `grad` and `value_fn` at each step.
+      objective: `params -> scalar`, or `(params, data) -> scalar` with data; `(scalar, aux)` with `has_aux`.
+      optimizer: ours or any of optax's; it is handed `value`, `grad` and `value_fn` at each step.
       params: any tree of floating-point arrays, the start.
       data: any tree of arrays, sharded or not, or None.
       max_steps: most steps.
@@ -200,12 +200,7 @@ def _solve(
 
     def value_and_aux(params: Any) -> tuple[Array, Any]:
         returned = objective(params, data) if with_data else objective(params)
-        value, aux = returned if has_aux else (returned, None)
-        if jnp.shape(value) != ():
-            raise ValueError(
-                f"minimize: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean"
-            )
-        return value, aux
+        return scalar_and_aux("minimize", returned, has_aux)
 
     value_and_grad = jax.value_and_grad(value_and_aux, has_aux=True)
 
@@ -266,7 +261,8 @@ def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array
     stride = jnp.sqrt(vdot(updates, updates, dtype))
     rounding = 8 * jnp.finfo(dtype).eps * jnp.abs(here.value)
     progress = (here.value - new.value > rounding) | (new.grad_norm < carry.least_norm)
-    stalled = carry.stalled if search is None else jnp.where(progress, 0, carry.stalled + 1)
+    looks = search is not None and search.evaluation is not None  # before it steps: then it never climbs
+    stalled = jnp.where(progress, 0, carry.stalled + 1) if looks else carry.stalled
     num_steps = carry.num_steps + running.astype(jnp.int32)
     facts = Facts(
         value=new.value,
@@ -281,7 +277,7 @@ def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array
         stalled=stalled,
     )
     now, best, size = new, carry.best, stride if search is None else search.step_size
-    if search is None or search.evaluation is None:  # a search has looked already
+    if not looks:
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
         now = _where(finite & running, new, here)
         if best is not None:

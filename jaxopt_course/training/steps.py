@@ -54,10 +54,7 @@ def train_step(
         raise ValueError(f'on_nonfinite must be "stop" or "skip", got {on_nonfinite!r}')
 
     def value_and_aux(params: Any) -> tuple[Array, Any]:
-        value, aux = objective(params, batch) if has_aux else (objective(params, batch), None)
-        if jnp.shape(value) != ():
-            raise ValueError(f"train: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean")
-        return value, aux
+        return scalar_and_aux("train", objective(params, batch), has_aux)
 
     (value, aux), grads = jax.value_and_grad(value_and_aux, has_aux=True)(carry.params)
     grad_norm = gradient_norm(grads)
@@ -141,6 +138,14 @@ def train_steps(
         return carry, jax.tree.map(lambda rows, row: rows.at[i].set(row), records, record)
 
     return lax.fori_loop(first, steps if last is None else last, body, (carry, blank))
+
+
+def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, Any]:
+    """What an objective returned, as `(value, aux)`; ValueError where the value is no scalar."""
+    value, aux = returned if has_aux else (returned, None)
+    if jnp.shape(value) != ():
+        raise ValueError(f"{caller}: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean")
+    return value, aux
 
 
 def on_device(leaf: Any) -> Array:
