@@ -64,12 +64,12 @@ def test_the_pure_method_is_the_lecture_formula() -> None:
         np.testing.assert_allclose(point, expected, rtol=1e-12)
 
 
-def test_the_pure_method_may_run_away_and_that_is_no_rounding() -> None:
-    """On sqrt(1 + w^2) it goes from w to -w^3: further up at each of more than ten steps."""
+def test_the_pure_method_may_run_away_and_that_is_no_success_and_no_rounding() -> None:
+    """On sqrt(1 + w^2) it goes from w to -w^3, up to where any gradient is small beside the value."""
     start = jnp.array([1.0001])
     result = jc.minimize(lambda w: jnp.sum(jnp.sqrt(1 + w**2)), jc.newton(line_search=None), start)
-    assert result.status != Status.ROUNDOFF_LIMITED
-    assert result.num_steps > 10
+    assert result.status == Status.MAX_STEPS
+    assert result.value <= jnp.sqrt(1 + start[0] ** 2)
 
 
 def test_a_schedule_is_counted() -> None:

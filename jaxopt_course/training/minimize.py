@@ -16,7 +16,7 @@ from jaxopt_course.dtypes import check_floating, vdot, working_dtype
 from jaxopt_course.optimizers import NewtonState, Search
 from jaxopt_course.status import Status
 from jaxopt_course.training.steps import on_device, scalar_and_aux
-from jaxopt_course.training.stopping import Facts, Stopping, describe, first_status, next_status
+from jaxopt_course.training.stopping import Facts, Stopping, describe, first_status, next_status, rounding
 
 Tolerance = int | float | Array | None
 
@@ -107,8 +107,8 @@ def minimize(
     - TARGET_REACHED: the value is at most `target`;
     - GRADIENT_NORM: the largest absolute entry of the gradient is at most `gtol`;
     - SMALL_STEP, SMALL_DECREASE: the step was no longer than `xtol` max(1, |w|), or the value fell by no more than
-      `ftol` max(1, |f|), or no lower point can be found; *and* the gradient is at most sqrt(eps) max(1, |f|). A small
-      step alone is never called success;
+      `ftol` max(1, |f|), or no lower point can be found; *and* the gradient is at most sqrt(eps) max(1, |f|), *and*
+      the value is not above that of the start. A small step alone is never called success;
     - a failure: a budget used up, something not finite, no lower point along a direction that goes down
       (LINE_SEARCH_FAILED, or ROUNDOFF_LIMITED where the decrease that is left is below the rounding of the value),
       a value that falls without bound.
@@ -165,6 +165,7 @@ def minimize(
         ftol=4 * eps if ftol is None else ftol,
         xtol=eps if xtol is None else xtol,
         near=math.sqrt(eps),
+        ceiling=math.inf,
         target=-math.inf if target is None else target,
         max_steps=max_steps,
         max_evals=np.iinfo(np.int32).max if max_evals is None else max_evals,
@@ -230,6 +231,7 @@ def _solve(
         return _next(carry, new, updates, state, num_evals, stopping)
 
     here, state, none = evaluated(params), optimizer.init(params), jnp.zeros((), jnp.int32)
+    stopping = stopping._replace(ceiling=here.value + rounding(here.value))
     search = _search(state)
     climbs = search is None or search.evaluation is None
     state = _without_evaluation(state)
@@ -259,8 +261,7 @@ def _next(carry: _Carry, new: _Point, updates: Any, state: Any, num_evals: Array
     """The carry after a step to a new point. A point that is not finite ends the solve, at the one before."""
     here, dtype, running, search = carry.here, new.value.dtype, carry.status == Status.RUNNING, _search(state)
     stride = jnp.sqrt(vdot(updates, updates, dtype))
-    rounding = 8 * jnp.finfo(dtype).eps * jnp.abs(here.value)
-    progress = (here.value - new.value > rounding) | (new.grad_norm < carry.least_norm)
+    progress = (here.value - new.value > rounding(here.value)) | (new.grad_norm < carry.least_norm)
     looks = search is not None and search.evaluation is not None  # before it steps: then it never climbs
     stalled = jnp.where(progress, 0, carry.stalled + 1) if looks else carry.stalled
     num_steps = carry.num_steps + running.astype(jnp.int32)

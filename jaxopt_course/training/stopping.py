@@ -15,12 +15,17 @@ PATIENCE = 10  # steps in a row that gain nothing but rounding
 
 
 class Stopping(NamedTuple):
-    """Tolerances and budgets, as data. `near`: the scaled gradient below which a small step or decrease is success."""
+    """Tolerances and budgets, as data.
+
+    `near`: the scaled gradient below which a small step or decrease is success; `ceiling`: the value above which it is
+    none, that of the start.
+    """
 
     gtol: Any
     ftol: Any
     xtol: Any
     near: Any
+    ceiling: Any
     target: Any
     max_steps: Any
     max_evals: Any
@@ -55,9 +60,9 @@ def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
 
 
 def next_status(facts: Facts, stopping: Stopping) -> Array:
-    """After a step. Success needs a small gradient, whatever else became small."""
+    """After a step. Success needs a small gradient and no climb, whatever else became small."""
     scale = jnp.maximum(1, jnp.abs(facts.value))
-    near = facts.grad_norm <= stopping.near * scale
+    near = (facts.grad_norm <= stopping.near * scale) & (facts.value <= stopping.ceiling)
     small_step = facts.moved & (facts.stride <= stopping.xtol * jnp.maximum(1, facts.size))
     small_decrease = facts.moved & (jnp.abs(facts.decrease) <= stopping.ftol * scale)
     tired = facts.stalled >= PATIENCE
@@ -75,6 +80,11 @@ def next_status(facts: Facts, stopping: Stopping) -> Array:
             (facts.num_steps >= stopping.max_steps, Status.MAX_STEPS),
         ]
     )
+
+
+def rounding(value: Array) -> Array:
+    """The change of a value that may be its rounding."""
+    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
 def _not_finite(value: Array, grad_norm: Array) -> list[tuple[Array, Any]]:
