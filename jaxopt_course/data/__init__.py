@@ -2,5 +2,6 @@
 
 from jaxopt_course.data.batches import BatchPlan, minibatches, shuffled
 from jaxopt_course.data.datasets import DATASETS, Dataset, load
+from jaxopt_course.data.statistics import feature_statistics
 
-__all__ = ["DATASETS", "BatchPlan", "Dataset", "load", "minibatches", "shuffled"]
+__all__ = ["DATASETS", "BatchPlan", "Dataset", "feature_statistics", "load", "minibatches", "shuffled"]

@@ -1,6 +1,6 @@
 """From data to class scores: the lecture's linear classifier `f(x, W) = Wx`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,6 +47,56 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
     dtype = widest(*dtypes)
     scores = inputs.astype(dtype) @ W.astype(dtype).T
     return scores if b is None else scores + jnp.broadcast_to(b.astype(dtype), scores.shape)
+
+
+def standardized(
+    score_fn: Callable[[Any, Any], Array], mean: Float[ArrayLike, " D"], scale: Float[ArrayLike, " D"]
+) -> Callable[[Any, Any], Array]:
+    r"""A score function of inputs as they are, which shifts and scales them before it asks another.
+
+    $$g(x, W) = f\Bigl(\frac{x - \mu}{\sigma}, W\Bigr)$$
+
+    Images stay uint8 in memory, a quarter of float32, and become floating point a minibatch at a time.
+
+    Args:
+      score_fn: `(params, inputs) -> scores`, such as `linear`.
+      mean: `[D]`, in units of the inputs, floating point: `data.feature_statistics` tells it.
+      scale: `[D]`, in units of the inputs, above 0.
+
+    Returns:
+      `(params, inputs) -> scores` for inputs `[..., D]` of any real dtype.
+
+    Raises:
+      ValueError: a scale that is not above 0, a mean that is not finite, and, when it is called, inputs of another D.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pixels = jnp.array([[0, 255], [255, 255]], jnp.uint8)
+      >>> score_fn = standardized(linear, jnp.array([127.5, 255.0]), jnp.array([127.5, 1.0]))
+      >>> score_fn(jnp.array([[1.0, 0.0], [-1.0, 0.0]]), pixels)
+      Array([[-1.,  1.],
+             [ 1., -1.]], dtype=float32)
+
+    Source: CS231n, "Setting up the data and the model", data preprocessing: the statistics are of the training part.
+    """
+    mean, scale = jnp.asarray(mean), jnp.asarray(scale)
+    if mean.shape != scale.shape or not bool(jnp.all(jnp.isfinite(mean) & (scale > 0) & jnp.isfinite(scale))):
+        raise ValueError(
+            f"standardized: need finite means and scales above 0 of one shape, got {mean.shape} and {scale.shape}; "
+            "a feature that never varies has the scale 1"
+        )
+    per_unit = 1 / scale
+
+    def of_raw(params: Any, inputs: Any) -> Array:
+        inputs = jnp.asarray(inputs)
+        if inputs.shape[-1:] != mean.shape:
+            raise ValueError(f"standardized: inputs of shape {inputs.shape} for statistics of {mean.shape} features")
+        floats = inputs if jnp.issubdtype(inputs.dtype, jnp.inexact) else mean
+        x = inputs.astype(widest(mean.dtype, floats.dtype))
+        shift, factor = (jnp.broadcast_to(row.astype(x.dtype), x.shape) for row in (mean, per_unit))
+        return score_fn(params, (x - shift) * factor)
+
+    return of_raw
 
 
 def init_linear(

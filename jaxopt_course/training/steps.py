@@ -82,7 +82,7 @@ def train_steps(
     optimizer: optax.GradientTransformation,
     carry: Carry,
     data: Any,
-    plan: Int[Array, "S B"],
+    plan: Int[Array, "S B"] | None,
     first: int | Array = 0,
     last: int | Array | None = None,
     *,
@@ -99,7 +99,8 @@ def train_steps(
       optimizer: any optax transformation.
       carry: from `start(optimizer, params)` or from the steps before.
       data: any tree of arrays with a leading axis of N examples.
-      plan: indices of examples `[S, B]`, int32, 0..N-1, such as `minibatches(...).full.reshape(-1, B)`.
+      plan: indices of examples `[S, B]`, int32, 0..N-1, such as `minibatches(...).full.reshape(-1, B)`; None where the
+        data is laid out in steps already, `[S, B, ...]`.
       first: the first row of the plan to take; it may be traced, and then one compile serves every `first` and `last`.
       last: the row to stop before.
       has_aux: whether the objective returns `(value, aux)`.
@@ -125,16 +126,17 @@ def train_steps(
     """
     step = partial(train_step, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite)
 
-    def take(row: Array) -> Any:
+    def take(i: Array) -> Any:
+        row = i if plan is None else plan[i]
         return jax.tree.map(lambda leaf: leaf.at[row].get(mode="clip"), data)
 
-    aux = jax.eval_shape(step, carry, jax.eval_shape(take, plan[0]))[1].aux if has_aux else None
-    steps = plan.shape[0]
+    aux = jax.eval_shape(step, carry, jax.eval_shape(take, jnp.int32(0)))[1].aux if has_aux else None
+    steps = (jax.tree.leaves(data)[0] if plan is None else plan).shape[0]
     blank = Record(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, bool), _stacked_zeros(aux, steps))
 
     def body(i: Array, so_far: tuple[Carry, Record]) -> tuple[Carry, Record]:
         carry, records = so_far
-        carry, record = step(carry, take(plan[i]))
+        carry, record = step(carry, take(i))
         return carry, jax.tree.map(lambda rows, row: rows.at[i].set(row), records, record)
 
     return lax.fori_loop(first, steps if last is None else last, body, (carry, blank))
@@ -149,12 +151,17 @@ def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, An
 
 
 def on_device(leaf: Any) -> Array:
-    """The leaf as a JAX array; integers that JAX's default 32 bits cannot hold raise instead of wrapping into range."""
-    array = jnp.asarray(leaf)
-    narrowed = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "iu" and leaf.dtype != array.dtype
-    if narrowed and not np.array_equal(np.asarray(array), leaf):
-        raise ValueError(f"the data holds {leaf.dtype} values beyond {array.dtype}; switch on jax_enable_x64")
-    return array
+    """The leaf as a JAX array."""
+    return jnp.asarray(on_host(leaf) if isinstance(leaf, np.ndarray) else leaf)
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """The leaf as an array of a dtype of JAX's; integers beyond its default 32 bits raise, and do not wrap around."""
+    array = np.asarray(leaf)
+    narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    if array.dtype.kind in "iu" and narrow.dtype != array.dtype and not np.array_equal(narrow, array):
+        raise ValueError(f"the data holds {array.dtype} values beyond {narrow.dtype}; switch on jax_enable_x64")
+    return narrow
 
 
 def gradient_norm(grads: Any) -> Float[Array, ""]:

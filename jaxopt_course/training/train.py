@@ -1,5 +1,7 @@
 """The loop that people call: minibatch training in compiled chunks, with eyes and ears in between."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,26 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.data.batches import check_batch_size, minibatches
-from jaxopt_course.training.steps import Carry, Objective, Record, on_device, start, train_steps
+from jaxopt_course.data.batches import check_batch_size
+from jaxopt_course.training.checkpoint import Checkpoints
+from jaxopt_course.training.feed import Feed, fingerprint, num_examples_of, schedule
+from jaxopt_course.training.history import History, Trace
+from jaxopt_course.training.interrupts import Interrupted, noted_signals
+from jaxopt_course.training.steps import Carry, Objective, Record, start, train_steps
 
-
-class Trace(NamedTuple):
-    """The history of a training run, NumPy arrays. Row i is step i + 1, at the parameters before it moved them.
-
-    `loss[S]`, `grad_norm[S]`: of the step's minibatch; `skipped[S]`: True where a non-finite step was not taken;
-    `aux`: what the objective returned beside its value, stacked; `eval_steps[M]`: steps taken when `eval_fn` was asked,
-    0 and the last among them; `evals`: what it said, stacked.
-    """
-
-    loss: np.ndarray
-    grad_norm: np.ndarray
-    skipped: np.ndarray
-    aux: Any
-    eval_steps: np.ndarray
-    evals: Any
+CHECKPOINT_EVERY = 1000
 
 
 class TrainResult(NamedTuple):
@@ -78,6 +72,12 @@ def train(
     callback: Callable[[Snapshot], None] | None = None,
     progress: bool | None = None,
     chunk_size: int = 100,
+    mesh: Mesh | None = None,
+    max_data_bytes: int | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    keep: int = 3,
 ) -> TrainResult:
     r"""Train on minibatches for a number of steps or epochs.
 
@@ -86,6 +86,16 @@ def train(
     A Python loop over compiled chunks of steps: progress, callbacks, evaluation and Ctrl-C live between chunks, nothing
     inside. Calls with the same objective, optimizer and shapes compile once, however many steps they take; an optimizer
     or objective made anew is a new function and compiles again. To sweep, `vmap` over `train_steps` instead.
+
+    The data may be of any dtype: images that stay `uint8` take a quarter of the memory, and `scores.standardized` makes
+    them floating point inside the step. Data beyond `max_data_bytes` is streamed: the examples of the next chunk are on
+    their way while this one trains, and the minibatches stay the same.
+
+    With a `mesh` each device computes the gradient of its share of every minibatch; the steps are those of one device,
+    up to rounding. The same call in every process of `jax.distributed`, over `jax.devices()`, trains on many hosts.
+
+    With a `checkpoint_dir` a run that was stopped, or killed, goes on where it was and ends bit-equal to one that never
+    was. SIGINT and SIGTERM then save before they end the run.
 
     Args:
       objective: `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`; `batch` is `data` with B examples.
@@ -105,6 +115,13 @@ def train(
       callback: called with a `Snapshot` after each chunk.
       progress: show a bar on stderr; by default where stderr is a terminal and rich is installed.
       chunk_size: most steps in one compiled call: how often callbacks and Ctrl-C have their turn.
+      mesh: devices to share each minibatch among, along all its axes; their number divides `batch_size`.
+      max_data_bytes: most bytes of examples on a device at once; more than that is streamed. By default what the device
+        says is free, and no limit where it does not say (a CPU).
+      checkpoint_dir: a folder for checkpoints of this run and no other.
+      checkpoint_every: steps from one to the next, 1,000 unless given; there is also one at the end.
+      resume: go on from the newest checkpoint that is whole; False insists on a folder without any.
+      keep: how many of the newest stay.
 
     Returns:
       `TrainResult(params, state, trace)`.
@@ -112,6 +129,8 @@ def train(
     Raises:
       ValueError: arguments that do not fit together, a batch larger than the data, an objective that is not scalar.
       TypeError: parameters that are not floating point.
+      CheckpointError: there are checkpoints and none can be resumed: torn, or of another tree, dtype, key, data.
+      Interrupted: SIGINT or SIGTERM came, and the run is saved. A `KeyboardInterrupt` with the exit code 130 or 143.
       NonFiniteError: with "stop", at the first step that is not finite; with either, when the parameters end so. It
         names the step and the leaf, and its `result` holds all there was before.
 
@@ -131,7 +150,7 @@ def train(
 
     Source: the lecture's "Stochastic Gradient Descent (SGD)" loop.
     """
-    num_examples = _num_examples(data)
+    num_examples = num_examples_of(data)
     check_batch_size("train", num_examples, batch_size)
     whole, rest = divmod(num_examples, batch_size)
     steps_per_epoch = whole + (rest > 0 and not drop_last)
@@ -143,108 +162,137 @@ def train(
     if eval_every is not None and (eval_fn is None or eval_every < 1):
         raise ValueError(f"train: eval_every needs an eval_fn and must be at least 1, got {eval_every}")
 
+    if checkpoint_every is not None and (checkpoint_dir is None or checkpoint_every < 1):
+        raise ValueError(f"train: checkpoint_every needs a checkpoint_dir and a number from 1, got {checkpoint_every}")
+
+    feed = Feed(data, batch_size, chunk_size, mesh, max_data_bytes)
     carry = jax.tree.map(partial(jnp.array, copy=True), start(optimizer, params))  # chunks consume their input
-    data = jax.tree.map(on_device, data)
-    run = partial(_compiled_steps, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite)
-    stride = eval_every or chunk_size
-    step = 0
-    records: list[Record] = []
-    eval_steps: list[int] = []
-    evals: list[Any] = []
+    run = _Run(feed.replicated(carry), eval_fn, total)
+    advance = partial(
+        _compiled_steps, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
+    )
+    facts = {"data": fingerprint(data), "key": np.asarray(jax.random.key_data(key)).tolist(), "batch_size": batch_size}
+    facts |= {"drop_last": drop_last, "on_nonfinite": on_nonfinite, "eval_fn": eval_fn is not None}
+    stride, every = eval_every or chunk_size, checkpoint_every or CHECKPOINT_EVERY
+    stops = (stride,) * (eval_fn is not None) + (every,) * (checkpoint_dir is not None)
 
-    def evaluate() -> None:
-        if eval_fn is not None and step not in eval_steps:
-            eval_steps.append(step)
-            evals.append(jax.device_get(eval_fn(carry.params)))
+    def aux_of_a_step() -> Any:
+        few = jax.tree.map(lambda leaf: leaf[:batch_size], data)
+        return jax.eval_shape(objective, run.carry.params, few)[1] if has_aux else None
 
-    def result() -> TrainResult:
-        return TrainResult(carry.params, carry.state, _trace(records, eval_steps, evals))
-
-    with _progress_bar(progress, total) as show:
-        evaluate()
-        for plan in _plans(key, num_examples, batch_size, drop_last, total, chunk_size):
-            row, even = 0, -(-len(plan) // -(-len(plan) // chunk_size))  # pieces of one length, none a crumb
-            while row < len(plan) and step < total:
-                count = min(even, len(plan) - row, total - step)
-                if eval_fn is not None:
-                    count = min(count, stride - step % stride)
-                carry, rows = run(carry, data, plan, np.int32(row), np.int32(row + count))
-                rows = jax.tree.map(lambda leaf, a=row, b=row + count: np.asarray(leaf)[a:b], rows)
-                if not bool(carry.alive):
-                    good = int(np.argmax(rows.skipped))
-                    records.append(jax.tree.map(lambda leaf, n=good: leaf[:n], rows))
-                    batch = jax.tree.map(lambda leaf, at=plan[row + good]: leaf[at], data)
-                    message = _what_was_not_finite(objective, carry.params, batch, has_aux, rows, good)
-                    at = step + good + 1
-                    raise NonFiniteError(f"train: step {at} of {total}: {message}", at, result())
-                records.append(rows)
-                row, step = row + count, step + count
-                if step % stride == 0:
-                    evaluate()
-                loss, norm = float(rows.loss[-1]), float(rows.grad_norm[-1])
-                show(step, loss)
-                if callback is not None:
-                    callback(Snapshot(step, total, carry.params, carry.state, loss, norm))
-        evaluate()
-    if overflowed := _not_finite("params", carry.params):
+    with (
+        _kept(run, checkpoint_dir, facts, every, keep, resume, aux_of_a_step) as keep_if_due,
+        _progress_bar(progress, total) as show,
+    ):
+        if run.step == 0:
+            run.evaluate()
+        planned = schedule(key, num_examples, batch_size, drop_last, run.step, total, feed.steps_at_once, stops)
+        for piece in feed.pieces(planned):
+            first, last = piece.first, piece.last
+            run.carry, records = advance(run.carry, piece.data, piece.plan, np.int32(first), np.int32(last))
+            records = jax.tree.map(lambda rows, a=first, b=last: np.asarray(rows)[a:b], records)
+            if not bool(run.carry.alive):
+                good = int(np.argmax(records.skipped))
+                indices = np.asarray(piece.indices[first + good])
+                batch = jax.tree.map(lambda leaf, at=indices: jnp.asarray(leaf[at]), data)
+                why = _what_was_not_finite(objective, jax.device_get(run.carry.params), batch, has_aux, records, good)
+                run.record(jax.tree.map(lambda rows, n=good: rows[:n], records))
+                raise NonFiniteError(f"train: step {run.step + 1} of {total}: {why}", run.step + 1, run.result())
+            run.record(records)
+            if run.step % stride == 0:
+                run.evaluate()
+            loss, norm = float(records.loss[-1]), float(records.grad_norm[-1])
+            show(run.step, loss)
+            if callback is not None:
+                callback(Snapshot(run.step, total, run.carry.params, run.carry.state, loss, norm))
+            keep_if_due()
+        run.evaluate()
+        keep_if_due(last=True)
+    if overflowed := _not_finite("params", run.carry.params):
         message = (
-            f"train: after step {step}, the last, {', '.join(overflowed)} not finite. Try a smaller learning rate."
+            f"train: after step {run.step}, the last, {', '.join(overflowed)} not finite. Try a smaller learning rate."
         )
-        raise NonFiniteError(message, step, result())
-    return result()
+        raise NonFiniteError(message, run.step, run.result())
+    return run.result()
 
 
-@partial(jax.jit, static_argnums=(0, 1), static_argnames=("has_aux", "on_nonfinite"), donate_argnums=2)
+class _Run:
+    """Where a run stands."""
+
+    def __init__(self, carry: Carry, eval_fn: Callable[[Any], Any] | None, total: int):
+        self.carry, self.eval_fn, self.total = carry, eval_fn, total
+        self.step, self.history = 0, History()
+
+    def record(self, records: Record) -> None:
+        self.history.records.append(records)
+        self.step += len(records.loss)
+
+    def evaluate(self) -> None:
+        if self.eval_fn is not None and self.step not in self.history.eval_steps:
+            self.history.evaluated(self.step, self.eval_fn(self.carry.params))
+
+    def result(self) -> TrainResult:
+        return TrainResult(self.carry.params, self.carry.state, self.history.trace())
+
+
+@contextmanager
+def _kept(
+    run: _Run,
+    folder: str | os.PathLike[str] | None,
+    facts: dict[str, Any],
+    every: int,
+    keep: int,
+    resume: bool,
+    aux_of_a_step: Callable[[], Any],
+) -> Iterator[Callable[..., None]]:
+    """Go on from the folder's newest checkpoint; within, save every so many steps, at the last, and after a signal."""
+    if folder is None:
+        yield lambda last=False: None
+        return
+    with (
+        Checkpoints(folder, facts, keep, writes=jax.process_index() == 0) as files,
+        noted_signals(jax.process_count()) as signalled,
+    ):
+        if (saved := files.begin(run.carry, resume)) is not None:
+            if saved.step > run.total:
+                raise ValueError(f"train: {folder} is at step {saved.step}, beyond the {run.total} asked for")
+            said = None if run.eval_fn is None else run.eval_fn(saved.carry.params)
+            run.step, run.carry = saved.step, saved.carry
+            run.history = History.of_arrays(saved.history, aux_of_a_step(), said)
+        newest = run.step if saved else None
+
+        def keep_if_due(last: bool = False) -> None:
+            nonlocal newest
+            signum = signalled()
+            if run.step != newest and (signum or last or run.step % every == 0):
+                files.save(run.step, run.carry, run.history.arrays())
+                newest = run.step
+            if signum:
+                files.wait()
+                how = f"{signal.Signals(signum).name} after step {run.step} of {run.total}, saved in {folder}"
+                raise Interrupted(f"train: {how}; the same call goes on from there", signum, run.step, run.result())
+
+        yield keep_if_due
+
+
+@partial(jax.jit, static_argnums=(0, 1), static_argnames=("has_aux", "on_nonfinite", "everywhere"), donate_argnums=2)
 def _compiled_steps(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     carry: Carry,
     data: Any,
-    plan: Array,
+    plan: Array | None,
     first: Array,
     last: Array,
     *,
     has_aux: bool,
     on_nonfinite: str,
+    everywhere: NamedSharding | None,
 ) -> tuple[Carry, Record]:
-    return train_steps(objective, optimizer, carry, data, plan, first, last, has_aux=has_aux, on_nonfinite=on_nonfinite)
-
-
-_compiled_plan = jax.jit(minibatches, static_argnums=(1, 2, 3), static_argnames="drop_last")
-
-
-def _plans(
-    key: Array, num_examples: int, batch_size: int, drop_last: bool, total: int, chunk_size: int
-) -> Iterator[Array]:
-    """Rows of indices for every step, a few epochs at a time, so that a chunk is not cut short by a small epoch."""
-    whole, rest = divmod(num_examples, batch_size)
-    keep = rest > 0 and not drop_last
-    epochs = 1 if keep else max(1, chunk_size // whole)
-    for first in range(0, -(-total // (whole + keep)), epochs):
-        plan = _compiled_plan(key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=np.int32(first))
-        yield plan.full.reshape(-1, batch_size)
-        if keep:
-            yield plan.last
-
-
-def _num_examples(data: Any) -> int:
-    shapes = {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
-    if not shapes:
-        raise ValueError("train: the data is empty")
-    lengths = {shape[0] if shape else None for shape in shapes.values()}
-    if len(lengths) > 1 or None in lengths:
-        listed = ", ".join(f"data{path} {shape}" for path, shape in shapes.items())
-        raise ValueError(f"train: every array of the data needs the same number of examples first, got {listed}")
-    return int(lengths.pop() or 0)
-
-
-def _trace(records: list[Record], eval_steps: list[int], evals: list[Any]) -> Trace:
-    if records:
-        loss, grad_norm, skipped, aux = jax.tree.map(lambda *rows: np.concatenate(rows), *records)
-    else:
-        loss, grad_norm, skipped, aux = np.zeros(0), np.zeros(0), np.zeros(0, bool), None
-    stacked = jax.tree.map(lambda *rows: np.stack(rows), *evals) if evals else None
-    return Trace(loss, grad_norm, skipped, aux, np.array(eval_steps, int), stacked)
+    ended = train_steps(
+        objective, optimizer, carry, data, plan, first, last, has_aux=has_aux, on_nonfinite=on_nonfinite
+    )
+    return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)
 
 
 def _what_was_not_finite(objective: Objective, params: Any, batch: Any, has_aux: bool, rows: Record, at: int) -> str:

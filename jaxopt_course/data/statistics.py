@@ -1,0 +1,39 @@
+"""Where the features lie, and how far they spread: asked once, of data that stays as it is."""
+
+import numpy as np
+
+BLOCK = 1024  # examples that are floating point at once
+
+
+def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every feature, for `scores.standardized`; no floating-point copy is made.
+
+    Args:
+      inputs: `[N, D]`, of any real dtype, such as uint8 pixels of the training part; a `numpy.memmap` is read once.
+
+    Returns:
+      `(mean[D], scale[D])`, float32 (float64 of float64); the scale of a feature that never varies is 1.
+
+    Raises:
+      ValueError: inputs that are not a table of examples, or have none.
+
+    Example:
+      >>> mean, scale = feature_statistics(np.array([[0, 7], [4, 7]], np.uint8))
+      >>> mean.tolist(), scale.tolist()
+      ([2.0, 7.0], [2.0, 1.0])
+
+    Source: Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance", eq. 2.1, block by block.
+    """
+    if inputs.ndim != 2 or not len(inputs):
+        raise ValueError(f"feature_statistics: inputs must be [N, D] with N >= 1, got shape {inputs.shape}")
+    count, mean, squares = 0, np.zeros(inputs.shape[1]), np.zeros(inputs.shape[1])
+    for first in range(0, len(inputs), BLOCK):
+        block = inputs[first : first + BLOCK].astype(float)
+        shift = block.mean(0) - mean
+        share = len(block) / (count + len(block))
+        squares += block.var(0) * len(block) + shift**2 * count * share
+        mean += shift * share
+        count += len(block)
+    deviation = np.sqrt(squares / count)
+    dtype = np.float64 if inputs.dtype == np.float64 else np.float32
+    return mean.astype(dtype), np.where(deviation > 0, deviation, 1).astype(dtype)
