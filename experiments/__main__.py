@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
 }
-EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
         print(f"python -m experiments {args.command}: failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"python -m experiments {args.command}: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"python -m experiments {args.command}: interrupted {interrupt}".rstrip(), file=sys.stderr)
+        return getattr(interrupt, "code", 130)
 
 
 if __name__ == "__main__":

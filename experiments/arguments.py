@@ -42,6 +42,9 @@ def race(parser: argparse.ArgumentParser) -> None:
         help=f"runs at each learning rate, at least {LEAST_SEEDS} (default: %(default)s)",
     )
     add("--x64", action="store_true", help="train in float64")
+    add("--devices", type=whole(1), metavar="N", help="devices that share every minibatch (CPUs are made)")
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="save there now and then, at the end and when interrupted")
+    add("--resume", action="store_true", help="go on from what is in --checkpoint-dir")
     outcome(parser, "race")
 
 

@@ -18,9 +18,10 @@ import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.benchmarks import timing
 from experiments.planted import PEERS, Planted, planted
-from experiments.race import LOSSES, describe
+from experiments.race import describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
+from experiments.sweeps import LOSSES
 
 WALKED = 8  # entries of W
 H = 1e-4  # the lecture's step

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,63 +22,32 @@ from experiments.arguments import UsageError
 from experiments.contestants import CONTESTANTS, Contestant
 from experiments.report import Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, sha256, start_run
+from experiments.sweeps import RATES, Problem, Saves, Sweep, load_problem, sharing, swept
 
-RATES = np.logspace(-4, 1, 21)  # four a decade
 SAME = 1e-10  # relative, in float64; rules that differ in one convention part by 1e-4 or more
 TIMED_ROUNDS = 7
-LOSSES = {"softmax": jc.losses.softmax_cross_entropy, "hinge": jc.losses.multiclass_hinge}
-
-
-class Problem(NamedTuple):
-    """What is raced on, the same for all."""
-
-    dataset: jc.data.Dataset
-    train: tuple[jax.Array, jax.Array]
-    test: tuple[jax.Array, jax.Array]
-    objective: Callable[[Any, Any], jax.Array]
-    batch_size: int
-    epochs: int
-    keys: jax.Array  # one a seed
-
-    def start(self, key: jax.Array) -> tuple[Any, jax.Array]:
-        """Parameters and the plan of minibatches that belong to a seed."""
-        inputs, _ = self.train
-        init_key, order_key = jax.random.split(key)
-        params = jc.scores.init_linear(init_key, len(self.dataset.class_names), inputs.shape[1])
-        plan = jc.data.minibatches(order_key, len(inputs), self.batch_size, self.epochs)
-        return params, plan.full.reshape(-1, self.batch_size)
-
-
-class Sweep(NamedTuple):
-    """All runs of one rule: arrays `[rates, seeds, ...]`."""
-
-    train_loss: np.ndarray
-    test_accuracy: np.ndarray
-    loss: np.ndarray  # [rates, seeds, steps]
-    grad_norm: np.ndarray
-    start_loss: np.ndarray
-    params: Any
-
-    @property
-    def best(self) -> int:
-        """The rate with the lowest mean training loss; a rate at which any seed diverged is out."""
-        return int(np.argmin(np.where(np.isfinite(self.train_loss), self.train_loss, np.inf).mean(axis=1)))
 
 
 def run(args: argparse.Namespace) -> int:
     """Race, write the folder, print the table. 1 if a rule is not its twin's equal."""
+    if args.resume and not args.checkpoint_dir:
+        raise UsageError("--resume needs --checkpoint-dir")
+    mesh = sharing(args.devices, args.batch_size)
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     with jax.enable_x64(args.x64), start_run("race", asked, args.out) as folder:
-        problem = load_problem(args)
+        problem = load_problem(args, mesh)
         dataset = problem.dataset
         folder.note(
             dtype="float64" if args.x64 else "float32",
             data=describe(dataset),
             learning_rates=RATES,
         )
+        kept = ("data", "loss", "l2", "batch_size", "epochs", "seeds", "seed", "x64")
+        facts = {f"--{name}": asked[name] for name in kept}
+        saves = Saves(args.checkpoint_dir, args.resume, facts) if args.checkpoint_dir else None
         sweeps, results = {}, {}
         for name in watch(dict.fromkeys(args.optimizers), args.quiet or args.json):
-            sweeps[name] = sweep(CONTESTANTS[name], problem)
+            sweeps[name] = swept(CONTESTANTS[name], problem, saves)
             results[name] = judge(CONTESTANTS[name], sweeps[name], problem)
         write_outputs(folder, args, problem, sweeps, results)
         if args.json:
@@ -98,34 +67,6 @@ def describe(dataset: jc.data.Dataset) -> dict[str, Any]:
         "test": len(dataset.test[0]),
         "image_shape": dataset.image_shape,
     }
-
-
-def load_problem(args: argparse.Namespace) -> Problem:
-    dataset = jc.data.load(args.data, root=args.root)
-    if args.batch_size > len(dataset.train[0]):
-        raise UsageError(f"--batch-size {args.batch_size} is more than the {len(dataset.train[0])} training images")
-    objective = jc.empirical_risk(jc.scores.linear, LOSSES[args.loss], jc.losses.l2_penalty, args.l2)
-    train, test = (
-        (jnp.asarray(inputs, float), jnp.asarray(labels)) for inputs, labels in (dataset.train, dataset.test)
-    )
-    keys = jax.random.split(jax.random.key(args.seed), args.seeds)
-    return Problem(dataset, train, test, objective, args.batch_size, args.epochs, keys)
-
-
-def sweep(contestant: Contestant, problem: Problem) -> Sweep:
-    """Every learning rate with every seed, in one compile: the runs are lanes of a vmap."""
-
-    def one(rate: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
-        params, plan = problem.start(key)
-        optimizer = contestant.make(rate)
-        carry = jc.training.start(optimizer, params)
-        carry, record = jc.training.train_steps(problem.objective, optimizer, carry, problem.train, plan)
-        loss = jnp.where(carry.alive, problem.objective(carry.params, problem.train), jnp.inf)
-        accuracy = jc.accuracy(jc.scores.linear(carry.params, problem.test[0]), problem.test[1])
-        return loss, accuracy, record.loss, record.grad_norm, problem.objective(params, problem.train), carry.params
-
-    lanes = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)  # rates inside: they share their minibatches
-    return Sweep(*jax.device_get(jax.jit(lanes)(jnp.asarray(RATES, float), problem.keys)))
 
 
 def judge(contestant: Contestant, sweep: Sweep, problem: Problem) -> dict[str, Any]:
@@ -155,7 +96,7 @@ def spread(name: str, values: np.ndarray) -> dict[str, float]:
 
 def time_both(ours: Any, twin: Any, problem: Problem) -> dict[str, float]:
     """Steps a second of `train` with either, turn by turn, in medians; and what the first call took beyond that."""
-    params, plan = problem.start(problem.keys[0])
+    params, num_steps = problem.start(problem.keys[0]), problem.epochs * (len(problem.train[0]) // problem.batch_size)
     seconds: dict[str, list[float]] = {"ours": [], "optax": []}
     for _ in range(1 + TIMED_ROUNDS):
         for name, optimizer in (("ours", ours), ("optax", twin)):
@@ -167,15 +108,16 @@ def time_both(ours: Any, twin: Any, problem: Problem) -> dict[str, float]:
                 problem.train,
                 key=problem.keys[0],
                 batch_size=problem.batch_size,
-                num_steps=len(plan),
+                num_steps=num_steps,
                 progress=False,
+                mesh=problem.mesh,
             )
             jax.block_until_ready(result.params)
             seconds[name].append(time.perf_counter() - began)
     steady = {name: float(np.median(values[1:])) for name, values in seconds.items()}
     return {
-        "steps_per_second": len(plan) / steady["ours"],
-        "steps_per_second_optax": len(plan) / steady["optax"],
+        "steps_per_second": num_steps / steady["ours"],
+        "steps_per_second_optax": num_steps / steady["optax"],
         "compile_seconds": seconds["ours"][0] - steady["ours"],
         "compile_seconds_optax": seconds["optax"][0] - steady["optax"],
     }
@@ -186,7 +128,7 @@ def largest_difference(ours: Any, twin: Any, problem: Problem) -> tuple[float, f
 
     In float64, whatever the race runs in: there a rule that differs in one convention stands out by 6 orders.
     """
-    params, plan = problem.start(problem.keys[0])
+    params, plan = problem.start(problem.keys[0]), problem.plan(problem.keys[0], problem.epochs)
     with jax.enable_x64(True):
         params, data = jax.tree.map(
             lambda leaf: leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,

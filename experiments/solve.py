@@ -19,9 +19,10 @@ import optax
 
 import jaxopt_course as jc
 from experiments.contestants import CONTESTANTS
-from experiments.race import LOSSES, describe
+from experiments.race import describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
+from experiments.sweeps import LOSSES
 
 RATES = np.logspace(-3.5, 1.5, 11)  # two a decade
 FEW = 1000  # parameters: up to here the Hessian fits

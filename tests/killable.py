@@ -30,7 +30,7 @@ def trained(**options: Any) -> Any:
     rng = np.random.default_rng(0)
     data = rng.standard_normal((60, 5)), rng.integers(0, 3, 60).astype(np.int32)
     params = {"W": jnp.zeros((3, 5)), "b": jnp.zeros(3)}
-    options = {"num_steps": STEPS, "chunk_size": 3, "eval_fn": lambda p: p["b"], "eval_every": 50} | options
+    options = {"num_steps": STEPS, "chunk_size": 3, "eval_fn": lambda p: p["b"], "eval_every": 50, **options}
     return jc.train(OBJECTIVE, OPTIMIZER, params, data, key=jax.random.key(5), batch_size=8, **options)
 
 

@@ -39,8 +39,8 @@ OPTIMIZER = jc.adam(0.05)
 
 def trained(data: Any = None, **options: Any) -> Any:
     objective, params, default = problem()
-    options = {"num_steps": 40, "batch_size": BATCH, "chunk_size": 16, "key": jax.random.key(1)} | options
-    return jc.train(objective, OPTIMIZER, params, default if data is None else data, **options)
+    options = {"num_steps": 40, "batch_size": BATCH, "chunk_size": 16, **options}
+    return jc.train(objective, OPTIMIZER, params, default if data is None else data, key=jax.random.key(1), **options)
 
 
 def assert_equal(a: Any, b: Any) -> None:

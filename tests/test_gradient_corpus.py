@@ -28,8 +28,10 @@ REJECTED = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
 
 @pytest.fixture(autouse=True)
 def compiled_code_is_let_go() -> Iterator[None]:
-    """Each check compiles its own, some 10 MB."""
+    """Each check compiles its own, some 10 MB, and runs it once: polishing it would take longer than running it."""
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
+    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
 
 

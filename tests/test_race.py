@@ -175,7 +175,7 @@ def test_an_interrupt_exits_130_and_says_so_in_the_manifest(tmp_path: Path) -> N
         "import sys, experiments.race as race\n"
         "from experiments.__main__ import main\n"
         "def interrupt(*_): raise KeyboardInterrupt\n"
-        "race.sweep = interrupt\n"
+        "race.swept = interrupt\n"
         f"sys.exit(main(['race', '--out', {str(tmp_path / 'run')!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -183,12 +183,54 @@ def test_an_interrupt_exits_130_and_says_so_in_the_manifest(tmp_path: Path) -> N
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
 
 
+SMALL = ("race", "--optimizers", "adam", "--epochs", "2", "--seeds", "3", "--json")
+
+
+def test_a_race_that_is_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    """Stopped by SIGTERM after an epoch; and eight devices that share the minibatches come to the same end."""
+    saves = ("--checkpoint-dir", str(tmp_path / "saves"))
+    code = (
+        "import os, signal, sys, experiments.sweeps as sweeps\n"
+        "from experiments.__main__ import main\n"
+        "whole = sweeps.Checkpoints.begin\n"
+        "def begin(*args): os.kill(os.getpid(), signal.SIGTERM); return whole(*args)\n"
+        "sweeps.Checkpoints.begin = begin\n"
+        f"sys.exit(main({[*SMALL, *saves, '--out', str(tmp_path / 'stopped')]!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 143
+    assert "SIGTERM: Adam is saved after epoch 1" in done.stderr
+    assert json.loads((tmp_path / "stopped" / "manifest.json").read_text())["status"] == "interrupted"
+    done = experiments(*SMALL, *saves, "--out", tmp_path / "anew")
+    assert done.returncode == 1
+    assert "holds 1 checkpoints" in done.stderr
+    done = experiments(*SMALL, *saves, "--resume", "--out", tmp_path / "resumed")
+    assert done.returncode == 0, done.stderr
+    done = experiments(*SMALL, "--devices", "8", "--out", tmp_path / "shared")
+    assert done.returncode == 0, done.stderr
+    done = experiments(*SMALL, "--out", tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    resumed, shared, whole = ((tmp_path / run / "metrics.csv").read_text() for run in ("resumed", "shared", "whole"))
+    assert resumed == whole
+    a, b = ([float(row["loss"]) for row in csv.DictReader(text.splitlines())] for text in (shared, whole))
+    np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_devices_that_cannot_share_a_minibatch_exit_2(tmp_path: Path) -> None:
+    done = experiments("race", "--devices", "3", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert "--batch-size 128 is not a multiple of --devices 3" in done.stderr
+    done = experiments("race", "--resume", "--out", tmp_path / "run2")
+    assert done.returncode == 2
+    assert "--resume needs --checkpoint-dir" in done.stderr
+
+
 def test_a_rule_that_is_not_its_twin_exits_1(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np, optax, experiments.race as race\n"
         "from experiments.__main__ import main\n"
         "ones, params = np.ones((21, 3)), {'W': np.ones((21, 3, 10, 64)), 'b': np.ones((21, 3, 10))}\n"
-        "race.sweep = lambda *_: race.Sweep(ones, ones, np.ones((21, 3, 11)), np.ones((21, 3, 11)), ones, params)\n"
+        "race.swept = lambda *_: race.Sweep(ones, ones, np.ones((21, 3, 11)), np.ones((21, 3, 11)), ones, params)\n"
         "race.CONTESTANTS['adam'] = race.CONTESTANTS['adam']._replace(twin=optax.adam)  # epsilon 1e-8, ours 1e-7\n"
         "small = ['--optimizers', 'adam', '--epochs', '1', '--seeds', '3', '--json']\n"
         f"sys.exit(main(['race', *small, '--out', {str(tmp_path / 'run')!r}]))\n"

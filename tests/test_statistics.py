@@ -17,7 +17,7 @@ PIXELS[:, 3] = 200
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 def test_equal_numpy_over_all_blocks(dtype: type) -> None:
-    inputs = PIXELS.astype(dtype)
+    inputs: np.ndarray = PIXELS.astype(dtype)
     mean, scale = feature_statistics(inputs)
     expected = inputs.astype(float).std(0)
     expected[3] = 1

@@ -7,11 +7,14 @@ is one compiled loop that gathers a batch and multiplies twice, in the layout W[
 import argparse
 import math
 import sys
+import tempfile
+from functools import partial
 from typing import Any, NamedTuple
 
 from experiments.benchmarks import timing
 
 BATCH, CLASSES, EXAMPLES, RATE = 128, 10, 5000, 1e-3
+LONG = 5
 RULES = ("sgd", "adam")
 
 
@@ -39,6 +42,7 @@ def main(argv: list[str]) -> int:
         help="image shapes such as 8x8 or 32x32x3 (8x8 28x28 32x32x3)",
     )
     options = parser.parse_args(argv)
+    from experiments.contestants import CONTESTANTS
 
     peak = matmul_flops(options.rounds)
     timings: list[timing.Timing] = []
@@ -49,8 +53,12 @@ def main(argv: list[str]) -> int:
         flops, moved = cost(problem.features)
         for rule in RULES:
             group = f"{rule} {'x'.join(map(str, shape))}"
-            runs = contestants(problem, rule, options.steps)
+            ours, twin = CONTESTANTS[rule].make(RATE), CONTESTANTS[rule].twin(RATE)
+            runs = contestants(problem, rule, ours, twin, options.steps)
             result = timing.race(group, runs, options.rounds, per=options.steps, notes=NOTES)
+            steps = LONG * options.steps
+            runs = {"saved": saved_run(problem, ours, steps), "not saved": train_run(problem, ours, steps)}
+            result |= timing.race(group, runs, options.rounds, per=steps, notes=NOTES)
             timings.extend(result.values())
             ratios.extend(targets(group, result))
             for line, t in zip(timing.race_lines(result, "floor"), result.values(), strict=True):
@@ -96,6 +104,10 @@ def load(shape: tuple[int, ...], steps: int) -> Problem:
 
 NOTES = {
     "ours": "train: compiled chunks, shuffling, trace",
+    "ours, uint8": "the same, images standardised inside the step",
+    "ours, streamed": "uint8, at most a fifth of it on the device",
+    "saved": "train, a checkpoint every 1,000 steps",
+    "not saved": f"train, {LONG} times the steps",
     "optax, same loop": "train with optax's rule",
     "ours, one call": "train_steps over the whole plan, jitted",
     "optax, usual": "Python loop, jitted step, W[D, C], shuffled ahead",
@@ -104,12 +116,11 @@ NOTES = {
 }
 
 
-def contestants(problem: Problem, rule: str, steps: int) -> dict[str, timing.Run | None]:
-    from experiments.contestants import CONTESTANTS
-
-    ours, twin = CONTESTANTS[rule].make(RATE), CONTESTANTS[rule].twin(RATE)
+def contestants(problem: Problem, rule: str, ours: Any, twin: Any, steps: int) -> dict[str, timing.Run | None]:
     return {
         "ours": train_run(problem, ours, steps),
+        "ours, uint8": pixels_run(problem, ours, steps, 1.0),
+        "ours, streamed": pixels_run(problem, ours, steps, 0.2),
         "optax, same loop": train_run(problem, twin, steps),
         "ours, one call": train_steps_run(problem, ours),
         "optax, usual": optax_run(problem, twin, steps),
@@ -124,31 +135,55 @@ def targets(group: str, result: dict[str, timing.Timing]) -> list[timing.Ratio]:
         timing.ratio(f"{group}: ours / floor", ours, result["floor"], "<=", 1.15),
         timing.ratio(f"{group}: torch / ours", result["torch eager"], ours, ">=", 3.0),
         timing.ratio(f"{group}: ours / optax in the same loop", ours, result["optax, same loop"], "<=", 1.0),
+        timing.ratio(f"{group}: uint8 / float", result["ours, uint8"], ours, "<=", 1.0),
+        timing.ratio(f"{group}: saved / not saved", result["saved"], result["not saved"], "<=", 1.02),
     ]
 
 
-def train_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
+def train_run(problem: Problem, optimizer: Any, steps: int, score_fn: Any = None, data: Any = None) -> Any:
+    """`train` with all it needs; more options may be given when it is called."""
     import jax
 
     import jaxopt_course as jc
 
-    objective = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy)
-    params = jc.scores.init_linear(jax.random.key(0), CLASSES, problem.features)
-    order = jax.random.key(1)
+    return partial(
+        jc.train,
+        jc.empirical_risk(score_fn or jc.scores.linear, jc.losses.softmax_cross_entropy),
+        optimizer,
+        jc.scores.init_linear(jax.random.key(0), CLASSES, problem.features),
+        problem.data if data is None else data,
+        key=jax.random.key(1),
+        batch_size=BATCH,
+        num_steps=steps,
+        progress=False,
+    )
 
-    def run() -> Any:
-        return jc.train(
-            objective,
-            optimizer,
-            params,
-            problem.data,
-            key=order,
-            batch_size=BATCH,
-            num_steps=steps,
-            progress=False,
-        )
 
-    return run
+def pixels_run(problem: Problem, optimizer: Any, steps: int, share: float) -> timing.Run:
+    """Images as uint8, on the device as a whole or a share of them at a time."""
+    import jax
+    import numpy as np
+
+    import jaxopt_course as jc
+
+    pixels = np.clip(problem.images * 32 + 128, 0, 255).astype(np.uint8)
+    score_fn = jc.scores.standardized(jc.scores.linear, *jc.data.feature_statistics(pixels))
+    data = (pixels, problem.labels)
+    if share == 1:
+        return train_run(problem, optimizer, steps, score_fn, jax.device_put(data))
+    limit = int(share * sum(leaf.nbytes for leaf in data))
+    return partial(train_run(problem, optimizer, steps, score_fn, data), max_data_bytes=limit)
+
+
+def saved_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
+    """With a checkpoint every 1,000 steps, each time in a folder of its own."""
+    run = train_run(problem, optimizer, steps)
+
+    def saved() -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            return run(checkpoint_dir=folder, checkpoint_every=1000)
+
+    return saved
 
 
 def train_steps_run(problem: Problem, optimizer: Any) -> timing.Run:

@@ -1,0 +1,162 @@
+"""Every learning rate with every seed: the runs of a rule are lanes of one compiled program, an epoch a call."""
+
+import argparse
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jaxopt_course as jc
+from experiments.arguments import UsageError
+from experiments.contestants import Contestant
+from jaxopt_course.training.checkpoint import Checkpoints
+from jaxopt_course.training.feed import fingerprint
+from jaxopt_course.training.interrupts import noted_signals
+
+RATES = np.logspace(-4, 1, 21)  # four a decade
+LOSSES = {"softmax": jc.losses.softmax_cross_entropy, "hinge": jc.losses.multiclass_hinge}
+SAVE_AFTER = 5.0  # seconds
+
+
+class Problem(NamedTuple):
+    """What is raced on, the same for all."""
+
+    dataset: jc.data.Dataset
+    train: tuple[jax.Array, jax.Array]
+    test: tuple[jax.Array, jax.Array]
+    objective: Callable[[Any, Any], jax.Array]
+    batch_size: int
+    epochs: int
+    keys: jax.Array  # one a seed
+    mesh: Mesh | None  # devices that share each minibatch
+
+    def start(self, key: jax.Array) -> Any:
+        """The parameters that belong to a seed."""
+        return jc.scores.init_linear(jax.random.split(key)[0], len(self.dataset.class_names), self.train[0].shape[1])
+
+    def plan(self, key: jax.Array, epochs: int, first_epoch: Any = 0) -> jax.Array:
+        """Its minibatches, `[S, B]`."""
+        order = jax.random.split(key)[1]
+        made = jc.data.minibatches(order, len(self.train[0]), self.batch_size, epochs, first_epoch=first_epoch)
+        rows = made.full.reshape(-1, self.batch_size)
+        if self.mesh is None:
+            return rows
+        return jax.lax.with_sharding_constraint(rows, NamedSharding(self.mesh, PartitionSpec(None, "data")))
+
+
+class Saves(NamedTuple):
+    """Where sweeps are saved, whether to go on from there, and what must be the same then."""
+
+    folder: Path
+    resume: bool
+    facts: dict[str, Any]
+
+
+class Sweep(NamedTuple):
+    """All runs of one rule: arrays `[rates, seeds, ...]`."""
+
+    train_loss: np.ndarray
+    test_accuracy: np.ndarray
+    loss: np.ndarray  # [rates, seeds, steps]
+    grad_norm: np.ndarray
+    start_loss: np.ndarray
+    params: Any
+
+    @property
+    def best(self) -> int:
+        """The rate with the lowest mean training loss; a rate at which any seed diverged is out."""
+        return int(np.argmin(np.where(np.isfinite(self.train_loss), self.train_loss, np.inf).mean(axis=1)))
+
+
+def load_problem(args: argparse.Namespace, mesh: Mesh | None) -> Problem:
+    dataset = jc.data.load(args.data, root=args.root)
+    if args.batch_size > len(dataset.train[0]):
+        raise UsageError(f"--batch-size {args.batch_size} is more than the {len(dataset.train[0])} training images")
+    objective = jc.empirical_risk(jc.scores.linear, LOSSES[args.loss], jc.losses.l2_penalty, args.l2)
+    train, test = (
+        (jnp.asarray(inputs, float), jnp.asarray(labels)) for inputs, labels in (dataset.train, dataset.test)
+    )
+    keys = jax.random.split(jax.random.key(args.seed), args.seeds)
+    if mesh is not None:
+        train, test, keys = jax.device_put((train, test, keys), NamedSharding(mesh, PartitionSpec()))
+    return Problem(dataset, train, test, objective, args.batch_size, args.epochs, keys, mesh)
+
+
+def sharing(count: int | None, batch_size: int) -> Mesh | None:
+    """So many devices, which share every minibatch; CPUs are made, as long as JAX has not begun."""
+    if count is None:
+        return None
+    if batch_size % count:
+        raise UsageError(f"--batch-size {batch_size} is not a multiple of --devices {count}")
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+    if jax.device_count() < count:
+        raise UsageError(f"--devices {count}: there are {jax.device_count()} of {jax.devices()[0].device_kind}")
+    return Mesh(np.array(jax.devices()[:count]), ("data",))
+
+
+def swept(contestant: Contestant, problem: Problem, saves: Saves | None = None) -> Sweep:
+    """Every learning rate with every seed, in one compile: the runs are lanes of a vmap, and an epoch is a call."""
+
+    def begin(rate: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
+        params = problem.start(key)
+        return jc.training.start(contestant.make(rate), params), problem.objective(params, problem.train)
+
+    def advance(rate: jax.Array, key: jax.Array, carry: Any, epoch: jax.Array) -> tuple[Any, Any]:
+        plan = problem.plan(key, 1, epoch)
+        return jc.training.train_steps(problem.objective, contestant.make(rate), carry, problem.train, plan)
+
+    def end(carry: Any) -> tuple[jax.Array, jax.Array]:
+        loss = jnp.where(carry.alive, problem.objective(carry.params, problem.train), jnp.inf)
+        return loss, jc.accuracy(jc.scores.linear(carry.params, problem.test[0]), problem.test[1])
+
+    def lanes(f: Callable[..., Any], rates: tuple[Any, ...], seeds: tuple[Any, ...]) -> Callable[..., Any]:
+        return jax.jit(jax.vmap(jax.vmap(f, rates), seeds, out_axes=1))  # rates inside: they share their minibatches
+
+    rates = jnp.asarray(RATES, float)
+    carry, start_loss = lanes(begin, (0, None), (None, 0))(rates, problem.keys)
+    step = lanes(advance, (0, None, 0, None), (None, 0, 1, None))
+    records: list[tuple[np.ndarray, np.ndarray]] = []
+    with kept(saves, contestant, problem, carry) as (saved, save_if_due):
+        if saved is not None:
+            carry, records = saved.carry, [(saved.history["loss"], saved.history["grad_norm"])]
+        for epoch in range(saved.step if saved else 0, problem.epochs):
+            carry, record = step(rates, problem.keys, carry, jnp.int32(epoch))
+            records.append((np.asarray(record.loss), np.asarray(record.grad_norm)))
+            save_if_due(epoch + 1, carry, records)
+    loss, grad_norm = (np.concatenate(rows, axis=2) for rows in zip(*records, strict=True))
+    train_loss, test_accuracy = lanes(end, (0,), (1,))(carry)
+    return jax.device_get(Sweep(train_loss, test_accuracy, loss, grad_norm, start_loss, carry.params))
+
+
+@contextmanager
+def kept(saves: Saves | None, contestant: Contestant, problem: Problem, carry: Any) -> Iterator[Any]:
+    """What a sweep goes on from, and what saves it: now and then, at its end, and when a signal came."""
+    if saves is None:
+        yield None, lambda *_: None
+        return
+    facts = {**saves.facts, "optimizer": contestant.label, "data": fingerprint(jax.device_get(problem.train))}
+    folder = saves.folder / contestant.label.lower().replace(",", "").replace(" ", "-")
+    with Checkpoints(folder, facts, keep=2) as files, noted_signals(1) as signalled:
+        last = time.monotonic()
+
+        def save_if_due(epoch: int, carry: Any, records: list[Any]) -> None:
+            nonlocal last
+            signum = signalled()
+            if signum or epoch == problem.epochs or time.monotonic() - last > SAVE_AFTER:
+                loss, grad_norm = (np.concatenate(rows, axis=2) for rows in zip(*records, strict=True))
+                files.save(epoch, carry, {"loss": loss, "grad_norm": grad_norm})
+                last = time.monotonic()
+            if signum:
+                files.wait()
+                message = f"{signal.Signals(signum).name}: {contestant.label} is saved after epoch {epoch}, in {folder}"
+                raise jc.training.Interrupted(f"{message}; --resume goes on", signum, epoch, None)
+
+        yield files.begin(carry, saves.resume), save_if_due
