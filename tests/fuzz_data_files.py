@@ -281,4 +281,5 @@ def main(count: int, seed: int = 0, reader: Callable[[bytes, str], object] = rea
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(*map(int, sys.argv[1:]))))
+    cases, seed = (*map(int, sys.argv[1:]), 0)[:2]
+    print(json.dumps(main(cases, seed)))
