@@ -92,7 +92,7 @@ def read(root: Path | None = None, *, official: bool = True, records: int = RECO
       FileNotFoundError: none of them is there; it says where it looked and how to get them.
       DataFileError: a file is not the official one, is damaged, or holds what it should not.
     """
-    version, path = _find(root)
+    version, path = find(root)
     pixels = np.empty((len(version.batches) * records, PIXELS), np.uint8)
     labels = np.empty(len(pixels), np.int32)
     slots = {file.name: number for number, file in enumerate(version.batches)}
@@ -114,6 +114,20 @@ def read(root: Path | None = None, *, official: bool = True, records: int = RECO
     return (pixels[:count], labels[:count]), (pixels[count:], labels[count:]), source
 
 
+def find(root: Path | None = None) -> tuple[Version, Path]:
+    """Which version of the files is there, and where: what `read` would read."""
+    folder = (FOLDER if root is None else Path(root)).expanduser()
+    names = [(version, name) for version in (BINARY, PYTHON) for name in (version.archive.name, version.folder)]
+    for version, name in names:
+        path = folder if folder.name == name else folder / name
+        if path.is_dir() if name == version.folder else path.is_file():
+            return version, path
+    raise FileNotFoundError(
+        f"load: no CIFAR-10 in {folder}: looked for {', '.join(name for _, name in names)}. Name the folder it is in "
+        f"with root=, or fetch 162 MiB with: python -m experiments data cifar10 --download --root {folder}"
+    )
+
+
 def download(root: Path | None = None) -> Path:
     """Fetch the binary version into a folder by https and compare its hash; a file that is there is left alone."""
     try:
@@ -132,19 +146,6 @@ def download(root: Path | None = None) -> Path:
         reason = " ".join(str(error).split())
         raise OSError(f"{url} could not be fetched into {folder}: {reason}") from error
     return file
-
-
-def _find(root: Path | None) -> tuple[Version, Path]:
-    folder = (FOLDER if root is None else Path(root)).expanduser()
-    names = [(version, name) for version in (BINARY, PYTHON) for name in (version.archive.name, version.folder)]
-    for version, name in names:
-        path = folder if folder.name == name else folder / name
-        if path.is_dir() if name == version.folder else path.is_file():
-            return version, path
-    raise FileNotFoundError(
-        f"load: no CIFAR-10 in {folder}: looked for {', '.join(name for _, name in names)}. Name the folder it is in "
-        f"with root=, or fetch 162 MiB with: python -m experiments data cifar10 --download --root {folder}"
-    )
 
 
 def _contents(version: Version, path: Path, official: bool, records: int) -> Iterator[tuple[str, bytes]]:
