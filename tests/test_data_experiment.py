@@ -89,7 +89,7 @@ def test_the_picture_of_patches_says_what_they_are() -> None:
     dataset = jc.data.load("patch10", num_train=40, num_test=10, raw=True)
     axes = data.picture(dataset).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(dataset.class_names)
-    assert "patch10" in axes.get_title(loc="left")
+    assert "patch10" in axes.get_title()
 
 
 def test_a_download_is_fetched_checked_and_read(host: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxopt_course.plots.figures import _axes
+
 
 def image_rows(rows: Mapping[str, np.ndarray], *, title: str) -> Figure:
     """Rows of images side by side, pixel for pixel.
@@ -23,11 +25,8 @@ def image_rows(rows: Mapping[str, np.ndarray], *, title: str) -> Figure:
     for row, images in zip(mosaic, rows.values(), strict=True):
         row[: len(images), :height, :width] = images / (largest if largest > 0 else 1)
     pixels = mosaic.swapaxes(1, 2).reshape(len(rows) * (height + 1), columns * (width + 1), *channels)
-    figure = Figure(figsize=(1.6 + 0.45 * columns, 0.7 + 0.45 * len(rows) * height / width), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
-    axes = figure.add_subplot()
+    figure, axes = _axes(title, "", "", size=(1.8 + 0.45 * columns, 0.7 + 0.45 * len(rows) * height / width))
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, loc="left", size=11)
     axes.set_xticks([])
     axes.set_yticks(np.arange(len(rows)) * (height + 1) + (height - 1) / 2, list(rows))
     axes.tick_params(length=0)
