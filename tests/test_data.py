@@ -344,7 +344,7 @@ def test_synthetic_features_that_do_not_vary_are_0() -> None:
         ("synthetic", {"num_test": 0}, "at least one example of each class.*num_test=0"),
         ("synthetic", {"num_classes": 0}, "num_classes=0"),
         ("patch10", {"num_train": 9}, "at least one example of each class.*num_train=9"),
-        ("patch10", {"num_test": 10**6}, "'patch10' has [0-9]+ patches of the astronaut here, 100000 were asked for"),
+        ("patch10", {"num_test": 10**6}, "'patch10' has fewer patches of the astronaut than the 100,000"),
         ("patch10", {"root": "somewhere"}, "'patch10' is not read from files"),
         ("patch10", {"noise": 1.0}, "'patch10' has no such option: .*noise"),
         ("synthetic", {"noise": -1.0}, "noise >= 0, got -1.0"),

@@ -129,8 +129,8 @@ def _member(
     shown = f"{where}, member {header.name[:100]!r}"
     if re.match(r"[\\/]|[A-Za-z]:", header.name) or ".." in re.split(r"[\\/]", header.name):
         raise DataFileError(f"{shown}: the name leads out of the archive")
-    is_folder = header.kind == b"5" or header.name.endswith("/")
-    if header.kind not in ((b"5",) if is_folder else (b"0", b"\0")) and not (is_folder and header.kind == b"\0"):
+    is_folder = header.kind == b"5" or (header.kind == b"\0" and header.name.endswith("/"))
+    if not is_folder and header.kind not in (b"0", b"\0"):
         raise DataFileError(f"{shown}: neither a regular file nor a folder, but of tar's type {header.kind!r}")
     if is_folder:
         if header.size:

@@ -108,7 +108,7 @@ def _mnist5k(raw: bool, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset
 def _cifar10(raw: bool, *, root: str | Path | None = None, official: bool = True) -> Dataset:
     train, test, source = cifar.read(None if root is None else Path(root), official=official)
     dataset = Dataset("cifar10", train, test, cifar.IMAGE_SHAPE, cifar.CLASS_NAMES, source)
-    return dataset if raw else standardised(dataset)
+    return dataset if raw else _standardised(dataset)
 
 
 def _patch10(raw: bool, *, num_train: int = 4000, num_test: int = 1000, seed: int = 0) -> Dataset:
@@ -120,7 +120,7 @@ def _patch10(raw: bool, *, num_train: int = 4000, num_test: int = 1000, seed: in
         raise _missing("patch10", package, "experiments,data", error) from error
     class_names = tuple(photograph.name for photograph in PHOTOGRAPHS)
     dataset = Dataset("patch10", train, test, (SIZE, SIZE, 3), class_names, SOURCE)
-    return dataset if raw else standardised(dataset)
+    return dataset if raw else _standardised(dataset)
 
 
 def _synthetic(
@@ -154,7 +154,7 @@ def _synthetic(
     class_names = tuple(f"class {c}" for c in range(num_classes))
     source = f"synthetic: class templates plus Gaussian noise of {noise} standard deviations, NumPy seed {seed}"
     dataset = Dataset("synthetic", draw(num_train), draw(num_test), tuple(image_shape), class_names, source)
-    return dataset if raw else standardised(dataset)
+    return dataset if raw else _standardised(dataset)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
@@ -166,7 +166,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 }
 
 
-def standardised(dataset: Dataset) -> Dataset:
+def _standardised(dataset: Dataset) -> Dataset:
     """Every feature at mean 0 and standard deviation 1 over the training part, float32; float32 parts in place."""
     inputs, _ = dataset.train
     mean = inputs.mean(0, dtype=float)
@@ -215,7 +215,7 @@ def _split(
     )
     class_names = tuple(str(c) for c in range(int(labels.max()) + 1))
     dataset = Dataset(name, (train_x, train_y), (test_x, test_y), image_shape, class_names, source)
-    return dataset if raw else standardised(dataset)
+    return dataset if raw else _standardised(dataset)
 
 
 def _smooth_field(rng: np.random.Generator, image_shape: tuple[int, ...]) -> np.ndarray:

@@ -68,14 +68,13 @@ def _draw(rng: np.random.Generator, side: np.ndarray, count: int, name: str) -> 
     windows = np.lib.stride_tricks.sliding_window_view(side, (SIZE, SIZE), axis=(0, 1))  # [rows, columns, 3, 32, 32]
     rows, columns = windows.shape[:2]
     found: list[np.ndarray] = []
-    for place in rng.permutation(rows * columns):
-        if len(found) == count:
-            break
+    places = iter(rng.permutation(rows * columns))
+    while len(found) < count <= rows * columns and (place := next(places, None)) is not None:
         patch = windows[place // columns, place % columns]
         if np.ptp(patch, axis=(1, 2)).max() >= LEAST_SPAN:
             found.append(patch.transpose(1, 2, 0).ravel())
     if len(found) < count:
-        raise ValueError(f"load: 'patch10' has {len(found)} patches of the {name} here, {count} were asked for")
+        raise ValueError(f"load: 'patch10' has fewer patches of the {name} than the {count:,} that were asked for")
     return np.stack(found) if found else np.empty((0, SIZE * SIZE * 3), np.uint8)
 
 
