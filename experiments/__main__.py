@@ -36,6 +36,14 @@ COMMANDS = {
         arguments.profiles,
         "experiments.profiles",
     ),
+    "data": Command(
+        "what is in an image set, and what it looks like; CIFAR-10 is fetched on request",
+        arguments.data,
+        "experiments.data",
+    ),
+    "doctor": Command(
+        "what there is on this machine, and what is missing for which command", arguments.doctor, "experiments.doctor"
+    ),
     "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated"

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-DATASETS = ("digits", "mnist5k", "synthetic")
+DATASETS = ("digits", "mnist5k", "cifar10", "patch10", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
 BENCHMARKS = ("training", "updates", "gradcheck", "solvers")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
@@ -92,6 +92,21 @@ def solve(parser: argparse.ArgumentParser) -> None:
     outcome(parser, "solve")
 
 
+def data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", choices=DATASETS, help="image set: %(choices)s", metavar="NAME")
+    folder(parser)
+    add("--download", action="store_true", help="fetch it first, by https and pinned hash (cifar10, 162 MiB)")
+    add("--unofficial", action="store_true", help="read files that are not the official ones (cifar10)")
+    add("--picture", type=Path, metavar="FILE", help="write images of each class as a picture")
+    add("--json", action="store_true", help="print JSON instead of a table")
+
+
+def doctor(parser: argparse.ArgumentParser) -> None:
+    folder(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
 def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:
     """An option that takes some of the names, and all unless given."""
     listed = f"of {', '.join(names)} (default: all{but})"
@@ -101,7 +116,12 @@ def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], 
 def image_set(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", default="digits", choices=DATASETS, help="image set (default: %(default)s)")
-    add("--root", type=Path, metavar="DIR", help="folder of the image set, for sets that are files")
+    folder(parser)
+
+
+def folder(parser: argparse.ArgumentParser) -> None:
+    where = "folder of the files of cifar10 (default: ~/.cache/jaxopt_course)"
+    parser.add_argument("--root", type=Path, metavar="DIR", help=where)
 
 
 def images(parser: argparse.ArgumentParser) -> None:

