@@ -141,8 +141,6 @@ class Checkpoints:
 
     def _read(self, path: Path, carry: Carry) -> Saved:
         facts, arrays = _load(path)
-        if facts["version"] != VERSION:
-            raise CheckpointError(f"{path} is of version {facts['version']}, this one reads {VERSION}")
         for name in sorted({*facts["run"], *self.run}):
             theirs, ours = facts["run"].get(name), self.run.get(name)
             if theirs != ours:
@@ -176,6 +174,8 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise CheckpointError(f"{path} is torn or was changed: its SHA-256 is {digest}, not the one in its name")
         with _safetensors().safe_open(path, framework="numpy") as file:
             facts = json.loads(file.metadata()["jaxopt_course"])
+            if facts["version"] != VERSION:
+                raise CheckpointError(f"{path} is of version {facts['version']}, this one reads {VERSION}")
             raw = {name: file.get_tensor(name) for name in facts["leaves"]}
             extra = {*file.keys()} - {*raw}
         if extra or facts["step"] != int(match[1]) or not isinstance(facts["run"], dict):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxopt_course.training.checkpoint import CheckpointError
 from jaxopt_course.training.steps import Record
 
 
@@ -54,7 +55,11 @@ class History:
         """From `arrays`; `aux` and `said` are trees like the aux of a step and an answer of `eval_fn`."""
         blank = Trace(*(np.zeros(0),) * 3, aux, np.zeros(0), said)
         paths, tree = jax.tree_util.tree_flatten_with_path(blank)
-        trace = jax.tree.unflatten(tree, [arrays[jax.tree_util.keystr(path)] for path, _ in paths])
+        names = [jax.tree_util.keystr(path) for path, _ in paths]
+        if {*names} != {*arrays}:
+            differ = ", ".join(sorted({*names} ^ {*arrays}))
+            raise CheckpointError(f"train: the history in the checkpoint is of another kind: {differ} only in one")
+        trace = jax.tree.unflatten(tree, [arrays[name] for name in names])
         history = cls()
         if len(trace.loss):
             history.records = [Record(*trace[:4])]
