@@ -135,7 +135,7 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np
 import jaxopt_course as jc
 
-_, who, port = sys.argv
+_, who, port, folder = sys.argv
 if port != "0":
     jax.distributed.initialize(f"localhost:{port}", 2, int(who))
 inputs, labels = jc.data.load("synthetic", image_shape=(4, 4), num_train=200, num_test=10).train
@@ -162,6 +162,10 @@ for name, mesh in meshes.items():
                           drop_last=False, mesh=mesh, max_data_bytes=limit)
         assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(result.params))
         answers[f"{name} {limit is not None}"] = [np.asarray(result.params["W"]).tolist(), result.trace.loss.tolist()]
+for steps in (90, 200) if port != "0" else ():
+    saved = jc.train(objective, jc.adam(0.1), params, data, key=jax.random.key(1), batch_size=16, num_steps=steps,
+                     drop_last=False, mesh=meshes["all"], checkpoint_dir=folder, checkpoint_every=40)
+    answers["resumed"] = [np.asarray(saved.params["W"]).tolist(), saved.trace.loss.tolist()]
 if len(devices) == 8:  # what a step says to the others: its share of the gradient and the loss, in one message
     from jaxopt_course.training.feed import Feed
     from jaxopt_course.training.train import _compiled_steps
@@ -182,30 +186,32 @@ print("ANSWER" + json.dumps(answers))
 """
 
 
-def started(devices: int, who: int = 0, port: int = 0) -> subprocess.Popen[str]:
+def started(devices: int, folder: Path, who: int = 0, port: int = 0) -> subprocess.Popen[str]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PROGRAM, str(who), str(port)]
+    command = [sys.executable, "-c", PROGRAM, str(who), str(port), str(folder)]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def answered(process: subprocess.Popen[str]) -> dict[str, Any]:
-    output, _ = process.communicate(timeout=300)
+    with process:
+        output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     return json.loads(output.split("ANSWER")[1])
 
 
-def test_one_device_eight_devices_and_two_processes_take_the_same_steps() -> None:
+def test_one_device_eight_devices_and_two_processes_take_the_same_steps(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    eight = answered(started(8))
-    both = [started(1, 0, port), started(1, 1, port)]
+    eight = answered(started(8, tmp_path))
+    both = [started(1, tmp_path, 0, port), started(1, tmp_path, 1, port)]
     answers = [eight, *map(answered, both)]
     weights, losses = map(np.array, eight["one False"])
     assert losses[-10:].mean() < losses[0] - 0.5
     for name, (w, loss) in (item for answer in answers for item in answer.items()):
         np.testing.assert_allclose(w, weights, rtol=1e-11, atol=1e-13, err_msg=name)
         np.testing.assert_allclose(loss, losses, rtol=1e-11, err_msg=name)
-    assert [len(answer) for answer in answers] == [6, 2, 2]
+    assert [len(answer) for answer in answers] == [6, 3, 3]
     assert answers[1] == answers[2]
+    assert answers[1]["resumed"] == answers[1]["all False"]

@@ -10,13 +10,17 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxopt_course.training.steps import Carry
 
@@ -73,18 +77,26 @@ class Checkpoints:
                 os.close(self.lock)
 
     def begin(self, carry: Carry, resume: bool) -> Saved | None:
-        """What to go on from; None at the very beginning, which `resume=False` insists on."""
-        if resume:
-            return self.latest(carry)
+        """What to go on from, the same in all processes; None at the beginning, which `resume=False` insists on."""
+        with _first_alone(self.writes):
+            if not resume:
+                self.insist_on_none()
+            saved = self.latest(carry)
+        if jax.process_count() > 1:
+            step = np.int32(saved.step if saved else 0)
+            multihost_utils.assert_equal(step, f"train: not all processes see the same files in {self.folder}")
+        return saved and saved._replace(carry=jax.tree.map(_placed, saved.carry, carry))
+
+    def insist_on_none(self) -> None:
+        """FileExistsError where there are checkpoints."""
         if found := _files(self.folder):
             raise FileExistsError(
                 f"train: {self.folder} holds {len(found)} checkpoints, the newest {found[-1].name}; "
                 "resume=True goes on from it, another checkpoint_dir begins anew"
             )
-        return None
 
     def latest(self, carry: Carry) -> Saved | None:
-        """The newest that is whole and of this run, its leaves placed like those of `carry`; None in an empty folder.
+        """The newest that is whole and of this run, on the host; None in an empty folder.
 
         The ones that are refused on the way are named in a warning and set aside as `*.refused`. CheckpointError when
         there is none but those.
@@ -154,9 +166,8 @@ class Checkpoints:
             theirs, ours = (f"{a.dtype.name}{list(a.shape)}" for a in (arrays[name], leaf))
             if theirs != ours:
                 raise CheckpointError(f"{path} does not fit: its {name} is {theirs}, here it is {ours}")
-        leaves, tree = jax.tree.flatten(carry)
-        placed = [_placed(arrays[name], leaf) for name, leaf in zip(wanted, leaves, strict=True)]
-        return Saved(facts["step"], jax.tree.unflatten(tree, placed), history)
+        on_host = jax.tree.unflatten(jax.tree.structure(carry), [arrays[name] for name in wanted])
+        return Saved(facts["step"], on_host, history)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -206,6 +217,22 @@ def _placed(array: np.ndarray, like: Any) -> Any:
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
     return jax.device_put(np.array(array), like.sharding)
+
+
+@contextmanager
+def _first_alone(is_first: bool) -> Iterator[None]:
+    """Of several processes the first sets files aside before the others look."""
+    if jax.process_count() == 1:
+        yield
+        return
+    wait = partial(multihost_utils.sync_global_devices, "the first has looked at the checkpoints")
+    if not is_first:
+        wait()
+    try:
+        yield
+    finally:
+        if is_first:
+            wait()
 
 
 def _locked(folder: Path) -> int:

@@ -33,7 +33,7 @@ def noted_signals(num_processes: int) -> Iterator[Callable[[], int]]:
     A second one ends the process at once; one that nobody asked for is delivered at the end. Only the main thread gets
     signals; elsewhere there are none to note.
     """
-    noted, told = 0, False
+    noted, told, asked = 0, False, 0
 
     def note(signum: int, _: Any) -> None:
         nonlocal noted
@@ -42,8 +42,11 @@ def noted_signals(num_processes: int) -> Iterator[Callable[[], int]]:
         noted = signum
 
     def which() -> int:
-        nonlocal told
-        say = noted if num_processes == 1 else int(np.max(multihost_utils.process_allgather(np.int32(noted))))
+        nonlocal told, asked
+        asked, say = asked + 1, noted
+        if num_processes > 1:
+            say = signal.SIGTERM if _preempted(asked) else noted
+            say = int(np.max(multihost_utils.process_allgather(np.int32(say))))
         told = told or say > 0
         return say
 
@@ -58,3 +61,11 @@ def noted_signals(num_processes: int) -> Iterator[Callable[[], int]]:
             signal.signal(signum, handler)
         if noted and not told:
             signal.raise_signal(noted)
+
+
+def _preempted(asked: int) -> bool:
+    """Of several processes one was sent SIGTERM: `jax.distributed` catches it, and tells all at the same asking."""
+    try:
+        return multihost_utils.reached_preemption_sync_point(asked)
+    except RuntimeError:  # its service is switched off, and ours gets the signal
+        return False
