@@ -1,0 +1,297 @@
+"""The k nearest of many points to each of some, exactly and tile by tile: the engine of `nearest_neighbor`.
+
+Columns are queries, rows are points. A tile of keys `[rows, columns]` orders the points as their distances do; the k
+least of it are merged with the k least so far, of equals the one with the lowest index, and the next tile takes its
+place. Keys of uint8 pixels are whole numbers without rounding. Keys of floating-point ones are lower bounds on the
+distance, rounding included: candidates are measured in float64 in the order of their bounds, until the next bound is
+beyond the k-th distance found; where the candidates that were kept do not reach so far, all points are measured.
+
+Everything here is traced with x64 on, whatever the caller runs in.
+"""
+
+from collections.abc import Callable
+from functools import partial, reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxopt_course.annotations import Array, Bool, Float, Int, Shaped
+from jaxopt_course.dtypes import at_least_32_bits, widest
+
+GREY = 128  # pixels are taken relative to it: whole numbers from -128 to 127
+WIDTH = 1024  # features in one product: 1024 * 128**2 = 2**24, up to where float32 adds whole numbers without rounding
+WIDEST = 2**15  # features up to which squared distances of pixels fit int32
+BLOCK = 16  # rows of a tile whose least key stands for them at first
+STRIP = 512  # columns of a tile of L1 distances, and
+STEP = 32  # features added to it at a time: both fit the first cache, and 32 * 255 fits uint16
+FEW = 16  # up to here the k least are taken one by one, beyond by a sort
+LAST = np.int32(2**31 - 1)
+LARGE = 1e150  # values up to here have squared distances within float64
+
+Found = tuple[Array, Array]  # keys and indices, [k, columns]
+
+
+def reference_point(images: Shaped[Array, "N D"]) -> Float[Array, " D"]:
+    """The point that all others are taken relative to; NaN if any of them is not finite, or too large."""
+    if images.dtype == jnp.uint8:
+        return jnp.full(images.shape[1], GREY, jnp.float32)
+    usable = jnp.all(is_usable(images))
+    return jnp.where(usable, jnp.mean(images, axis=0, dtype=jnp.float64), jnp.nan).astype(
+        at_least_32_bits(images.dtype)
+    )
+
+
+def is_usable(images: Shaped[Array, "N D"]) -> Bool[Array, " N"]:
+    """Whether every value of a row is finite, and its squares are."""
+    if images.dtype == jnp.uint8:
+        return jnp.ones(len(images), bool)
+    return jnp.all(jnp.abs(images.astype(jnp.float64)) < LARGE, axis=1)
+
+
+def norms(images: Shaped[Array, "N D"], centre: Float[Array, " D"]) -> Shaped[Array, " N"]:
+    """What a point contributes to its L2 key: `|b|^2` of whole numbers, else `|b|^2 / 2` less the slack."""
+    if _is_whole(images, "l2"):
+        pieces = _pieces(images, centre)
+        return reduce(jnp.add, [jnp.sum(piece * piece, axis=1).astype(jnp.int32) for piece in pieces])
+    relative = images.astype(jnp.float64) - centre[None].astype(jnp.float64)
+    square = jnp.sum(relative * relative, axis=1)
+    return ((0.5 - _slack(images.shape[1], "l2", centre.dtype)) * square).astype(centre.dtype)
+
+
+@partial(jax.jit, static_argnames=("k", "metric", "chunk_size"))
+def search(
+    images: Shaped[Array, "N D"],
+    centre: Float[Array, " D"],
+    norms: Shaped[Array, " N"],
+    queries: Shaped[Array, "B D"],
+    *,
+    k: int,
+    metric: str,
+    chunk_size: int,
+) -> tuple[Int[Array, "B k"], Float[Array, "B k"]]:
+    """Indices and distances, nearest first; -1 and NaN for a query that is not usable, or if the points are not."""
+    total = len(queries)
+    columns = _even(total, min(chunk_size, STRIP) if metric == "l1" else chunk_size)
+    rows = _even(len(images), chunk_size)
+    nearest = _nearest_whole if _is_whole(images, metric) else _nearest_floating
+    dtype = widest(at_least_32_bits(images.dtype), at_least_32_bits(queries.dtype)) if images.dtype != jnp.uint8 else 0
+    dtype = dtype or jnp.float32
+
+    def tile(i: Array, found: Found) -> Found:
+        first = jnp.minimum(i * columns, total - columns)
+        part = lax.dynamic_slice_in_dim(queries, first, columns)
+        distances, indices = nearest(images, centre, norms, part, k, metric, rows)
+        distances = distances.astype(jnp.float64)
+        distances = jnp.sqrt(distances) if metric == "l2" else distances
+        usable = (is_usable(part) & jnp.all(jnp.isfinite(centre)))[None]
+        new = jnp.where(usable, distances, jnp.nan).astype(dtype), jnp.where(usable, indices, -1)
+        return tuple(lax.dynamic_update_slice_in_dim(a, b.T, first, 0) for a, b in zip(found, new, strict=True))
+
+    start = jnp.zeros((total, k), dtype), jnp.zeros((total, k), jnp.int32)
+    distances, indices = lax.fori_loop(np.int32(0), np.int32(-(-total // columns)), tile, start)
+    return indices, distances
+
+
+def _nearest_whole(images: Array, centre: Array, norms: Array, queries: Array, k: int, metric: str, rows: int) -> Found:
+    if metric == "l1":
+        return _least_of_all(images, rows, len(queries), k, partial(_absolute, queries.T), jnp.int32)
+    mine = _pieces(queries, centre)
+
+    def keys(points: Array, first: Array) -> Array:
+        products = [_product(a, b).astype(jnp.int32) for a, b in zip(_pieces(points, centre), mine, strict=True)]
+        return lax.dynamic_slice_in_dim(norms, first, rows)[:, None] - 2 * reduce(jnp.add, products)
+
+    keys_, indices = _least_of_all(images, rows, len(queries), k, keys, jnp.int32)
+    square = reduce(jnp.add, [jnp.sum(piece * piece, axis=1).astype(jnp.int32) for piece in mine])
+    return keys_ + square[None], indices
+
+
+def _nearest_floating(
+    images: Array, centre: Array, norms: Array, queries: Array, k: int, metric: str, rows: int
+) -> Found:
+    num_points, num_features = images.shape
+    tiny = 4 * num_features * float(jnp.finfo(centre.dtype).tiny)  # what underflow can take away
+    kept = min(num_points, 2 * k + 8)
+    relative = queries.astype(jnp.float64) - centre[None].astype(jnp.float64)
+    if metric == "l1":
+        dtype = widest(centre.dtype, at_least_32_bits(queries.dtype))
+        slack, base = _slack(num_features, metric, dtype), jnp.zeros(len(queries))
+        approximate = partial(_absolute, queries.astype(dtype).T)
+        scale = 1 - slack
+    else:
+        dtype = centre.dtype
+        slack = _slack(num_features, metric, dtype)
+        base, scale = (1 - slack) * jnp.sum(relative * relative, axis=1), 2.0
+        mine = _split(relative.astype(dtype))
+
+        def approximate(points: Array, first: Array) -> Array:
+            products = [_product(a, b) for a, b in zip(_pieces(points, centre), mine, strict=True)]
+            return lax.dynamic_slice_in_dim(norms, first, rows)[:, None] - reduce(jnp.add, products)
+
+    def keys(points: Array, first: Array) -> Array:
+        values = approximate(points, first)
+        return jnp.where(jnp.isfinite(values), values, -jnp.inf)  # what overflowed bounds nothing
+
+    bounds, candidates = _least_of_all(images, rows, len(queries), kept, keys, dtype)
+    bounds = scale * bounds.astype(jnp.float64) + (base - 2 * tiny)[None]
+    usable = is_usable(queries) & jnp.all(jnp.isfinite(centre))
+
+    def unsure(state: tuple[Array, Array, Array]) -> Array:
+        taken, distances, _ = state
+        within = bounds[jnp.minimum(taken, kept - 1)] <= distances[-1]
+        return (taken < kept) & jnp.any(within & usable)
+
+    def take(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        taken, distances, indices = state
+        index = candidates[taken]
+        distance = _measure(images[index], queries, metric)
+        return taken + 1, *_merge((distances, indices), (distance[None], index[None]), k)
+
+    start = jnp.int32(0), *_nothing(k, len(queries), jnp.float64)
+    _, distances, indices = lax.while_loop(unsure, take, start)
+    sure = ~usable if kept < num_points else jnp.ones(len(queries), bool)
+    sure |= bounds[-1] > distances[-1]
+
+    def measure_all(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        sure, distances, indices = state
+        column = jnp.argmin(sure)
+        query = lax.dynamic_slice_in_dim(queries, column, 1)
+        d, i = _least_of_all(
+            images, rows, 1, k, lambda points, _: _measure(points, query, metric)[:, None], jnp.float64
+        )
+        return sure.at[column].set(True), distances.at[:, column].set(d[:, 0]), indices.at[:, column].set(i[:, 0])
+
+    _, distances, indices = lax.while_loop(lambda state: ~jnp.all(state[0]), measure_all, (sure, distances, indices))
+    return distances, indices
+
+
+def _least_of_all(
+    images: Array, rows: int, columns: int, k: int, keys_of: Callable[[Array, Array], Array], dtype: Any
+) -> Found:
+    """The k least keys of each column over all tiles of points; `keys_of(points[rows, D], first)` is a tile."""
+    total = len(images)
+
+    def tile(i: Array, found: Found) -> Found:
+        first = jnp.minimum(i * rows, total - rows)
+        keys = keys_of(lax.dynamic_slice_in_dim(images, first, rows), first)
+        is_new = first + jnp.arange(rows, dtype=jnp.int32) >= i * rows  # the last tile reaches back into the one before
+        near, places = _least_of_tile(jnp.where(is_new[:, None], keys, _top(dtype)), k)
+        return _merge(found, (near, places + first), k)
+
+    return lax.fori_loop(np.int32(0), np.int32(-(-total // rows)), tile, _nothing(k, columns, dtype))
+
+
+def _least_of_tile(keys: Array, k: int) -> Found:
+    """The k least of each column and their rows. They lie in the k blocks whose least keys are least."""
+    rows, columns = keys.shape
+    if rows < 4 * k * BLOCK:
+        return _least(keys, jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32)[:, None], keys.shape), k)
+    keys = jnp.pad(keys, ((0, -rows % BLOCK), (0, 0)), constant_values=_top(keys.dtype))
+    blocks = keys.reshape(-1, BLOCK, columns)
+    minima = reduce(jnp.minimum, [blocks[:, i] for i in range(BLOCK)])
+    _, best = _least(minima, lax.broadcasted_iota(jnp.int32, minima.shape, 0), k)
+    places = best[:, None] * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)[None, :, None]
+    places = places.reshape(k * BLOCK, columns)
+    return _least(jnp.take_along_axis(keys, places, axis=0), places, k)
+
+
+def _least(keys: Array, indices: Array, k: int) -> Found:
+    """The k least keys of each column in order, of equals those with the lowest index."""
+    if k > FEW:
+        keys, indices = lax.sort((keys, indices), dimension=0, num_keys=2)
+        return keys[:k], indices[:k]
+
+    def take(keys: Array, _: None) -> tuple[Array, Found]:
+        least = jnp.min(keys, axis=0)
+        index = jnp.min(jnp.where(keys == least[None], indices, LAST), axis=0)
+        taken = (keys == least[None]) & (indices == index[None])
+        return jnp.where(taken, _top(keys.dtype), keys), (least, index)
+
+    return lax.scan(take, keys, length=k)[1]
+
+
+def _merge(some: Found, others: Found, k: int) -> Found:
+    keys, indices = (jnp.concatenate(pair) for pair in zip(some, others, strict=True))
+    return _least(keys, indices, k)
+
+
+def _nothing(k: int, columns: int, dtype: Any) -> Found:
+    return jnp.full((k, columns), _top(dtype)), jnp.full((k, columns), LAST)
+
+
+def _top(dtype: Any) -> Any:
+    """Above every key."""
+    return np.array(np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).max, dtype)
+
+
+def _split(values: Array) -> list[Array]:
+    return [values[:, first : first + WIDTH] for first in range(0, values.shape[1], WIDTH)]
+
+
+def _pieces(images: Array, centre: Array) -> list[Array]:
+    """The points relative to the centre, in pieces of few enough features."""
+    return [a.astype(centre.dtype) - c for a, c in zip(_split(images), _split(centre[None]), strict=True)]
+
+
+def _product(points: Array, queries: Array) -> Array:
+    contracted = (((1,), (1,)), ((), ()))
+    return lax.dot_general(points, queries, contracted, precision=lax.Precision.HIGHEST)
+
+
+def _absolute(queries: Array, points: Array, _: Any = None) -> Array:
+    """Sums of absolute differences, `[rows, columns]`, of queries `[D, columns]` and points `[rows, D]`."""
+    num_features, columns = queries.shape
+    whole = queries.dtype == jnp.uint8
+    points = points.astype(queries.dtype)
+
+    def add(queries: Array, points: Array, sums: Array) -> Array:
+        terms = [_difference(points[:, i, None], queries[None, i]) for i in range(len(queries))]
+        return sums + reduce(jnp.add, terms).astype(sums.dtype)
+
+    def step(i: Array, sums: Array) -> Array:
+        some = lax.dynamic_slice_in_dim(queries, i * STEP, STEP)
+        return add(some, lax.dynamic_slice_in_dim(points, i * STEP, STEP, axis=1), sums)
+
+    steps, rest = divmod(num_features, STEP)
+    sums = jnp.zeros((len(points), columns), jnp.int32 if whole else queries.dtype)
+    sums = lax.fori_loop(np.int32(0), np.int32(steps), step, sums) if steps else sums
+    return add(queries[-rest:], points[:, -rest:], sums) if rest else sums
+
+
+def _difference(a: Array, b: Array) -> Array:
+    a, b = jnp.broadcast_arrays(a, b)
+    return (jnp.maximum(a, b) - jnp.minimum(a, b)).astype(jnp.uint16) if a.dtype == jnp.uint8 else jnp.abs(a - b)
+
+
+def _measure(points: Array, queries: Array, metric: str) -> Array:
+    """The distance, squared for L2, of each point to its query or to the only one, by definition and in float64."""
+    difference = points.astype(jnp.float64) - jnp.broadcast_to(queries, points.shape).astype(jnp.float64)
+    return jnp.sum(jnp.abs(difference) if metric == "l1" else difference * difference, axis=1)
+
+
+def _is_whole(images: Array, metric: str) -> bool:
+    return images.dtype == jnp.uint8 and (metric == "l1" or images.shape[1] <= WIDEST)
+
+
+def _slack(num_features: int, metric: str, dtype: Any) -> float:
+    r"""A bound on the relative error of a key, with as much again to spare.
+
+    A sum of n products is off by at most $\gamma_n = n u / (1 - n u)$ of the sum of their sizes, in any order and with
+    or without fused multiply-add (Higham 2002, "Accuracy and Stability of Numerical Algorithms", eq. 3.4); for L2 those
+    are |a| |b| <= (|a|^2 + |b|^2) / 2 and |b|^2 / 2.
+    """
+    longest = WIDTH if metric == "l2" else STEP
+    terms = longest + -(-num_features // longest)
+    if jnp.finfo(dtype).bits == 64:
+        terms += num_features  # what the keys are held against is rounded no finer
+    return 1.02 * (terms + 16) * float(jnp.finfo(dtype).eps)
+
+
+def _even(total: int, chunk_size: int) -> int:
+    """Rows of tiles that are about equally long, in whole blocks where they can be."""
+    rows = -(-total // -(-total // chunk_size))
+    rounded = rows + -rows % BLOCK
+    return rounded if rounded <= min(total, chunk_size) else rows
