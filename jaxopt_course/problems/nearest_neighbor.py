@@ -61,7 +61,7 @@ def train(
     images = _as_images("train", "images", images)
     labels, classes = _as_labels(images, labels, num_classes)
     with jax.enable_x64(True):
-        centre, norms = _remember(images)
+        centre, norms = neighbor_search.prepare(images, chunk_size=_chunk_size(images))
     if not isinstance(centre, jax.core.Tracer) and bool(jnp.isnan(centre[0])):
         raise ValueError(f"train: {_first_unusable('images', images)}")
     return Model(images, labels, classes, centre, norms)
@@ -118,7 +118,7 @@ def neighbors(
     test_images = _as_images("neighbors", "test_images", test_images)
     k = _check_search(model, test_images, k, metric)
     if chunk_size is None:
-        chunk_size = max(1, min(CHUNK, CHUNK_BYTES // (4 * test_images.shape[1])))
+        chunk_size = _chunk_size(test_images)
     elif operator.index(chunk_size) < 1:
         raise ValueError(f"neighbors: chunk_size must be at least 1 image, got {chunk_size}")
     known = not isinstance(test_images, jax.core.Tracer) and test_images.dtype != jnp.uint8
@@ -196,12 +196,6 @@ def predict(
 
 
 @jax.jit
-def _remember(images: Array) -> tuple[Array, Array]:
-    centre = neighbor_search.reference_point(images)
-    return centre, neighbor_search.norms(images, centre)
-
-
-@jax.jit
 def _votes(labels: Array, classes: Array, indices: Array) -> Array:
     cast = labels.at[indices].get(mode="clip")
     known = jnp.all((indices >= 0) & (cast >= 0) & (cast < len(classes)), axis=1)
@@ -267,6 +261,10 @@ def _check_search(model: Model, test_images: Array, k: int, metric: str) -> int:
     if not 1 <= operator.index(k) <= shape[0]:
         raise ValueError(f"neighbors: k must be from 1 to the {shape[0]} images of the model, got {k}")
     return operator.index(k)
+
+
+def _chunk_size(images: Array) -> int:
+    return max(1, min(CHUNK, CHUNK_BYTES // (4 * images.shape[1])))
 
 
 def _first_unusable(name: str, images: Array) -> str:

@@ -34,31 +34,47 @@ LARGE = 1e150  # values up to here have squared distances within float64
 Found = tuple[Array, Array]  # keys and indices, [k, columns]
 
 
-def reference_point(images: Shaped[Array, "N D"]) -> Float[Array, " D"]:
-    """The point that all others are taken relative to; NaN if any of them is not finite, or too large."""
+@partial(jax.jit, static_argnames="chunk_size")
+def prepare(images: Shaped[Array, "N D"], *, chunk_size: int) -> tuple[Float[Array, " D"], Shaped[Array, " N"]]:
+    """A centre that all points are taken relative to, NaN if one of them is not usable, and their norms about it.
+
+    A norm is what a point contributes to its L2 key: `|b|^2` in whole numbers, else `|b|^2 / 2` less the slack.
+    """
+    total, num_features = images.shape
+    rows = _even(total, chunk_size)
+    firsts = jnp.minimum(_numbers(-(-total // rows)) * rows, total - rows)
+    dtype = at_least_32_bits(images.dtype) if images.dtype != jnp.uint8 else jnp.dtype(jnp.float32)
+
+    def add(sums: Array, first: Array) -> tuple[Array, None]:
+        tile = lax.dynamic_slice_in_dim(images, first, rows)
+        usable = jnp.all(is_usable(tile))
+        return sums + jnp.where(usable, jnp.sum(tile, axis=0, dtype=jnp.float64), jnp.nan), None
+
     if images.dtype == jnp.uint8:
-        return jnp.full(images.shape[1], GREY, jnp.float32)
-    usable = jnp.all(is_usable(images))
-    return jnp.where(usable, jnp.mean(images, axis=0, dtype=jnp.float64), jnp.nan).astype(
-        at_least_32_bits(images.dtype)
-    )
+        centre = jnp.full(num_features, GREY, dtype)
+    else:  # near their mean: any point will do
+        sums, _ = lax.scan(add, jnp.zeros(num_features, jnp.float64), firsts)
+        centre = (sums / (len(firsts) * rows)).astype(dtype)
+
+    def norm(tile: Array) -> Array:
+        if _is_whole(images, "l2"):
+            return _square_norms(_pieces(tile, centre))
+        relative = tile.astype(jnp.float64) - centre[None].astype(jnp.float64)
+        return ((0.5 - _slack(num_features, "l2", dtype)) * jnp.sum(relative * relative, axis=1)).astype(dtype)
+
+    def write(norms: Array, first: Array) -> tuple[Array, None]:
+        new = norm(lax.dynamic_slice_in_dim(images, first, rows))
+        return lax.dynamic_update_slice_in_dim(norms, new, first, 0), None
+
+    whole = jnp.zeros(total, jnp.int32 if _is_whole(images, "l2") else dtype)
+    return centre, lax.scan(write, whole, firsts)[0]
 
 
 def is_usable(images: Shaped[Array, "N D"]) -> Bool[Array, " N"]:
     """Whether every value of a row is finite, and its squares are."""
     if images.dtype == jnp.uint8:
         return jnp.ones(len(images), bool)
-    return jnp.all(jnp.abs(images.astype(jnp.float64)) < LARGE, axis=1)
-
-
-def norms(images: Shaped[Array, "N D"], centre: Float[Array, " D"]) -> Shaped[Array, " N"]:
-    """What a point contributes to its L2 key: `|b|^2` of whole numbers, else `|b|^2 / 2` less the slack."""
-    if _is_whole(images, "l2"):
-        pieces = _pieces(images, centre)
-        return reduce(jnp.add, [jnp.sum(piece * piece, axis=1).astype(jnp.int32) for piece in pieces])
-    relative = images.astype(jnp.float64) - centre[None].astype(jnp.float64)
-    square = jnp.sum(relative * relative, axis=1)
-    return ((0.5 - _slack(images.shape[1], "l2", centre.dtype)) * square).astype(centre.dtype)
+    return jnp.all(jnp.abs(images) < LARGE if images.dtype == jnp.float64 else jnp.isfinite(images), axis=1)
 
 
 @partial(jax.jit, static_argnames=("k", "metric", "chunk_size"))
@@ -80,18 +96,21 @@ def search(
     dtype = widest(at_least_32_bits(images.dtype), at_least_32_bits(queries.dtype)) if images.dtype != jnp.uint8 else 0
     dtype = dtype or jnp.float32
 
-    def tile(i: Array, found: Found) -> Found:
+    def tile(found: Found, i: Array) -> tuple[Found, None]:
         first = jnp.minimum(i * columns, total - columns)
         part = lax.dynamic_slice_in_dim(queries, first, columns)
         distances, indices = nearest(images, centre, norms, part, k, metric, rows)
         distances = distances.astype(jnp.float64)
         distances = jnp.sqrt(distances) if metric == "l2" else distances
         usable = (is_usable(part) & jnp.all(jnp.isfinite(centre)))[None]
-        new = jnp.where(usable, distances, jnp.nan).astype(dtype), jnp.where(usable, indices, -1)
-        return tuple(lax.dynamic_update_slice_in_dim(a, b.T, first, 0) for a, b in zip(found, new, strict=True))
+        new = jnp.where(usable, distances, jnp.nan).astype(dtype), jnp.where(usable, indices, np.int32(-1))
+        distances, indices = (
+            lax.dynamic_update_slice_in_dim(a, b.T, first, 0) for a, b in zip(found, new, strict=True)
+        )
+        return (distances, indices), None
 
     start = jnp.zeros((total, k), dtype), jnp.zeros((total, k), jnp.int32)
-    distances, indices = lax.fori_loop(np.int32(0), np.int32(-(-total // columns)), tile, start)
+    (distances, indices), _ = lax.scan(tile, start, _numbers(-(-total // columns)))
     return indices, distances
 
 
@@ -105,8 +124,7 @@ def _nearest_whole(images: Array, centre: Array, norms: Array, queries: Array, k
         return lax.dynamic_slice_in_dim(norms, first, rows)[:, None] - 2 * reduce(jnp.add, products)
 
     keys_, indices = _least_of_all(images, rows, len(queries), k, keys, jnp.int32)
-    square = reduce(jnp.add, [jnp.sum(piece * piece, axis=1).astype(jnp.int32) for piece in mine])
-    return keys_ + square[None], indices
+    return keys_ + _square_norms(mine)[None], indices
 
 
 def _nearest_floating(
@@ -157,7 +175,7 @@ def _nearest_floating(
 
     def measure_all(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         sure, distances, indices = state
-        column = jnp.argmin(sure)
+        column = lax.argmin(sure.astype(jnp.int32), 0, jnp.int32)
         query = lax.dynamic_slice_in_dim(queries, column, 1)
         d, i = _least_of_all(
             images, rows, 1, k, lambda points, _: _measure(points, query, metric)[:, None], jnp.float64
@@ -174,26 +192,26 @@ def _least_of_all(
     """The k least keys of each column over all tiles of points; `keys_of(points[rows, D], first)` is a tile."""
     total = len(images)
 
-    def tile(i: Array, found: Found) -> Found:
+    def tile(found: Found, i: Array) -> tuple[Found, None]:
         first = jnp.minimum(i * rows, total - rows)
         keys = keys_of(lax.dynamic_slice_in_dim(images, first, rows), first)
-        is_new = first + jnp.arange(rows, dtype=jnp.int32) >= i * rows  # the last tile reaches back into the one before
+        is_new = first + _numbers(rows) >= i * rows  # the last tile reaches back into the one before
         near, places = _least_of_tile(jnp.where(is_new[:, None], keys, _top(dtype)), k)
-        return _merge(found, (near, places + first), k)
+        return _merge(found, (near, places + first), k), None
 
-    return lax.fori_loop(np.int32(0), np.int32(-(-total // rows)), tile, _nothing(k, columns, dtype))
+    return lax.scan(tile, _nothing(k, columns, dtype), _numbers(-(-total // rows)))[0]
 
 
 def _least_of_tile(keys: Array, k: int) -> Found:
     """The k least of each column and their rows. They lie in the k blocks whose least keys are least."""
     rows, columns = keys.shape
     if rows < 4 * k * BLOCK:
-        return _least(keys, jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32)[:, None], keys.shape), k)
+        return _least(keys, lax.broadcasted_iota(jnp.int32, keys.shape, 0), k)
     keys = jnp.pad(keys, ((0, -rows % BLOCK), (0, 0)), constant_values=_top(keys.dtype))
     blocks = keys.reshape(-1, BLOCK, columns)
     minima = reduce(jnp.minimum, [blocks[:, i] for i in range(BLOCK)])
     _, best = _least(minima, lax.broadcasted_iota(jnp.int32, minima.shape, 0), k)
-    places = best[:, None] * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)[None, :, None]
+    places = best[:, None] * BLOCK + _numbers(BLOCK)[None, :, None]
     places = places.reshape(k * BLOCK, columns)
     return _least(jnp.take_along_axis(keys, places, axis=0), places, k)
 
@@ -222,6 +240,10 @@ def _nothing(k: int, columns: int, dtype: Any) -> Found:
     return jnp.full((k, columns), _top(dtype)), jnp.full((k, columns), LAST)
 
 
+def _numbers(count: int) -> Array:
+    return jnp.arange(count, dtype=jnp.int32)  # the default is int64 here, which a caller without x64 cannot index by
+
+
 def _top(dtype: Any) -> Any:
     """Above every key."""
     return np.array(np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).max, dtype)
@@ -234,6 +256,11 @@ def _split(values: Array) -> list[Array]:
 def _pieces(images: Array, centre: Array) -> list[Array]:
     """The points relative to the centre, in pieces of few enough features."""
     return [a.astype(centre.dtype) - c for a, c in zip(_split(images), _split(centre[None]), strict=True)]
+
+
+def _square_norms(pieces: list[Array]) -> Array:
+    """In whole numbers."""
+    return reduce(jnp.add, [jnp.sum(piece * piece, axis=1).astype(jnp.int32) for piece in pieces])
 
 
 def _product(points: Array, queries: Array) -> Array:
@@ -251,13 +278,13 @@ def _absolute(queries: Array, points: Array, _: Any = None) -> Array:
         terms = [_difference(points[:, i, None], queries[None, i]) for i in range(len(queries))]
         return sums + reduce(jnp.add, terms).astype(sums.dtype)
 
-    def step(i: Array, sums: Array) -> Array:
-        some = lax.dynamic_slice_in_dim(queries, i * STEP, STEP)
-        return add(some, lax.dynamic_slice_in_dim(points, i * STEP, STEP, axis=1), sums)
+    def step(sums: Array, first: Array) -> tuple[Array, None]:
+        some = lax.dynamic_slice_in_dim(queries, first, STEP)
+        return add(some, lax.dynamic_slice_in_dim(points, first, STEP, axis=1), sums), None
 
     steps, rest = divmod(num_features, STEP)
     sums = jnp.zeros((len(points), columns), jnp.int32 if whole else queries.dtype)
-    sums = lax.fori_loop(np.int32(0), np.int32(steps), step, sums) if steps else sums
+    sums, _ = lax.scan(step, sums, _numbers(steps) * STEP) if steps else (sums, None)
     return add(queries[-rest:], points[:, -rest:], sums) if rest else sums
 
 
