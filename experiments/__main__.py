@@ -36,7 +36,9 @@ COMMANDS = {
         arguments.profiles,
         "experiments.profiles",
     ),
-    "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
+    "bench": Command(
+        "how fast is it? (training, updates, gradcheck, solvers, neighbors)", arguments.bench, "experiments.bench"
+    ),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 

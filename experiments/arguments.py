@@ -7,7 +7,7 @@ from pathlib import Path
 
 DATASETS = ("digits", "mnist5k", "cifar10", "patch10", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
-BENCHMARKS = ("training", "updates", "gradcheck", "solvers")
+BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
 LEAST_SEEDS = 3
 PROFILED = (

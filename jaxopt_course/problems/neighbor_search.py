@@ -93,8 +93,8 @@ def search(
     columns = _even(total, min(chunk_size, STRIP) if metric == "l1" else chunk_size)
     rows = _even(len(images), chunk_size)
     nearest = _nearest_whole if _is_whole(images, metric) else _nearest_floating
-    dtype = widest(at_least_32_bits(images.dtype), at_least_32_bits(queries.dtype)) if images.dtype != jnp.uint8 else 0
-    dtype = dtype or jnp.float32
+    pixels = images.dtype == jnp.uint8
+    dtype = widest(jnp.float32, *(() if pixels else (images.dtype, queries.dtype)))
 
     def tile(found: Found, i: Array) -> tuple[Found, None]:
         first = jnp.minimum(i * columns, total - columns)
@@ -136,21 +136,19 @@ def _nearest_floating(
     relative = queries.astype(jnp.float64) - centre[None].astype(jnp.float64)
     if metric == "l1":
         dtype = widest(centre.dtype, at_least_32_bits(queries.dtype))
-        slack, base = _slack(num_features, metric, dtype), jnp.zeros(len(queries))
-        approximate = partial(_absolute, queries.astype(dtype).T)
-        scale = 1 - slack
+        base, scale = jnp.zeros(len(queries)), 1 - _slack(num_features, metric, dtype)
+        across = queries.astype(dtype).T
     else:
-        dtype = centre.dtype
-        slack = _slack(num_features, metric, dtype)
-        base, scale = (1 - slack) * jnp.sum(relative * relative, axis=1), 2.0
+        dtype, scale = centre.dtype, 2.0
+        base = (1 - _slack(num_features, metric, dtype)) * jnp.sum(relative * relative, axis=1)
         mine = _split(relative.astype(dtype))
 
-        def approximate(points: Array, first: Array) -> Array:
-            products = [_product(a, b) for a, b in zip(_pieces(points, centre), mine, strict=True)]
-            return lax.dynamic_slice_in_dim(norms, first, rows)[:, None] - reduce(jnp.add, products)
-
     def keys(points: Array, first: Array) -> Array:
-        values = approximate(points, first)
+        if metric == "l1":
+            values = _absolute(across, points)
+        else:
+            products = [_product(a, b) for a, b in zip(_pieces(points, centre), mine, strict=True)]
+            values = lax.dynamic_slice_in_dim(norms, first, rows)[:, None] - reduce(jnp.add, products)
         return jnp.where(jnp.isfinite(values), values, -jnp.inf)  # what overflowed bounds nothing
 
     bounds, candidates = _least_of_all(images, rows, len(queries), kept, keys, dtype)
