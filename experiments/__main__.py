@@ -21,6 +21,11 @@ COMMANDS = {
         arguments.race,
         "experiments.race",
     ),
+    "classify": Command(
+        "nearest neighbour against softmax and the SVM on real images: how good, how long to train and to predict",
+        arguments.classify,
+        "experiments.classify",
+    ),
     "solve": Command(
         "softmax regression and the SVM on real images, full batch, by every method, beside the known optimum",
         arguments.solve,

@@ -45,6 +45,21 @@ def race(parser: argparse.ArgumentParser) -> None:
     outcome(parser, "race")
 
 
+def classify(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    images(parser)
+    add(
+        "--k",
+        type=whole(1),
+        nargs="+",
+        default=[1, 3, 5, 7, 9, 15],
+        metavar="K",
+        help="numbers of neighbours to choose from (default: 1 3 5 7 9 15)",
+    )
+    add("--epochs", type=whole(1), default=30, metavar="E", help="of the linear classifiers (default: %(default)s)")
+    outcome(parser, "classify")
+
+
 def gradcheck(parser: argparse.ArgumentParser) -> None:
     images(parser)
     parser.add_argument(

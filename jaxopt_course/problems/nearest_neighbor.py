@@ -156,7 +156,27 @@ def scores(
       [[0.25 0.5  0.25]]
     """
     indices, _ = neighbors(model, test_images, k=k, metric=metric, chunk_size=chunk_size)
-    return _votes(model.labels, model.classes, indices)
+    return vote(model, indices)
+
+
+def vote(model: Model, indices: Int[ArrayLike, "B k"]) -> Float[Array, "B C"]:
+    """The share of each class among neighbours that are known: what one search found answers for every smaller k.
+
+    Args:
+      model: made by `train`.
+      indices: `[B, k]`, of training images, from `neighbors`.
+
+    Returns:
+      Scores `[B, C]`, NaN for a row with an index that is negative.
+
+    Example:
+      >>> import numpy as np
+      >>> model = train(np.array([[0], [1], [2], [9]], np.uint8), np.array([0, 1, 1, 2]))
+      >>> indices, _ = neighbors(model, np.array([[0]], np.uint8), k=4)
+      >>> [vote(model, indices[:, :k]).argmax().item() for k in (1, 2, 3, 4)]
+      [0, 0, 1, 1]
+    """
+    return _votes(model.labels, model.classes, jnp.asarray(indices))
 
 
 def predict(

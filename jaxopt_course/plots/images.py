@@ -1,0 +1,61 @@
+"""Pictures of the data themselves: images side by side, each with a word about it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from jaxopt_course.plots.figures import DASHES, OKABE_ITO, _axes
+
+GAP, WORDS = 0.12, 0.3  # beside an image and for the words under it, in widths of an image
+
+
+def image_grid(
+    rows: Sequence[np.ndarray],
+    captions: Sequence[Sequence[str]],
+    *,
+    names: Sequence[str],
+    top: float,
+    title: str,
+    marked: Sequence[Sequence[bool]] = (),
+    columns: Sequence[str] = (),
+) -> Figure:
+    """Images in rows, a caption under each; marked ones have a dashed frame. A row may be shorter than others.
+
+    Args:
+      rows: of images `[n, H, W]`, drawn in grey, or `[n, H, W, 3]`, in colour; zero is black.
+      captions: a text for each image.
+      names: a text for each row, at its left.
+      top: the value that is white, or full colour: 255 for most pixels.
+      title: what is shown, and on which data.
+      marked: for each image whether to frame it; none unless given.
+      columns: a text for each column, above it.
+
+    Returns:
+      A figure.
+    """
+    width = max((len(images) for images in rows), default=0)
+    size = (1.6 + 1.0 * width, 0.8 + 1.2 * len(rows))
+    figure, axes = _axes(title, "", "", size)
+    wide, high = 1 + GAP, 1 + GAP + WORDS
+    for i, images in enumerate(rows):
+        for j, image in enumerate(np.asarray(images, float)):
+            left, upper = j * wide, i * high
+            extent = (left, left + 1, upper + 1, upper)
+            axes.imshow(np.clip(image / top, 0, 1), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+            frame = bool(marked) and marked[i][j]
+            if frame:
+                axes.add_patch(
+                    Rectangle((left, upper), 1, 1, fill=False, ec=OKABE_ITO[1], lw=3, ls=DASHES[2], clip_on=False)
+                )
+            color, weight = (OKABE_ITO[1], "bold") if frame else ("0.2", "normal")
+            place = (left + 0.5, upper + 1.06)
+            axes.text(*place, captions[i][j], ha="center", va="top", size=8, color=color, weight=weight)
+    axes.set_xlim(-GAP, max(width, 1) * wide)
+    axes.set_ylim(max(len(rows), 1) * high, -GAP)
+    axes.set_yticks([i * high + 0.5 for i in range(len(rows))], list(names))
+    axes.set_xticks([j * wide + 0.5 for j in range(len(columns))], list(columns))
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    return figure
