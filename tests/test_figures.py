@@ -28,6 +28,8 @@ OPTIMA = {
     "float32": {"forward": (3e-4, 6e-4), "central": (4e-3, 4e-5)},
     "float64": {"forward": (1e-8, 2e-8), "central": (4e-6, 4e-11)},
 }
+PICTURES = [RNG.integers(0, 17, (3, 4, 4)), RNG.integers(0, 17, (2, 4, 4))]
+PHOTOGRAPHS = [RNG.integers(0, 256, (2, 4, 4, 3))]
 SIZES = np.array([10.0, 100.0, 1000.0])
 COSTS = {
     "evaluations": {"numerical": 2 * SIZES, "analytic": np.ones(3)},
@@ -44,6 +46,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "steps": lambda: jc.plots.step_size_errors(
         STEPS, ERRORS, PREDICTED, OPTIMA, [("forward", 1e-3, 1e-3, 1.0), ("central", 1e-7, 1e-9, -0.98)], title="T"
     ),
+    "images": lambda: jc.plots.image_grid(
+        PICTURES,
+        [["a", "b", "c"], ["d", "e"]],
+        names=["first", "second"],
+        top=16.0,
+        title="T",
+        marked=[[False, True, False], [False, False]],
+        columns=["x", "1", "2"],
+    ),
+    "photographs": lambda: jc.plots.image_grid(PHOTOGRAPHS, [["a", "b"]], names=["row"], top=255.0, title="T"),
     "costs": lambda: jc.plots.gradient_costs(SIZES, COSTS, POWERS, title="T"),
 }
 
@@ -151,3 +163,30 @@ def test_labels_do_not_overlap_when_lines_end_at_one_place() -> None:
     heights = sorted(label.xyann[1] for label in labels)
     assert min(np.diff(heights)) > 0.06
     assert max(heights) <= 1.0 + 1e-9
+
+
+def test_image_grid_shows_each_image_with_its_caption_and_frames_what_is_marked() -> None:
+    (axes,) = FIGURES["images"]().axes
+    shown: list[Any] = list(axes.images)
+    every = [image for row in PICTURES for image in row]
+    for picture, image in zip(shown, every, strict=True):
+        np.testing.assert_allclose(picture.get_array(), image / 16)
+        assert (picture.get_cmap().name, picture.get_clim()) == ("gray", (0, 1))
+    lefts, rights, bottoms, tops = np.array([picture.get_extent() for picture in shown]).T
+    np.testing.assert_allclose(rights - lefts, 1)
+    np.testing.assert_allclose(bottoms - tops, 1)  # row 0 of an image is at the top
+    assert axes.yaxis_inverted()
+    assert (lefts[1] > rights[0], tops[3] > bottoms[0], lefts[3] == lefts[0]) == (True, True, True)
+    captions: list[Any] = list(axes.texts)
+    assert [text.get_text() for text in captions] == list("abcde")
+    (frame,) = axes.patches
+    assert frame.get_bbox().bounds == (lefts[1], tops[1], 1, 1)  # type: ignore[attr-defined]
+    assert captions[1].get_color() != captions[0].get_color()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "1", "2"]
+
+
+def test_image_grid_shows_colours_as_they_are() -> None:
+    (axes,) = FIGURES["photographs"]().axes
+    for picture, image in zip(axes.images, PHOTOGRAPHS[0], strict=True):
+        np.testing.assert_allclose(np.asarray(picture.get_array()), image / 255)

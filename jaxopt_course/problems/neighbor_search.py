@@ -23,7 +23,8 @@ from jaxopt_course.dtypes import at_least_32_bits, widest
 
 GREY = 128  # pixels are taken relative to it: whole numbers from -128 to 127
 WIDTH = 1024  # features in one product: 1024 * 128**2 = 2**24, up to where float32 adds whole numbers without rounding
-WIDEST = 2**15  # features up to which squared distances of pixels fit int32
+MOST = 32  # products, each of more features where there are more than
+WIDEST = WIDTH * MOST  # features, up to which squared distances of pixels fit int32
 BLOCK = 16  # rows of a tile whose least key stands for them at first
 STRIP = 512  # columns of a tile of L1 distances, and
 STEP = 32  # features added to it at a time: both fit the first cache, and 32 * 255 fits uint16
@@ -248,7 +249,12 @@ def _top(dtype: Any) -> Any:
 
 
 def _split(values: Array) -> list[Array]:
-    return [values[:, first : first + WIDTH] for first in range(0, values.shape[1], WIDTH)]
+    width = _width(values.shape[1])
+    return [values[:, first : first + width] for first in range(0, values.shape[1], width)]
+
+
+def _width(num_features: int) -> int:
+    return max(WIDTH, -(-num_features // MOST))
 
 
 def _pieces(images: Array, centre: Array) -> list[Array]:
@@ -308,7 +314,7 @@ def _slack(num_features: int, metric: str, dtype: Any) -> float:
     or without fused multiply-add (Higham 2002, "Accuracy and Stability of Numerical Algorithms", eq. 3.4); for L2 those
     are |a| |b| <= (|a|^2 + |b|^2) / 2 and |b|^2 / 2.
     """
-    longest = WIDTH if metric == "l2" else STEP
+    longest = _width(num_features) if metric == "l2" else STEP
     terms = longest + -(-num_features // longest)
     if jnp.finfo(dtype).bits == 64:
         terms += num_features  # what the keys are held against is rounded no finer
