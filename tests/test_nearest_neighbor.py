@@ -87,7 +87,7 @@ def test_equals_brute_force(name: str, metric: str) -> None:
     [
         ((40, 1025), 2, "l2", np.uint8),  # more features than float32 adds up exactly in one product
         ((20, 2**15 + 1), 2, "l2", np.uint8),  # more than int32 holds
-        ((90, 3), 90, "l1", np.uint8),  # all of them, by a sort
+        ((150, 3), 150, "l1", np.uint8),  # all of them, by a sort
         ((5, 1), 5, "l2", np.float16),
     ],
 )

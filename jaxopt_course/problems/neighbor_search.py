@@ -28,7 +28,7 @@ WIDEST = WIDTH * MOST  # features, up to which squared distances of pixels fit i
 BLOCK = 16  # rows of a tile whose least key stands for them at first
 STRIP = 512  # columns of a tile of L1 distances, and
 STEP = 32  # features added to it at a time: both fit the first cache, and 32 * 255 fits uint16
-FEW = 16  # up to here the k least are taken one by one, beyond by a sort
+FEW = 128  # up to here the k least are taken one by one, beyond by a sort
 LAST = np.int32(2**31 - 1)
 LARGE = 1e150  # values up to here have squared distances within float64
 
