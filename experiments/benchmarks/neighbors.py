@@ -76,9 +76,9 @@ NOTES = {
     "ours": "uint8 pixels, exact",
     "ours, float32": "near ties decided in float64",
     "scikit-learn": "KNeighborsClassifier, brute force, float32",
-    "torch": "cdist by matrix products and topk, the whole matrix",
-    "floor": "one product, images @ tests.T or tests @ images.T",
-    "floor, other order": "",
+    "torch": "cdist (L2 by matrix products) and topk, float32, the whole matrix",
+    "floor": "one product, tests @ images.T",
+    "floor, other order": "images @ tests.T",
 }
 
 
