@@ -28,6 +28,7 @@ bench: $(TESTING)
 	$(BIN)/python -m experiments bench updates
 	$(BIN)/python -m experiments bench gradcheck
 	$(BIN)/python -m experiments bench solvers
+	$(BIN)/python -m experiments bench neighbors
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

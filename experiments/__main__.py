@@ -21,6 +21,11 @@ COMMANDS = {
         arguments.race,
         "experiments.race",
     ),
+    "classify": Command(
+        "nearest neighbour against softmax and the SVM on real images: how good, how long to train and to predict",
+        arguments.classify,
+        "experiments.classify",
+    ),
     "solve": Command(
         "softmax regression and the SVM on real images, full batch, by every method, beside the known optimum",
         arguments.solve,
@@ -44,7 +49,9 @@ COMMANDS = {
     "doctor": Command(
         "what there is on this machine, and what is missing for which command", arguments.doctor, "experiments.doctor"
     ),
-    "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
+    "bench": Command(
+        "how fast is it? (training, updates, gradcheck, solvers, neighbors)", arguments.bench, "experiments.bench"
+    ),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 DATASETS = ("digits", "mnist5k", "cifar10", "patch10", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
-BENCHMARKS = ("training", "updates", "gradcheck", "solvers")
+BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
 LEAST_SEEDS = 3
 PROFILED = (
@@ -46,6 +46,21 @@ def race(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint-dir", type=Path, metavar="DIR", help="save there now and then, at the end and when interrupted")
     add("--resume", action="store_true", help="go on from what is in --checkpoint-dir")
     outcome(parser, "race")
+
+
+def classify(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    images(parser)
+    add(
+        "--k",
+        type=whole(1),
+        nargs="+",
+        default=[1, 3, 5, 7, 9, 15],
+        metavar="K",
+        help="numbers of neighbours to choose from (default: 1 3 5 7 9 15)",
+    )
+    add("--epochs", type=whole(1), default=30, metavar="E", help="of the linear classifiers (default: %(default)s)")
+    outcome(parser, "classify")
 
 
 def gradcheck(parser: argparse.ArgumentParser) -> None:

@@ -83,8 +83,7 @@ def blocks(facts: dict[str, Any]) -> list[Table | str]:
 def picture(dataset: jc.data.Dataset) -> Any:
     """The first training images of each class."""
     pixels, labels = dataset.train
-    rows = {
-        name: pixels[labels == number][:IN_A_ROW].reshape(-1, *dataset.image_shape)
-        for number, name in enumerate(dataset.class_names)
-    }
-    return jc.plots.image_rows(rows, title=f"{dataset.name}: training images of each class")
+    classes = range(len(dataset.class_names))
+    rows = [pixels[labels == number][:IN_A_ROW].reshape(-1, *dataset.image_shape) for number in classes]
+    title = f"{dataset.name}: training images of each class"
+    return jc.plots.image_grid(rows, names=dataset.class_names, top=float(pixels.max()), title=title)

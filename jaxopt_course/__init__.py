@@ -17,7 +17,7 @@ from jaxopt_course.optimizers import (
     sgd,
     strong_wolfe,
 )
-from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, scores
+from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, nearest_neighbor, scores
 from jaxopt_course.status import Status
 from jaxopt_course.training import Result, TrainResult, minimize, train
 
@@ -43,6 +43,7 @@ __all__ = [
     "mgh",
     "minimize",
     "momentum",
+    "nearest_neighbor",
     "newton",
     "newton_cg",
     "numerical_gradient",

@@ -17,7 +17,6 @@ RATES = np.logspace(-3, 1, 5)
 FINAL = {"SGD": np.array([[1.0, 2.0], [0.5, 0.6], [0.1, 0.2], [0.3, np.inf], [np.nan, 9.0]]), "Adam": np.ones((5, 2))}
 GREY = {"SGD": RNG.standard_normal((3, 12)), "Adam": RNG.standard_normal((3, 12))}
 COLOUR = {"SGD": RNG.standard_normal((2, 48))}
-IMAGES = {"a": RNG.integers(0, 256, (3, 4, 5, 3), dtype=np.uint8), "b": np.full((1, 4, 5, 3), 255, np.uint8)}
 COUNTS = np.array([[5, 1], [0, 7]])
 STEPS = np.logspace(-8, 0, 9)
 ERRORS = {
@@ -29,6 +28,8 @@ OPTIMA = {
     "float32": {"forward": (3e-4, 6e-4), "central": (4e-3, 4e-5)},
     "float64": {"forward": (1e-8, 2e-8), "central": (4e-6, 4e-11)},
 }
+PICTURES = [RNG.integers(0, 17, (3, 4, 4)), RNG.integers(0, 17, (2, 4, 4))]
+PHOTOGRAPHS = [RNG.integers(0, 256, (2, 4, 4, 3))]
 SIZES = np.array([10.0, 100.0, 1000.0])
 COSTS = {
     "evaluations": {"numerical": 2 * SIZES, "analytic": np.ones(3)},
@@ -41,11 +42,21 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "rates": lambda: jc.plots.rate_robustness(RATES, FINAL, title="T", ylabel="loss", ceiling=2.3),
     "grey": lambda: jc.plots.templates(GREY, (4, 3), ("a", "b", "c"), title="T"),
     "colour": lambda: jc.plots.templates(COLOUR, (4, 4, 3), ("a", "b"), title="T"),
-    "images": lambda: jc.plots.image_rows(IMAGES, title="T"),
+    "bare images": lambda: jc.plots.image_grid(PHOTOGRAPHS, names=["row"], top=255.0, title="T"),
     "confusion": lambda: jc.plots.confusion_matrix(COUNTS, ("a", "b"), title="T"),
     "steps": lambda: jc.plots.step_size_errors(
         STEPS, ERRORS, PREDICTED, OPTIMA, [("forward", 1e-3, 1e-3, 1.0), ("central", 1e-7, 1e-9, -0.98)], title="T"
     ),
+    "images": lambda: jc.plots.image_grid(
+        PICTURES,
+        [["a", "b", "c"], ["d", "e"]],
+        names=["first", "second"],
+        top=16.0,
+        title="T",
+        marked=[[False, True, False], [False, False]],
+        columns=["x", "1", "2"],
+    ),
+    "photographs": lambda: jc.plots.image_grid(PHOTOGRAPHS, [["a", "b"]], names=["row"], top=255.0, title="T"),
     "costs": lambda: jc.plots.gradient_costs(SIZES, COSTS, POWERS, title="T"),
 }
 
@@ -58,19 +69,6 @@ def test_not_blank_and_titled(name: str) -> None:
     pixels = imread(file)
     assert pixels[..., :3].std() > 0.02
     assert "T" in (figure.get_suptitle(), *(axes.get_title() for axes in figure.axes))
-
-
-@pytest.mark.parametrize("colour", [True, False])
-def test_image_rows_are_the_pixels(colour: bool) -> None:
-    rows = IMAGES if colour else {name: images[..., 0] for name, images in IMAGES.items()}
-    axes = jc.plots.image_rows(rows, title="T").axes[0]
-    shown = np.asarray(axes.get_images()[0].get_array())
-    assert shown.shape[:2] == (2 * 5, 3 * 6)
-    for i, images in enumerate(rows.values()):
-        for j, image in enumerate(images):
-            np.testing.assert_allclose(shown[5 * i : 5 * i + 4, 6 * j : 6 * j + 5], image / 255)
-    assert (shown[5:, 6:] == 1).all()  # nothing there
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["curves", "rates"])
@@ -166,3 +164,30 @@ def test_labels_do_not_overlap_when_lines_end_at_one_place() -> None:
     heights = sorted(label.xyann[1] for label in labels)
     assert min(np.diff(heights)) > 0.06
     assert max(heights) <= 1.0 + 1e-9
+
+
+def test_image_grid_shows_each_image_with_its_caption_and_frames_what_is_marked() -> None:
+    (axes,) = FIGURES["images"]().axes
+    shown: list[Any] = list(axes.images)
+    every = [image for row in PICTURES for image in row]
+    for picture, image in zip(shown, every, strict=True):
+        np.testing.assert_allclose(picture.get_array(), image / 16)
+        assert (picture.get_cmap().name, picture.get_clim()) == ("gray", (0, 1))
+    lefts, rights, bottoms, tops = np.array([picture.get_extent() for picture in shown]).T
+    np.testing.assert_allclose(rights - lefts, 1)
+    np.testing.assert_allclose(bottoms - tops, 1)  # row 0 of an image is at the top
+    assert axes.yaxis_inverted()
+    assert (lefts[1] > rights[0], tops[3] > bottoms[0], lefts[3] == lefts[0]) == (True, True, True)
+    captions: list[Any] = list(axes.texts)
+    assert [text.get_text() for text in captions] == list("abcde")
+    (frame,) = axes.patches
+    assert frame.get_bbox().bounds == (lefts[1], tops[1], 1, 1)  # type: ignore[attr-defined]
+    assert captions[1].get_color() != captions[0].get_color()
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["first", "second"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["x", "1", "2"]
+
+
+def test_image_grid_shows_colours_as_they_are() -> None:
+    (axes,) = FIGURES["photographs"]().axes
+    for picture, image in zip(axes.images, PHOTOGRAPHS[0], strict=True):
+        np.testing.assert_allclose(np.asarray(picture.get_array()), image / 255)

@@ -8,7 +8,7 @@ from jaxopt_course.plots.figures import (
     step_size_errors,
     templates,
 )
-from jaxopt_course.plots.images import image_rows
+from jaxopt_course.plots.images import image_grid
 from jaxopt_course.plots.profiles import performance_profiles
 from jaxopt_course.plots.solves import convergence_curves
 
@@ -16,7 +16,7 @@ __all__ = [
     "confusion_matrix",
     "convergence_curves",
     "gradient_costs",
-    "image_rows",
+    "image_grid",
     "learning_curves",
     "performance_profiles",
     "rate_robustness",

@@ -1,34 +1,60 @@
-"""Images as they are: rows of them, each row with its name."""
+"""Pictures of the data themselves: images side by side, each with a word about it."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from jaxopt_course.plots.figures import _axes
+from jaxopt_course.plots.figures import DASHES, OKABE_ITO, _axes
+
+GAP, WORDS = 0.12, 0.3  # beside an image and for the words under it, in widths of an image
 
 
-def image_rows(rows: Mapping[str, np.ndarray], *, title: str) -> Figure:
-    """Rows of images side by side, pixel for pixel.
+def image_grid(
+    rows: Sequence[np.ndarray],
+    captions: Sequence[Sequence[str]] = (),
+    *,
+    names: Sequence[str],
+    top: float,
+    title: str,
+    marked: Sequence[Sequence[bool]] = (),
+    columns: Sequence[str] = (),
+) -> Figure:
+    """Images in rows, a caption under each; marked ones have a dashed frame. A row may be shorter than others.
 
     Args:
-      rows: name -> `[K, H, W]` or `[K, H, W, 3]`, of one shape but for K; black is 0, white the greatest value of all.
-      title: what is shown, and of which data.
+      rows: of images `[n, H, W]`, drawn in grey, or `[n, H, W, 3]`, in colour; zero is black.
+      captions: a text for each image; none unless given.
+      names: a text for each row, at its left.
+      top: the value that is white, or full colour: 255 for most pixels.
+      title: what is shown, and on which data.
+      marked: for each image whether to frame it; none unless given.
+      columns: a text for each column, above it.
 
     Returns:
       A figure.
     """
-    height, width, *channels = next(iter(rows.values())).shape[1:]
-    columns = max(len(images) for images in rows.values())
-    largest = max(float(images.max(initial=0)) for images in rows.values())
-    mosaic = np.ones((len(rows), columns, height + 1, width + 1, *channels))  # a gap below and right of each
-    for row, images in zip(mosaic, rows.values(), strict=True):
-        row[: len(images), :height, :width] = images / (largest if largest > 0 else 1)
-    pixels = mosaic.swapaxes(1, 2).reshape(len(rows) * (height + 1), columns * (width + 1), *channels)
-    figure, axes = _axes(title, "", "", size=(1.8 + 0.45 * columns, 0.7 + 0.45 * len(rows) * height / width))
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks(np.arange(len(rows)) * (height + 1) + (height - 1) / 2, list(rows))
-    axes.tick_params(length=0)
+    width = max((len(images) for images in rows), default=0)
+    wide, high = 1 + GAP, 1 + GAP + WORDS * bool(captions)
+    figure, axes = _axes(title, "", "", (1.6 + 0.9 * wide * width, 0.8 + 0.85 * high * len(rows)))
+    for i, images in enumerate(rows):
+        for j, image in enumerate(np.asarray(images, float)):
+            left, upper = j * wide, i * high
+            extent = (left, left + 1, upper + 1, upper)
+            axes.imshow(np.clip(image / top, 0, 1), cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+            frame = bool(marked) and marked[i][j]
+            if frame:
+                axes.add_patch(
+                    Rectangle((left, upper), 1, 1, fill=False, ec=OKABE_ITO[1], lw=3, ls=DASHES[2], clip_on=False)
+                )
+            color, weight = (OKABE_ITO[1], "bold") if frame else ("0.2", "normal")
+            place, caption = (left + 0.5, upper + 1.06), captions[i][j] if captions else ""
+            axes.text(*place, caption, ha="center", va="top", size=8, color=color, weight=weight)
+    axes.set_xlim(-GAP, max(width, 1) * wide)
+    axes.set_ylim(max(len(rows), 1) * high, -GAP)
+    axes.set_yticks([i * high + 0.5 for i in range(len(rows))], list(names))
+    axes.set_xticks([j * wide + 0.5 for j in range(len(columns))], list(columns))
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     return figure
