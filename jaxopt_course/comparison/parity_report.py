@@ -1,0 +1,149 @@
+"""What a comparison of two optimizers says, for a person, a test and a program."""
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxopt_course.comparison.formulas import TEXT, lines
+from jaxopt_course.comparison.rules import GROUPS, Rule
+
+
+class Parity(enum.StrEnum):
+    """How two optimizers compare."""
+
+    EQUAL = "EQUAL"  # along this path, and as rules
+    EQUAL_HERE = "EQUAL HERE"  # along this path, to rounding; as rules they differ, or are not known
+    DIFFERENT = "DIFFERENT"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Conventions that together make the difference: `groups` of switches, and both rules as they were matched."""
+
+    groups: tuple[str, ...]
+    a: Rule
+    b: Rule
+    names: tuple[str, str]
+    certain: bool
+
+    def __str__(self) -> str:
+        return "; ".join(f"{group}: {self._values(group)}" for group in self.groups)
+
+    def _values(self, group: str) -> str:
+        fields = GROUPS[group]
+        changed = [f for f in fields if getattr(self.a, f) != getattr(self.b, f)]
+        sides = []
+        for name, rule in zip(self.names, (self.a, self.b), strict=True):
+            sides.append(f"{_say(rule, fields, changed)} in {name}")
+        return ", ".join(sides)
+
+
+def _say(rule: Rule, fields: tuple[str, ...], changed: list[str]) -> str:
+    if fields[0] == "correct_first":
+        both = {(True, True): "of both moments", (False, False): "none", (True, False): "of the first moment only"}
+        return both.get((bool(rule.correct_first), bool(rule.correct_second)), "of the second moment only")
+    if fields[0] == "weight_decay":
+        kind = f" {rule.decay_kind}" if "decay_kind" in changed or rule.weight_decay else ""
+        return f"{rule.weight_decay:g}{kind}" if rule.weight_decay else "none"
+    if fields[0] == "dampening" and rule.dampening:
+        return f"{rule.dampening:g}{'' if rule.damp_first else ' but not at the first step'}"
+    if fields[0] == "first_count":
+        return f"counted from {rule.first_count}"
+    return " ".join(_number(getattr(rule, f)) for f in changed)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]:g}, {value[1]:g}, ..., {value[-1]:g}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where they first differ beyond rounding, on one stream of gradients: steps are counted from 1."""
+
+    step: int
+    path: str
+    index: tuple[int, ...]
+    slot: str
+    a: float
+    b: float
+
+    def __str__(self) -> str:
+        where = f"params{self.path}{list(self.index) if self.index else ''}"
+        return f"step {self.step}, {where}, {self.slot}: {self.a:.9g} and {self.b:.9g}"
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The outcome of `parity`.
+
+    `own`, `shared`: `[steps]`, the largest relative difference after each step, each on its own path and both on the
+    gradients of the first; `ulps`: the largest on shared gradients, in units of the last place of a leaf's largest
+    parameter; `parting`: where they part, None if they do not; `causes`: the least sets of conventions that explain it,
+    one if it is certain; `rules`: the known rule each is, or None; `removed`: `shared` when the first has the second's
+    values of the blamed conventions.
+    """
+
+    names: tuple[str, str]
+    num_steps: int
+    dtype: str
+    rtol: float
+    own: np.ndarray
+    shared: np.ndarray
+    ulps: float
+    parting: Parting | None
+    causes: tuple[Cause, ...]
+    rules: tuple[Rule | None, Rule | None]
+    identified: tuple[bool, bool]
+    removed: np.ndarray | None
+
+    @property
+    def verdict(self) -> Parity:
+        if self.parting is not None:
+            return Parity.DIFFERENT
+        return Parity.EQUAL if all(self.identified) and not self.causes else Parity.EQUAL_HERE
+
+    @property
+    def explained(self) -> bool:
+        return bool(self.causes)
+
+    @property
+    def certain(self) -> bool:
+        return len(self.causes) == 1 and self.causes[0].certain
+
+    def __str__(self) -> str:
+        a, b = self.names
+        out = [f"{a} and {b}: {self.verdict} ({self.dtype}, {self.num_steps} steps, beyond {self.rtol:g} is difference)"]
+        out.append(f"  on one stream of gradients   {_growth(self.shared)}")
+        out.append(f"  each on its own path         {_growth(self.own)}")
+        if self.parting:
+            out.append(f"  they part at {self.parting}")
+        else:
+            out.append(f"  equal to {self.ulps:.2g} ulp")
+        out += [f"  {line}" for line in self._cause()]
+        for name, rule in zip(self.names, self.rules, strict=True):
+            shown = [f"{line}" for line in lines(rule, TEXT)] if rule else ["no rule that is known"]
+            out += [f"  {name if i == 0 else '':<{max(map(len, self.names))}}  {line}" for i, line in enumerate(shown)]
+        return "\n".join(out)
+
+    def _cause(self) -> list[str]:
+        if self.certain:
+            kind = {1: "this alone", 2: "this pair, and no less,"}.get(len(self.causes[0].groups), "these together")
+            return [f"cause: {self.causes[0]}", f"       {kind} removes the difference"]
+        if self.causes:
+            head = "likely cause: " if len(self.causes) == 1 else "likely cause, one of these: "
+            return [head, *(f"  {cause}" for cause in self.causes)]
+        if not all(self.identified):
+            unknown = [name for name, known in zip(self.names, self.identified, strict=True) if not known]
+            return [f"not explained by the known differences: {' and '.join(unknown)} is no rule that is known"]
+        return ["the same rule: what differs is rounding"] if self.parting else ["the same rule"]
+
+
+def _growth(curve: np.ndarray) -> str:
+    if not len(curve):
+        return "no steps"
+    steps = sorted({1, max(1, len(curve) // 10), max(1, len(curve) // 2), len(curve)})
+    return ", ".join(f"step {s}: {curve[s - 1]:.1e}" for s in steps)
