@@ -1,5 +1,6 @@
 """Two optimizers in lock step: where they part, how the difference grows, and which convention is to blame."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.comparison.identify import identify
+from jaxopt_course.comparison.identify import description_length, identify
 from jaxopt_course.comparison.parity_report import Cause, ParityReport, Parting
 from jaxopt_course.comparison.rules import GROUPS, SLOTS, Rule, start, step
 from jaxopt_course.comparison.subjects import ROLES, Subject, as_subject, relaxed
@@ -114,8 +115,13 @@ def parity(
     )
 
 
+@functools.lru_cache(maxsize=8)
+def _compiled_gradient(objective: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(jax.grad(objective))
+
+
 def _gradient(objective: Callable[..., Any], batches: Sequence[Any] | None) -> Callable[[Any, int], Any]:
-    compiled = jax.jit(jax.grad(objective))
+    compiled = _compiled_gradient(objective)
     batches = None if batches is None else list(batches)
 
     def at(params: Any, count: int) -> Any:
@@ -225,7 +231,8 @@ def _causes(
     if not sets:
         return (), None
     least = min(map(len, sets))
-    chosen = {groups: pair for groups, pair in sets.items() if len(groups) == least}
+    chosen = {groups: sets[groups] for groups in sorted(sets, key=lambda g: sum(map(description_length, sets[g])))}
+    chosen = {groups: pair for groups, pair in chosen.items() if len(groups) == least}
     pair = next(iter(chosen.values()))
     if least == 0:
         return (), pair

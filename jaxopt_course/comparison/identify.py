@@ -184,7 +184,7 @@ def _survivors(rule: Rule | None, probes: Probes, seen: np.ndarray, free_rate: b
 def _rule(rule: Rule, row: int, rates: np.ndarray) -> Rule:
     """One candidate in Python's own values, its learning rate a number where it is constant."""
     constant = np.all(np.abs(rates / rates[0] - 1) < 1e-11)
-    rate = snapped(rates[0], 1e-11) if constant else tuple(snapped(r, 1e-11) for r in rates.tolist())
+    rate = snapped(rates[0], 1e-11) if constant else tuple(snapped(r, 1e-14) for r in rates.tolist())
     values = {name: column[row, 0].item() for name, column in rule._asdict().items()}
     values["damp_first"] = values["damp_first"] or values["dampening"] == 0
     return Rule(**values | {"learning_rate": rate})

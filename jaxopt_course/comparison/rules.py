@@ -150,15 +150,4 @@ def _dtype(kind: str) -> Any:
     return DTYPES[kind.rsplit(" ", 1)[-1]]
 
 
-DTYPES:
-            chosen = rows == f"{which}{name}" if which else np.char.endswith(rows, name)
-            if chosen.any():
-                value = np.array(value)
-                value[chosen] = value[chosen].astype(DTYPES[name]).astype(value.dtype)
-        return value
-    matching = [name for name in DTYPES if kind == f"both {name}" or (not which and kind == name)]
-    return value.astype(DTYPES[matching[0]]).astype(value.dtype) if matching else value
-
-
 DTYPES: dict[str, Any] = {"bfloat16": jnp.bfloat16, "float32": np.float32}
-Path = Callable[..., Any]
