@@ -1,6 +1,7 @@
 """Two optimizers in lock step: where they part, how the difference grows, and which convention is to blame."""
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -186,7 +187,8 @@ def _follow(rule: Rule, walk: Walk) -> tuple[np.ndarray, list[dict[str, np.ndarr
     w, rows, slots = walk.params[0][None], [walk.params[0]], []
     moments = start(rule, np.zeros_like(w))
     rule = Rule(*(np.array([[v]]) if isinstance(v, str) else v for v in rule))
-    rates = rule.learning_rate if isinstance(rule.learning_rate, tuple) else (rule.learning_rate,) * len(walk.grads)
+    constant = not isinstance(rule.learning_rate, tuple)
+    rates = (rule.learning_rate,) * len(walk.grads) if constant else rule.learning_rate[rule.rate_count :]
     with np.errstate(all="ignore"):
         for count, g in enumerate(walk.grads):
             update, moments, seen = step(rule, g[None], w, count, rates[count], moments)
@@ -209,7 +211,9 @@ def differing(a: Rule, b: Rule) -> tuple[str, ...]:
     def same(x: Any, y: Any) -> bool:
         if isinstance(x, str | bool) or isinstance(y, str | bool):
             return x == y
-        x, y = np.broadcast_arrays(np.asarray(x, float), np.asarray(y, float))
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        if x.shape != y.shape and x.ndim == y.ndim:
+            return False
         return bool(np.all(np.abs(x - y) <= SAME * np.maximum(np.abs(x), np.abs(y))))
 
     idle = {"eps_place": a.eps == 0 and b.eps == 0, "decay_kind": a.weight_decay == 0 and b.weight_decay == 0}
@@ -225,9 +229,10 @@ def _causes(
 ) -> tuple[tuple[Cause, ...], tuple[Rule, Rule] | None]:
     """The least sets of conventions in which a match of a differs from a match of b."""
     sets: dict[tuple[str, ...], tuple[Rule, Rule]] = {}
-    for a in rules_a:
-        for b in rules_b:
-            sets.setdefault(differing(a, b), (a, b))
+    for a, b in itertools.product(rules_a, rules_b):
+        scaled = ((a, _damped_like(b, a)), (_damped_like(a, b), b))
+        for both in (_one_schedule(a, b), *(pair for pair in scaled if pair != (a, b))):
+            sets.setdefault(differing(*both), both)
     if not sets:
         return (), None
     least = min(map(len, sets))
@@ -237,6 +242,29 @@ def _causes(
     if least == 0:
         return (), pair
     return tuple(Cause(groups, *both, names, certain=len(chosen) == 1) for groups, both in chosen.items()), pair
+
+
+def _damped_like(rule: Rule, other: Rule) -> Rule:
+    """The same with the other's dampening, where a dampening of every gradient is but a smaller learning rate."""
+    if rule.rho == 0 or rule.nesterov != "none" or not rule.damp_first or isinstance(rule.learning_rate, tuple):
+        return rule
+    if rule.dampening == other.dampening:
+        return rule
+    rate = rule.learning_rate * (1 - rule.dampening) / (1 - other.dampening)
+    return rule._replace(learning_rate=rate, dampening=other.dampening)
+
+
+def _one_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
+    """Of two learning rates that are one schedule read a step apart, the schedule, and where it is read first."""
+    x, y = a.learning_rate, b.learning_rate
+    if isinstance(x, tuple) and isinstance(y, tuple) and len(x) > 2:
+        for early, late, swap in ((x, y, False), (y, x, True)):
+            if np.allclose(early[1:], late[:-1], rtol=SAME, atol=0):
+                whole = (*early, late[-1])
+                pair = [a, b][:: -1 if swap else 1]
+                pair = [rule._replace(learning_rate=whole, rate_count=k) for k, rule in enumerate(pair)]
+                return (pair[1], pair[0]) if swap else (pair[0], pair[1])
+    return a, b
 
 
 def _sixteen_bits(a: Subject, b: Subject, params: Any, names: tuple[str, str]) -> tuple[Cause, ...]:

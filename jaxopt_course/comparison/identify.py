@@ -15,12 +15,12 @@ import numpy as np
 from jaxopt_course.comparison.rules import DTYPES, Rule, start, step
 from jaxopt_course.comparison.subjects import Subject
 
-BIG = 2.0**20  # next to it any epsilon and any initial accumulator is nothing
+BIG = 2.0**40  # next to it any epsilon and any initial accumulator is nothing
 TINY = 1e-30  # next to any epsilon it is nothing
 SIZES = 10.0 ** np.arange(4, -31, -1)
 RESIDUAL = 1e-10  # of the largest update of a coordinate so far: what passes for rounding
 EARLY = 8  # steps in which every switch shows
-SPARE_DIGITS = 3  # how much longer than the shortest an explanation may be
+SPARE_DIGITS = 2  # how much longer than the shortest an explanation may be
 LONG = 7  # digits of a number that nobody typed
 STRUCTURED = 4  # steps whose gradients are laid out by hand; the others are random
 
@@ -164,13 +164,17 @@ def _survivors(rule: Rule | None, probes: Probes, seen: np.ndarray, free_rate: b
     for count, (g, u) in enumerate(zip(probes.grads, seen, strict=True)):
         if free_rate:
             g0 = np.full((size, 1), base.grads[count, 0])
-            at = [step(rule, g0, 0.0, count, rate, of_base) for rate in (0.0, 1.0)]
-            rate = (u[0] - at[0][0]) / (at[1][0] - at[0][0])
-            of_base = step(rule, g0, 0.0, count, rate, of_base)[1]
+            bare = rule._replace(weight_decay=0.0)
+            at = [step(bare, g0, 0.0, count, rate, of_base) for rate in (0.0, 1.0)]
+            rate = (u[BASE] - at[0][0]) / (at[1][0] - at[0][0])
+            of_base = step(bare, g0, 0.0, count, rate, of_base)[1]
         else:
             rate = rule.learning_rate
         if count == 0:
             rule = _with_decay(rule, seen, rate)
+        if free_rate:  # a decay after the step shortens it, at zero as elsewhere
+            after = rule.decay_kind == "decoupled, after the step"
+            rate = np.where(after, 2 * rate / (1 + np.sqrt(1 - 4 * rate * rule.weight_decay)), rate)
         update, moments, _ = step(rule, np.broadcast_to(g, moments.first.shape), probes.params, count, rate, moments)
         scale = np.maximum(scale, np.abs(u))
         wrong = np.abs(update - u) > RESIDUAL * scale + 4e-16 * np.abs(probes.params)
@@ -193,7 +197,8 @@ def _rule(rule: Rule, row: int, rates: np.ndarray) -> Rule:
 def _with_decay(rule: Rule, seen: np.ndarray, rate: Any) -> Rule:
     """What pulled at the parameter 1 under a gradient of zero, in units of the learning rate where it is not coupled."""
     free = rule.decay_kind == "decoupled from the learning rate"
-    pulled = -seen[0, DECAYING] / np.where(free, 1.0, rate)
+    after = rule.decay_kind == "decoupled, after the step"
+    pulled = -seen[0, DECAYING] / np.where(free, 1.0, np.where(after, rate / (1 + seen[0, DECAYING]), rate))
     pulled = np.vectorize(snapped)(pulled, 1e-7)
     return rule._replace(weight_decay=np.where(rule.decay_kind == "coupled", rule.weight_decay, pulled))
 

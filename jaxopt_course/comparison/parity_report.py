@@ -50,7 +50,8 @@ def _say(rule: Rule, fields: tuple[str, ...], changed: list[str]) -> str:
     if fields[0] == "dampening" and rule.dampening:
         return f"{rule.dampening:g}{'' if rule.damp_first else ' but not at the first step'}"
     if fields[0] == "first_count":
-        return f"counted from {rule.first_count}"
+        shifted = "rate_count" in changed
+        return f"schedule read from {rule.rate_count}" if shifted else f"counted from {rule.first_count}"
     return " ".join(_number(getattr(rule, f)) for f in changed)
 
 

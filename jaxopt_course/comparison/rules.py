@@ -32,7 +32,8 @@ class Rule(NamedTuple):
     eps_place: Any = "outside the root"  # "inside the root", "on the uncorrected moment"
     correct_first: Any = False
     correct_second: Any = False
-    first_count: Any = 1
+    first_count: Any = 1  # t at the first step
+    rate_count: Any = 0  # what a schedule is asked at the first step
     amsgrad: Any = "none"  # "of raw moments", "of corrected moments"
     rho: Any = 0.0
     dampening: Any = 0.0
@@ -52,7 +53,7 @@ GROUPS = {
     "initial accumulator": ("initial",),
     "epsilon": ("eps", "eps_place"),
     "bias correction": ("correct_first", "correct_second"),
-    "step count": ("first_count",),
+    "step count": ("first_count", "rate_count"),
     "AMSGrad": ("amsgrad",),
     "dampening": ("dampening", "damp_first"),
     "Nesterov's form": ("nesterov",),
@@ -84,8 +85,7 @@ def step(rule: Rule, g: Any, w: Any, count: Any, rate: Any, moments: Moments) ->
     r, xp = rule, np if isinstance(g, np.ndarray) else jnp
     g = g + pick(r.decay_kind == "coupled", r.weight_decay, 0.0) * w
     enters = pick(r.rate_place == "inside the first moment", rate, 1.0) * g
-    decayed = rounded(r.moment_dtype, ("decayed in ",), rounded(r.moment_dtype, ("decayed in ",), r.b1 + 0 * g) * moments.first)
-    m = rounded(r.moment_dtype, ("", "both "), decayed + (1 - r.b1) * enters)
+    m, kept_m = remembered(r.moment_dtype, r.b1, moments.first, (1 - r.b1) * enters)
     square = xp.real(g * xp.conj(g)) if xp.iscomplexobj(g) else g * g
     v = pick(r.second == "sum", moments.second + square, r.b2 * moments.second + (1 - r.b2) * square)
     v = rounded(r.moment_dtype, ("both ",), v)
@@ -107,7 +107,7 @@ def step(rule: Rule, g: Any, w: Any, count: Any, rate: Any, moments: Moments) ->
     u = m_hat / denominator * pick(r.rate_place == "inside the velocity", rate, 1.0)
 
     gain = 1 - r.dampening * pick(r.damp_first, 1.0, xp.where(count > 0, 1.0, 0.0))
-    velocity = r.rho * moments.velocity + gain * u
+    velocity, kept_velocity = remembered(r.moment_dtype, r.rho, moments.velocity, gain * u)
     moved = pick(r.nesterov == "look-ahead", u + r.rho * velocity, velocity)
     update = -pick(r.rate_place == "outside", rate, 1.0) * moved
     decay = r.weight_decay * pick(r.decay_kind == "decoupled from the learning rate", 1.0, rate)
@@ -116,7 +116,7 @@ def step(rule: Rule, g: Any, w: Any, count: Any, rate: Any, moments: Moments) ->
 
     values = (rate, m, v, c1 / xp.sqrt(c2), denominator, velocity, w + update)
     slots = dict(zip(SLOTS, values, strict=True))
-    return update, Moments(rounded(r.moment_dtype, ("stored as ", "decayed in "), m), v, largest, velocity), slots
+    return update, Moments(kept_m, v, largest, kept_velocity), slots
 
 
 def pick(condition: Any, yes: Any, no: Any) -> Any:
@@ -133,6 +133,15 @@ def one_minus_power(b: Any, t: Any, xp: Any) -> Any:
 
 def tiny(v: Any) -> Any:
     return np.finfo(v.dtype).tiny
+
+
+def remembered(kind: Any, decay: Any, old: Any, new: Any) -> tuple[Any, Any]:
+    """decay * old + new, as it is used and as it is stored, in the dtype of the moments."""
+    if isinstance(kind, str) and kind == "as computed":
+        return decay * old + new, decay * old + new
+    faded = rounded(kind, ("decayed in ",), rounded(kind, ("decayed in ",), decay + 0 * new) * old)
+    used = pick(decay > 0, rounded(kind, ("", "both "), faded + new), new)
+    return used, rounded(kind, ("stored as ", "decayed in "), used)
 
 
 def rounded(kind: Any, hows: tuple[str, ...], value: Any) -> Any:
