@@ -6,7 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxopt_course.comparison.contract import CHECKS, NotApplicable, Trial, Violation, cases_like
+from jaxopt_course.comparison import clauses, transforms
+from jaxopt_course.comparison.trial import NotApplicable, Trial, Violation, cases_like
+
+CHECKS: dict[str, Callable[[Trial, Any], str | None]] = {
+    "state and updates keep their kind": transforms.structure,
+    "one compile, equal to none": transforms.compiles_once,
+    "x64 on and off": transforms.x64,
+    "16 bits: finite, same dtype": clauses.low_precision,
+    "16 bits: moments decay": clauses.moments_decay,
+    "zero gradient": clauses.zero_gradient,
+    "huge and tiny gradients": clauses.extreme_gradients,
+    "NaN gradient": clauses.nan_gradient,
+    "odd trees": clauses.trees,
+    "equivariance": clauses.equivariance,
+    "response to scaling": clauses.scaling,
+    "vmap equals loop": transforms.vmaps,
+    "traced hyperparameters": transforms.traced_hyperparameters,
+    "chain and MultiSteps": transforms.composition,
+    "step count at int32's end": clauses.last_count,
+    "gradients through steps": transforms.differentiable,
+    "serialisation": transforms.serialisation,
+    "purity": clauses.purity,
+    "randomness": clauses.randomness,
+}
 
 
 class Outcome(enum.StrEnum):

@@ -1,4 +1,4 @@
-r"""The same name, different rules: what SGD, momentum, AdaGrad, RMSProp and Adam are to the lecture, optax, torch, Keras.
+r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp and Adam of the lecture, of optax, torch and Keras.
 
 A convention is a record of switches (`rules.Rule`). Its formula, the calls that equal it and the rule itself are all
 made from them, so that none of these can disagree with another.
@@ -27,7 +27,7 @@ COMMON = {  # what every library calls its own way, by the name that `make` know
     "rmsprop": {"decay": "b2", "eps": "eps", "rho": "rho"},
     "adam": {"b1": "b1", "b2": "b2", "eps": "eps"},
 }
-COMMON |= {name: COMMON["adam"] for name in ("adam_uncorrected", "adamw", "amsgrad")}
+COMMON |= dict.fromkeys(("adam_uncorrected", "adamw", "amsgrad"), COMMON["adam"])
 SOURCES = {
     "lecture": "Johnson, Deep Learning for Computer Vision, lecture 4, and Stanford's CS231n",
     "optax": "optax 0.2.8, optax/_src/alias.py and transform.py",
@@ -149,8 +149,10 @@ class Convention:
         )
 
     def make(self, **hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
-        """This very rule, by hand, as an optimizer. Hyperparameters by the names in `defaults`; numbers, traced scalars, and
-        for the learning rate a schedule."""
+        """This very rule, by hand, as an optimizer.
+
+        Hyperparameters by the names in `defaults`: numbers or traced scalars; a schedule for the learning rate.
+        """
         return make(self.with_values(**hyperparameters).switches)
 
 
@@ -182,7 +184,9 @@ def make(rule: Rule) -> optax.GradientTransformationExtraArgs:
         fresh = [start(rule, jnp.zeros(jnp.shape(leaf), dtype_of(leaf))) for leaf in jax.tree.leaves(params)]
         structure = jax.tree.structure(params)
         columns = [jax.tree.unflatten(structure, column) for column in zip(*fresh, strict=True)] or [params] * 4
-        return ConventionState(jnp.zeros((), jnp.int32), *(c if k else None for c, k in zip(columns, kept, strict=True)))
+        return ConventionState(
+            jnp.zeros((), jnp.int32), *(c if k else None for c, k in zip(columns, kept, strict=True))
+        )
 
     def update(grads: Any, state: ConventionState, params: Any = None, **_: Any) -> tuple[Any, ConventionState]:
         if decays and params is None:
@@ -199,7 +203,9 @@ def make(rule: Rule) -> optax.GradientTransformationExtraArgs:
             }
             g, w = jnp.asarray(g).astype(dtype), jnp.asarray(p).astype(dtype) if decays else jnp.zeros((), dtype)
             none = jnp.zeros((), dtype)
-            moments = Moments(*(jax.tree.leaves(slot)[number] if k else none for slot, k in zip(state[1:], kept, strict=True)))
+            moments = Moments(
+                *(jax.tree.leaves(slot)[number] if k else none for slot, k in zip(state[1:], kept, strict=True))
+            )
             rate: Any = rate_at(state.count)
             real = jnp.finfo(dtype).dtype
             rate = rate if isinstance(rate, float) else rate.astype(real)
@@ -217,7 +223,9 @@ def make(rule: Rule) -> optax.GradientTransformationExtraArgs:
 
 TABLE = {(rule, "lecture"): Convention(rule, "lecture", switches) for rule, switches in _LECTURE.items()}
 TABLE |= {
-    (rule, library): Convention(rule, library, _LECTURE["adam" if rule == "amsgrad" else rule]._replace(wide=False, **own))
+    (rule, library): Convention(
+        rule, library, _LECTURE["adam" if rule == "amsgrad" else rule]._replace(wide=False, **own)
+    )
     for library, rows in _DIFFERENT.items()
     for rule, own in rows.items()
 }
@@ -268,15 +276,19 @@ def explain(rule: str, library: str) -> None:
 def explanation(rule: str, library: str) -> str:
     """What `explain` prints."""
     ours, theirs = get(rule, "lecture" if rule != "amsgrad" else "optax"), get(rule, library)
-    pairs = list(itertools.zip_longest(lines(ours.switches, TEXT), lines(theirs.switches, TEXT), fillvalue=""))
-    rows = [("", x, y) for x, y in pairs[:-1]] + [("step", *pairs[-1])]
+    pairs: list[tuple[str, ...]] = list(
+        itertools.zip_longest(lines(ours.switches, TEXT), lines(theirs.switches, TEXT), fillvalue="")
+    )
+    rows: list[tuple[str, ...]] = [*(("", x, y) for x, y in pairs[:-1]), ("step", *pairs[-1])]
     for group in differences(ours.switches, theirs.switches):
-        rows.append((group, *(", ".join(value_of(c.switches, field) for field in GROUPS[group]) for c in (ours, theirs))))
+        rows.append(
+            (group, *(", ".join(value_of(c.switches, field) for field in GROUPS[group]) for c in (ours, theirs)))
+        )
     for name, value in ours.defaults.items():
         if theirs.defaults.get(name) != value:
             rows.append(("default", f"{name} = {value}", f"{name} = {theirs.defaults.get(name)}"))
     rows += [(f"in {name}", *(c.calls[name] or "no equal call" for c in (ours, theirs))) for name in CALLS]
-    marked = [(f"{'!' if x != y else ' '} {what}", x, y) for what, x, y in rows]
+    marked: list[tuple[str, ...]] = [(f"{'!' if x != y else ' '} {what}", x, y) for what, x, y in rows]
     return "\n".join(columns([(rule, ours.library, theirs.library), *marked, ("  source", ours.source, theirs.source)]))
 
 

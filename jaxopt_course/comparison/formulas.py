@@ -68,7 +68,9 @@ def lines(rule: Rule, n: Notation) -> list[str]:
         top = n.ratio(top, c1[1:-1])
     u = top
     if r.second != "none":
-        squares = f"{n.v} + {n.g}{n.power}2" if r.second == "sum" else f"{n.b2}{x}{n.v} + (1 - {n.b2}){x}{n.g}{n.power}2"
+        squares = (
+            f"{n.v} + {n.g}{n.power}2" if r.second == "sum" else f"{n.b2}{x}{n.v} + (1 - {n.b2}){x}{n.g}{n.power}2"
+        )
         start = "" if is_zero(r.initial) else f"    (v_0 = {r.initial:g})"
         out.append(f"{n.v}{n.to}{squares}{start}")
         second = n.v if r.amsgrad == "none" else "v_max"

@@ -117,7 +117,9 @@ class ParityReport:
 
     def __str__(self) -> str:
         a, b = self.names
-        out = [f"{a} and {b}: {self.verdict} ({self.dtype}, {self.num_steps} steps, beyond {self.rtol:g} is difference)"]
+        out = [
+            f"{a} and {b}: {self.verdict} ({self.dtype}, {self.num_steps} steps, beyond {self.rtol:g} is difference)"
+        ]
         out.append(f"  on one stream of gradients   {_growth(self.shared)}")
         out.append(f"  each on its own path         {_growth(self.own)}")
         if self.parting:

@@ -13,7 +13,6 @@ The same lines run on JAX arrays for one rule, whose switches are then Python's 
 `[candidates, coordinates]` for many rules at once, whose switches are then columns `[candidates, 1]`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp

@@ -22,8 +22,8 @@ ROLES = {
 class Subject(NamedTuple):
     """`start(params) -> state`; `step(params, state, grads, count) -> (params, state, updates)`.
 
-    Trees of NumPy arrays go in and come out; `updates` are what was added, as precisely as can be known; `count` is 0 at
-    first; `slots(state)` is what the state holds of the roles in `ROLES`, a list of arrays each.
+    Trees of NumPy arrays go in and come out; `updates` are what was added, as precisely as can be known; `count` is 0
+    at first; `slots(state)` is what the state holds of the roles in `ROLES`, a list of arrays each.
     """
 
     start: Callable[[Any], Any]
@@ -40,8 +40,8 @@ def as_subject(optimizer: Any) -> Subject:
     if callable(optimizer):
         return _function(optimizer)
     raise TypeError(
-        "an optimizer is an optax transformation, jc.comparison.torch_optimizer(lambda params: torch.optim...(params)), "
-        f"or a function (params, grads, step) -> params; got {type(optimizer).__name__}"
+        "an optimizer is an optax transformation, jc.torch_optimizer(lambda params: torch.optim...(params)), or "
+        f" a function (params, grads, step) -> params; got {type(optimizer).__name__}"
     )
 
 
