@@ -36,6 +36,16 @@ COMMANDS = {
         arguments.profiles,
         "experiments.profiles",
     ),
+    "parity": Command(
+        "two optimizers in lock step on real images: where they part, and which convention is to blame",
+        arguments.parity,
+        "experiments.parity",
+    ),
+    "contract": Command(
+        "every optimizer of ours and of optax through the contract: one grid of what is kept and what is broken",
+        arguments.contract,
+        "experiments.contract",
+    ),
     "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"

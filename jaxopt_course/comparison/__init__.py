@@ -4,7 +4,7 @@ from jaxopt_course.comparison import conventions
 from jaxopt_course.comparison.check_optimizer import ContractError, ContractReport, Outcome, check_optimizer
 from jaxopt_course.comparison.compare import parity
 from jaxopt_course.comparison.parity_report import Cause, Parity, ParityReport, Parting
-from jaxopt_course.comparison.subjects import torch_optimizer
+from jaxopt_course.comparison.subjects import Subject, torch_optimizer
 
 __all__ = [
     "Cause",
@@ -14,6 +14,7 @@ __all__ = [
     "Parity",
     "ParityReport",
     "Parting",
+    "Subject",
     "check_optimizer",
     "conventions",
     "parity",
