@@ -91,12 +91,8 @@ def solve(parser: argparse.ArgumentParser) -> None:
 
 def parity(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    for side in "AB":
-        add(
-            side.lower(),
-            metavar=side,
-            help="as in optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2), keras.optimizers.Adam(1e-3), lecture.adagrad(1e-2)",
-        )
+    add("a", metavar="A", help="an optimizer as it is written: optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2)")
+    add("b", metavar="B", help="another: keras.optimizers.Adam(1e-3), lecture.adagrad(1e-2), jc.adam(1e-3)")
     images(parser)
     add("--steps", type=whole(1), default=50, metavar="N", help="(default: %(default)s)")
     add("--float32", action="store_true", help="step in float32")

@@ -16,8 +16,8 @@ from experiments.report import Block, Picture, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
 
 INTRODUCTION = (
-    "Two optimizers take the same steps on the same minibatches. Where do they part, and which of the known conventions "
-    "(epsilon's place, what an accumulator starts from, where the learning rate stands, ...) removes the difference?"
+    "Two optimizers take the same steps on the same minibatches. Where do they part, and which of the known "
+    "conventions (epsilon's place, what an accumulator starts from, ...) removes the difference?"
 )
 OWN, SHARED = "each on its own path", "on the same gradients"
 
@@ -53,12 +53,10 @@ def load_problem(args: argparse.Namespace) -> tuple[jc.data.Dataset, Any, list[A
 
 def write(folder: Run, report: jc.comparison.ParityReport, args: argparse.Namespace, dataset: jc.data.Dataset) -> None:
     curves = {OWN: report.own, SHARED: report.shared}
-    blamed = ", ".join(report.causes[0].groups) if report.causes else None
+    blamed = ",\n".join(report.causes[0].groups) if report.causes else None
     if blamed and report.removed is not None:
-        curves[f"{blamed} as in the second"] = report.removed
-    rows = [
-        {"step": step + 1, **{name: values[step] for name, values in curves.items()}} for step in range(args.steps)
-    ]
+        curves[f"with the second's\n{blamed}"] = report.removed
+    rows = [{"step": step + 1, **{name: values[step] for name, values in curves.items()}} for step in range(args.steps)]
     folder.write_csv("differences.csv", rows)
     (folder.folder / "report.txt").write_text(f"{report}\n", encoding="utf-8")
     figure = jc.plots.difference_curves(
@@ -66,9 +64,10 @@ def write(folder: Run, report: jc.comparison.ParityReport, args: argparse.Namesp
         title=f"{report.names[0]} and {report.names[1]}\non softmax regression, {dataset.name}, {report.dtype}",
         tolerance=report.rtol,
     )
+    found = f"Blamed: {report.causes[0]}" if report.causes else str(report.verdict)
     caption = (
-        f"Largest difference in any parameter, relative to the largest of its leaf, of two optimizers on minibatches of "
-        f"{args.batch_size} {dataset.name} images. {'Blamed: ' + str(report.causes[0]) if report.causes else report.verdict}."
+        f"Largest difference in any parameter, relative to the largest of its leaf, of two optimizers on minibatches "
+        f"of {args.batch_size} {dataset.name} images. {found}."
     )
     picture = Picture(folder.write_figure("differences.png", figure), caption)
     blocks: list[Block] = [str(report), picture]

@@ -1,8 +1,8 @@
 """Every combination of switches that a few responses allow, with the hyperparameters that must have been at work."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, no_type_check
 
 import numpy as np
 
@@ -27,20 +27,20 @@ def candidates(seen: np.ndarray) -> Rule | None:
     if first[BASE] == 0:
         return None
     kernel = (seen[:STRUCTURED, [BASE]] - seen[:STRUCTURED, FLIPS]) / (2 * BIG)  # of step t, to the input of step s
-    linear = abs(first[CURVE.start + 7] / first[BASE] * BIG / SIZES[7] - 1) < 1e-9
-    remembers = abs(kernel[3, 2]) > 1e-12 * abs(kernel[3, 3])
+    linear = bool(abs(first[CURVE.start + 7] / first[BASE] * BIG / SIZES[7] - 1) < 1e-9)
+    remembers = bool(abs(kernel[3, 2]) > 1e-12 * abs(kernel[3, 3]))
     ratio = (seen[1, LATE] / ((seen[1, BASE] + seen[1, FLIPS][0]) / 2)) ** 2
     b2 = snapped(ratio - 1, 1e-10) if not linear else 0.0
     b2 = 1 - snapped(1 - b2, 1e-9) if 0.9 < b2 < 1 else b2
+    if not 0 <= b2 < 1 + 1e-9:
+        return None
     rules = []
-    for numerator, second, decay in itertools.product(
-        numerators(kernel, linear, remembers), seconds(first, seen[1], b2, linear), decays(first)
-    ):
-        given = numerator | second
-        rule = Rule(**{k: v for k, v in (given | decay).items() if k in Rule._fields})
-        fast = rule.correct_first or rule.correct_second
-        for first_count in (1, 2) if fast else (1,):
-            rules += list(_completed(rule._replace(first_count=first_count), kernel, seen))
+    for given in seconds(seen, b2, linear):
+        for numerator in numerators(kernel, linear, remembers):
+            rule = Rule(**given | numerator)
+            for first_count in (1, 2) if rule.correct_first or rule.correct_second else (1,):
+                rules += list(_completed(rule._replace(first_count=first_count), kernel, seen))
+    rules = [rule._replace(**decay) for decay in decays(first) for rule in dict.fromkeys(rules)]
     return table(rules)
 
 
@@ -60,7 +60,7 @@ def numerators(kernel: np.ndarray, linear: bool, remembers: bool) -> Iterator[di
                 yield {"b1": np.nan, "rate_place": place, "nesterov": nesterov, "correct_first": corrected}
 
 
-def seconds(first: np.ndarray, then: np.ndarray, b2: float, linear: bool) -> Iterator[dict[str, Any]]:
+def seconds(seen: np.ndarray, b2: float, linear: bool) -> Iterator[dict[str, Any]]:
     if linear:
         yield {}
         return
@@ -68,14 +68,9 @@ def seconds(first: np.ndarray, then: np.ndarray, b2: float, linear: bool) -> Ite
     for corrected in (False, True) if second == "mean" else (False,):
         places = ["outside the root", "inside the root"] + ["on the uncorrected moment"] * corrected
         maxima = ["none", *["of raw moments"] * (second == "mean"), *["of corrected moments"] * corrected]
-        for place, maximum, initial in itertools.product(places, maxima, (0.0, np.nan)):
-            own = {
-                "second": second,
-                "b2": b2 if second == "mean" else 0.0,
-                "correct_second": corrected,
-                "eps_place": place,
-            }
-            yield own | {"amsgrad": maximum, "initial": initial}
+        for place, maximum in itertools.product(places, maxima):
+            own = {"second": second, "b2": b2 if second == "mean" else 0.0, "correct_second": corrected}
+            yield own | {"amsgrad": maximum, "eps_place": place}
 
 
 def decays(first: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -91,18 +86,18 @@ def decays(first: np.ndarray) -> Iterator[dict[str, Any]]:
 def _completed(rule: Rule, kernel: np.ndarray, seen: np.ndarray) -> Iterator[Rule]:
     """The rule with its hyperparameters, from what it must have done were it this one."""
     k, b2, later = kernel, rule.b2, rule.first_count - 1
+    times = np.arange(1, STRUCTURED + 1)
+    c2 = np.append(1, 1 - b2 ** (times + later) if rule.correct_second else np.ones(STRUCTURED))  # by step
+    mean = np.append(1, ((1 - b2**times) / c2[1:]) ** 0.5) if rule.second == "mean" else c2
+    big = {"none": c2, "sum": np.arange(STRUCTURED + 1) ** 0.5, "mean": mean}[rule.second]  # denominators of BIG / BIG
 
-    def c2(t: int) -> float:
-        return 1 - b2 ** (t + later) if rule.correct_second else 1.0
-
-    def big(t: int) -> float:  # the denominator under gradients of one size, in that size
-        return {"none": 1.0, "sum": t**0.5, "mean": ((1 - b2**t) / c2(t)) ** 0.5}[rule.second]
-
-    b = k[3, 1] / k[3, 2]
+    b = float(k[3, 1] / k[3, 2])
     if rule.rate_place != "outside":
-        b = k[3, 1] / k[2, 1]
+        b = float(k[3, 1] / k[2, 1])
+    if np.isnan(rule.rho + rule.b1) and not 0 <= b < 2:
+        return
     if np.isnan(rule.rho):
-        b *= big(2) / big(3) if rule.rate_place == "outside" else 1.0
+        b *= big[2] / big[3] if rule.rate_place == "outside" else 1.0
         b = _short_rate(b)
         rule = rule._replace(rho=b)
         if rule.dampening != "none":
@@ -110,7 +105,7 @@ def _completed(rule: Rule, kernel: np.ndarray, seen: np.ndarray) -> Iterator[Rul
         rule = rule._replace(dampening=0.0 if rule.dampening == "none" else rule.dampening)
     elif np.isnan(rule.b1):
         if rule.rate_place != "outside":
-            seen_b = b * big(4) / big(3)
+            seen_b = b * big[4] / big[3]
             for _ in range(60 if rule.correct_first else 1):
                 b = seen_b * ((1 - b ** (4 + later)) / (1 - b ** (3 + later)) if rule.correct_first else 1.0)
         rule = rule._replace(b1=_short_rate(b))
@@ -121,7 +116,7 @@ def _completed(rule: Rule, kernel: np.ndarray, seen: np.ndarray) -> Iterator[Rul
         if rule.rho > 0 and rule.dampening == 0 and rule.nesterov == "none":
             yield rule._replace(dampening=rule.rho)
         return
-    yield from _with_epsilon(rule, seen, c2)
+    yield from _that_fit(rule, seen, c2)
 
 
 def _with_gain(rule: Rule, k: np.ndarray) -> Rule:
@@ -136,24 +131,39 @@ def _with_gain(rule: Rule, k: np.ndarray) -> Rule:
     )
 
 
-def _with_epsilon(rule: Rule, seen: np.ndarray, c2: Callable[[int], float]) -> Iterator[Rule]:
+def _that_fit(rule: Rule, seen: np.ndarray, c2: np.ndarray) -> Iterator[Rule]:
+    """The epsilons and initial accumulators that make the denominators of the first step, for gradients of any size."""
+    unit = 1.0 if rule.second == "sum" else ((1 - rule.b2) / c2[1]) ** 0.5
+    ratio = np.abs(seen[0, CURVE] / seen[0, BASE])
+    for guess in dict.fromkeys(_epsilons(rule, seen, c2)):
+        to_eps, to_initial = _units(guess, c2)
+        inside = guess.eps_place == "inside the root"
+        under = (unit * SIZES) ** 2 + guess.initial / to_initial + (guess.eps if inside else 0.0)
+        denominator = np.sqrt(under) + (0.0 if inside else guess.eps / to_eps)
+        if np.all(np.abs(unit * SIZES / denominator / ratio - 1) < 1e-10):
+            yield guess
+
+
+def _units(rule: Rule, c2: np.ndarray) -> tuple[float, float]:
+    """Of epsilon and of the initial accumulator, in the denominator of the first step."""
+    to_eps = c2[1] ** 0.5 if rule.eps_place == "on the uncorrected moment" else 1.0
+    return to_eps, c2[1] / (1.0 if rule.second == "sum" else max(rule.b2, 1e-300))
+
+
+def _epsilons(rule: Rule, seen: np.ndarray, c2: np.ndarray) -> Iterator[Rule]:
     """Epsilon and the initial accumulator: the denominator at the first step is sqrt(size^2 + inside) + outside."""
-    unit = 1.0 if rule.second == "sum" else ((1 - rule.b2) / c2(1)) ** 0.5
+    unit = 1.0 if rule.second == "sum" else ((1 - rule.b2) / c2[1]) ** 0.5
     x = unit * SIZES
     denominator = x / (seen[0, CURVE] / seen[0, BASE])
-    to_eps = c2(1) ** 0.5 if rule.eps_place == "on the uncorrected moment" else 1.0
-    to_initial = c2(1) / (1.0 if rule.second == "sum" else max(rule.b2, 1e-300))
-    if rule.initial == 0.0:
-        both = denominator[-1] ** 2 if rule.eps_place == "inside the root" else denominator[-1] * to_eps
-        fair = denominator[-1] > 1e3 * x[-1]
-        yield rule._replace(eps=snapped(both, 1e-9) if fair else 0.0)
-        return
+    to_eps, to_initial = _units(rule, c2)
+    both = denominator[-1] ** 2 if rule.eps_place == "inside the root" else denominator[-1] * to_eps
+    yield rule._replace(eps=snapped(both, 1e-9) if denominator[-1] > 1e3 * x[-1] else 0.0)
     if rule.eps_place == "inside the root":
         inside = denominator[-1] ** 2
         if rule.second == "mean":
-            unit2 = (1 - rule.b2**2) / c2(2)
+            unit2 = (1 - rule.b2**2) / c2[2]
             inside2 = (SIZES[-1] * unit2**0.5 / (seen[1, CURVE][-1] / seen[1, BASE])) ** 2
-            initial = (inside - inside2) / (rule.b2 / c2(1) - rule.b2**2 / c2(2))
+            initial = (inside - inside2) / (rule.b2 / c2[1] - rule.b2**2 / c2[2])
         else:
             initial = inside
         for guess in {snapped(initial, r) for r in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-9)}:
@@ -181,6 +191,7 @@ def _short_rate(b: float) -> float:
     return near if len(repr(near)) < 12 else 1 - snapped(1 - b, 1e-9)
 
 
+@no_type_check  # called thousands of times
 def snapped(value: float, relative: float) -> float:
     """A short decimal within a relative distance, else the value itself."""
     if value == 0 or not np.isfinite(value):

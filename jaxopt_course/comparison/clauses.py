@@ -101,8 +101,8 @@ def trees(trial: Trial, params: Any) -> None:
     }
     for name, tree in odd.items():
         try:
-            state = trial.init(tree)
-            updates, new = trial.step(tree, state, tree)
+            state = jax.eval_shape(trial.init, tree)
+            updates, new = jax.eval_shape(trial.update, tree, state, tree)
         except Exception as problem:
             raise Violation(f"{name}: {type(problem).__name__}: {' '.join(str(problem).split())[:120]}") from problem
         same_kinds(f"{name}: the updates", tree, updates)

@@ -81,7 +81,7 @@ def lines(rule: Rule, n: Notation) -> list[str]:
             second = n.ratio(second, c2[1:-1])
         inside = r.eps_place == "inside the root"
         below = n.root(f"{second} + {n.eps}") if inside else f"{n.root(second)} + {n.eps}"
-        u = n.ratio(top, below)
+        u = n.ratio(top, below) if n is LATEX or not inside else f"{top} / {below}"
     if not is_zero(r.rho):
         name = "velocity" if n is TEXT else "u"
         fresh = f"{rate}{x}{u}" if r.rate_place == "inside the velocity" else u
@@ -89,7 +89,8 @@ def lines(rule: Rule, n: Notation) -> list[str]:
         out.append(f"{name}{n.to}{n.rho}{x}{name} + {gain}{fresh}")
         u = f"{fresh} + {n.rho}{x}{name}" if r.nesterov == "look-ahead" else name
         u = f"({u})" if " + " in u and r.rate_place == "outside" else u
-    moved = u if r.rate_place != "outside" else f"{rate}{x}{u}"
+    inside = r.rate_place == "inside the first moment" or (r.rate_place != "outside" and not is_zero(r.rho))
+    moved = u if inside else f"{rate}{x}{u}"
     decayed = f" - {n.lr}{x}{n.decay}{x}{n.w}" if decays and r.decay_kind != "coupled" else ""
     out.append(f"{n.w}{n.to}{n.w} - {moved}{decayed}")
     return out

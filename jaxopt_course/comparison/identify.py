@@ -69,7 +69,7 @@ def description_length(rule: Rule) -> int:
     for value, default in zip(rule, Rule(), strict=True):
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and number != 0:
-                short = number if number < 0.5 or number > 1 else 1 - number
+                short = snapped(number if number < 0.5 or number > 1 else 1 - number, 1e-11)
                 digits += min(len(f"{short:.12e}".split("e")[0].replace(".", "").rstrip("0")) or 1, LONG)
         digits += not isinstance(value, float | tuple) and value != default
     return digits

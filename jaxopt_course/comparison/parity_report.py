@@ -128,21 +128,29 @@ class ParityReport:
             out.append(f"  equal to {self.ulps:.2g} ulp")
         out += [f"  {line}" for line in self._cause()]
         for name, rule in zip(self.names, self.rules, strict=True):
-            shown = [f"{line}" for line in lines(rule, TEXT)] if rule else ["no rule that is known"]
+            shown = [f"{line}" for line in lines(rule, TEXT)] if rule else ["no rule that we know"]
             out += [f"  {name if i == 0 else '':<{max(map(len, self.names))}}  {line}" for i, line in enumerate(shown)]
         return "\n".join(out)
 
     def _cause(self) -> list[str]:
-        if self.certain:
-            kind = {1: "this alone", 2: "this pair, and no less,"}.get(len(self.causes[0].groups), "these together")
-            return [f"cause: {self.causes[0]}", f"       {kind} removes the difference"]
-        if self.causes:
-            head = "likely cause: " if len(self.causes) == 1 else "likely cause, one of these: "
-            return [head, *(f"  {cause}" for cause in self.causes)]
-        if not all(self.identified):
+        if not self.causes:
             unknown = [name for name, known in zip(self.names, self.identified, strict=True) if not known]
-            return [f"not explained by the known differences: {' and '.join(unknown)} is no rule that is known"]
-        return ["the same rule: what differs is rounding"] if self.parting else ["the same rule"]
+            if unknown:
+                verb = "is no rule" if len(unknown) == 1 else "are no rules"
+                return [f"not explained by the known differences: {' and '.join(unknown)} {verb} that we know"]
+            return ["the same rule: what differs is rounding" if self.parting else "the same rule"]
+        shown = [str(cause) for cause in self.causes]
+        if self.parting is None:
+            return ["as rules they differ, which does not show here:", *(f"  {cause}" for cause in shown)]
+        if self.certain:
+            kind = {1: "this alone removes", 2: "these two, and no fewer, remove"}
+            return [
+                f"cause: {shown[0]}",
+                f"       {kind.get(len(self.causes[0].groups), 'these together remove')} the difference",
+            ]
+        if len(shown) == 1:
+            return [f"likely cause: {shown[0]}"]
+        return ["likely cause, any one of these:", *(f"  {cause}" for cause in shown)]
 
 
 def _growth(curve: np.ndarray) -> str:

@@ -13,7 +13,7 @@ The same lines run on JAX arrays for one rule, whose switches are then Python's 
 `[candidates, coordinates]` for many rules at once, whose switches are then columns `[candidates, 1]`.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +118,7 @@ def step(rule: Rule, g: Any, w: Any, count: Any, rate: Any, moments: Moments) ->
     return update, Moments(kept_m, v, largest, kept_velocity), slots
 
 
+@no_type_check  # as all below: called thousands of times, and whatever is given is right
 def pick(condition: Any, yes: Any, no: Any) -> Any:
     """A choice made by Python where it can be, elementwise among candidates."""
     if isinstance(condition, np.ndarray):
@@ -125,15 +126,18 @@ def pick(condition: Any, yes: Any, no: Any) -> Any:
     return yes if condition else no
 
 
+@no_type_check
 def one_minus_power(b: Any, t: Any, xp: Any) -> Any:
     """1 - b^t without cancellation; 1 for b = 0."""
     return -xp.expm1(t * xp.log1p(-(1 - b)))
 
 
+@no_type_check
 def tiny(v: Any) -> Any:
     return np.finfo(v.dtype).tiny
 
 
+@no_type_check
 def remembered(kind: Any, decay: Any, old: Any, new: Any) -> tuple[Any, Any]:
     """decay * old + new, as it is used and as it is stored, in the dtype of the moments."""
     if isinstance(kind, str) and kind == "as computed":
@@ -143,6 +147,7 @@ def remembered(kind: Any, decay: Any, old: Any, new: Any) -> tuple[Any, Any]:
     return used, rounded(kind, ("stored as ", "decayed in "), used)
 
 
+@no_type_check
 def rounded(kind: Any, hows: tuple[str, ...], value: Any) -> Any:
     """The value in the moments' dtype, where that is one of several ways to keep them."""
     names = [how + name for how in hows for name in DTYPES]
@@ -154,6 +159,7 @@ def rounded(kind: Any, hows: tuple[str, ...], value: Any) -> Any:
     return value
 
 
+@no_type_check
 def _dtype(kind: str) -> Any:
     return DTYPES[kind.rsplit(" ", 1)[-1]]
 

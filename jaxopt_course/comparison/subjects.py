@@ -85,9 +85,14 @@ def _function(function: Callable[[Any, Any, int], Any]) -> Subject:
         with relaxed():
             new = state(jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, grads), count)
         new = jax.tree.map(lambda n, p: np.asarray(n).astype(np.result_type(p)), new, params)
-        return new, state, jax.tree.map(np.subtract, new, params)
+        return new, state, _moved(new, params)
 
     return Subject(start, step, lambda _: {})
+
+
+def _moved(new: Any, old: Any) -> Any:
+    with np.errstate(invalid="ignore"):
+        return jax.tree.map(np.subtract, new, old)
 
 
 def torch_optimizer(make: Callable[[list[Any]], Any]) -> Subject:
@@ -127,7 +132,7 @@ def torch_optimizer(make: Callable[[list[Any]], Any]) -> Subject:
                 weight.grad = tensor(g).to(weight.dtype)
         optimizer.step()
         new = jax.tree.unflatten(structure, [array(w, leaf) for w, leaf in zip(weights, leaves, strict=True)])
-        return new, state, jax.tree.map(np.subtract, new, params)
+        return new, state, _moved(new, params)
 
     def slots(state: Any) -> dict[str, list[np.ndarray]]:
         weights, optimizer = state

@@ -68,8 +68,8 @@ def x64(trial: Trial, params: Any) -> None:
     for on, dtype in ((True, np.float64), (True, np.float32), (False, np.float32)):
         with jax.enable_x64(on):
             own = cast(params, dtype)
-            state = trial.init(own)
-            updates, new = trial.update(jax.tree.map(jnp.asarray, own), state, jax.tree.map(jnp.asarray, own))
+            state = jax.eval_shape(trial.init, own)
+            updates, new = jax.eval_shape(trial.update, own, state, own)
             words = f"with x64 {'on' if on else 'off'} and {np.dtype(dtype)} parameters"
             same_kinds(f"{words}, the updates", own, updates)
             same_kinds(f"{words}, the state", state, new)

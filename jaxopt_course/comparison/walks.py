@@ -49,6 +49,22 @@ def walk(subject: Subject, params: Any, num_steps: int, gradient: Callable[[Any,
     return Walk(np.array(rows), np.array(grads), slots)
 
 
+def check_forgetful(
+    name: str, subject: Subject, params: Any, path: Walk, gradient: Callable[[Any, int], Any], rtol: float
+) -> None:
+    """Raise ValueError if, started again, it takes another first step than it did."""
+    if not len(path.grads):
+        return
+    g = jax.tree.map(np.asarray, gradient(params, 0))
+    again = _flat(subject.step(params, subject.start(params), g, 0)[0])
+    largest = np.max(np.abs(again), initial=0.0)
+    if not np.allclose(again, path.params[1], rtol=0, atol=rtol * largest, equal_nan=True):
+        raise ValueError(
+            f"{name} remembers earlier runs: started again, its first step is another. Keep what it remembers in a "
+            "state, or make it an object that can be copied, or let it forget at step 0"
+        )
+
+
 def _flat(tree: Any) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(np.ravel(leaf).astype(_wide(leaf)) for leaf in jax.tree.leaves(tree))])
 
@@ -71,8 +87,9 @@ def differences(a: np.ndarray, b: np.ndarray, cuts: np.ndarray) -> np.ndarray:
         if last > first:
             x, y = a[1:, first:last], b[1:, first:last]
             size = np.maximum(np.abs(x).max(axis=1), np.abs(y).max(axis=1))
-            apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y)).max(axis=1)
-            worst = np.maximum(worst, np.divide(apart, size, out=np.zeros_like(apart), where=apart != 0))
+            with np.errstate(invalid="ignore"):
+                apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y)).max(axis=1)
+                worst = np.maximum(worst, np.divide(apart, size, out=np.zeros_like(apart), where=apart != 0))
     return worst
 
 

@@ -55,7 +55,10 @@ def contract_grid(outcomes: Mapping[str, Sequence[str]], clauses: Sequence[str],
     """
     rows, columns = len(outcomes), len(clauses)
     figure, axes = _axes(title, "", "", size=(3.4 + 0.42 * columns, 3.0 + 0.27 * rows))
-    styles = {"passed": {"marker": "o", "s": 26, "color": OKABE_ITO[2]}, "failed": {"marker": "X", "s": 80, "color": OKABE_ITO[1]}}
+    styles = {
+        "passed": {"marker": "o", "s": 26, "color": OKABE_ITO[2]},
+        "failed": {"marker": "X", "s": 80, "color": OKABE_ITO[1]},
+    }
     for outcome, style in styles.items():
         places = [(x, y) for y, row in enumerate(outcomes.values()) for x, cell in enumerate(row) if cell == outcome]
         if places:
