@@ -109,7 +109,7 @@ def _completed(rule: Rule, kernel: np.ndarray, seen: np.ndarray) -> Iterator[Rul
             for _ in range(60 if rule.correct_first else 1):
                 b = seen_b * ((1 - b ** (4 + later)) / (1 - b ** (3 + later)) if rule.correct_first else 1.0)
         rule = rule._replace(b1=_short_rate(b))
-    if not 0 <= rule.rho < 1 or not 0 <= rule.b1 < 1 or not 0 <= b2 < 1.0 + 1e-9:
+    if not 0 <= rule.dampening < 1 or not 0 <= rule.rho < 1 or not 0 <= rule.b1 < 1 or not 0 <= b2 < 1.0 + 1e-9:
         return
     if rule.second == "none":
         yield rule

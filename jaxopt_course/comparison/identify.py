@@ -59,8 +59,8 @@ def plainest(found: list[Rule], initial: float | None) -> list[Rule]:
     found = known or found
     constant = [rule for rule in found if not isinstance(rule.learning_rate, tuple)]
     lengths = {rule: description_length(rule) for rule in constant or found}
-    shortest = min(lengths.values(), default=0)
-    return sorted((rule for rule in lengths if lengths[rule] <= shortest + SPARE_DIGITS), key=lengths.__getitem__)
+    limit = min(lengths.values(), default=0) + (SPARE_DIGITS if constant else LONG)
+    return sorted((rule for rule in lengths if lengths[rule] <= limit), key=lengths.__getitem__)
 
 
 def description_length(rule: Rule) -> int:

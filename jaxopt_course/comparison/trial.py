@@ -102,7 +102,7 @@ def gradients(params: Any, count: int = 3, scale: float = 1.0) -> list[Any]:
     rng = np.random.default_rng(1)
 
     def draw(leaf: Any) -> np.ndarray:
-        return (scale * rng.standard_normal(np.shape(leaf))).astype(np.asarray(leaf).dtype)
+        return np.asarray(scale * rng.standard_normal(np.shape(leaf)), np.asarray(leaf).dtype)
 
     return [jax.tree.map(draw, params) for _ in range(count)]
 
