@@ -1,6 +1,7 @@
 """Figures of comparisons: how far apart two optimizers are, and who keeps which clause of the contract."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -35,9 +36,9 @@ def difference_curves(curves: Mapping[str, np.ndarray], *, title: str, tolerance
     length = max((len(values) for values in curves.values()), default=1)
     axes.set_xlim(1, max(length, 2))
     axes.axhline(tolerance, color="0.6", lw=0.8)
-    _note(axes, "above this it is no rounding", (1, tolerance), (4, 4), color="0.4")
+    _note(axes, "above this it is no rounding", (1.0, tolerance), (4, 4), color="0.4")
     if any(np.any(np.asarray(values) == 0) for values in curves.values()):
-        _note(axes, "equal to the last bit", (1, LEAST), (4, 4), color="0.4")
+        _note(axes, "equal to the last bit", (1.0, LEAST), (4, 4), color="0.4")
     _label_ends(figure, axes, ends)
     return figure
 
@@ -55,7 +56,7 @@ def contract_grid(outcomes: Mapping[str, Sequence[str]], clauses: Sequence[str],
     """
     rows, columns = len(outcomes), len(clauses)
     figure, axes = _axes(title, "", "", size=(3.4 + 0.42 * columns, 3.0 + 0.27 * rows))
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "passed": {"marker": "o", "s": 26, "color": OKABE_ITO[2]},
         "failed": {"marker": "X", "s": 80, "color": OKABE_ITO[1]},
     }
