@@ -44,6 +44,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "steps": lambda: jc.plots.step_size_errors(
         STEPS, ERRORS, PREDICTED, OPTIMA, [("forward", 1e-3, 1e-3, 1.0), ("central", 1e-7, 1e-9, -0.98)], title="T"
     ),
+    "differences": lambda: jc.plots.difference_curves(
+        {"own": STEPS, "removed": np.array([0.0, np.nan, 1e-16])}, title="T", tolerance=1e-12
+    ),
+    "grid": lambda: jc.plots.contract_grid(
+        {"sgd": ["passed", "failed"], "adam": ["not applicable", "passed"]}, ["a", "b"], title="T"
+    ),
     "costs": lambda: jc.plots.gradient_costs(SIZES, COSTS, POWERS, title="T"),
 }
 

@@ -118,7 +118,7 @@ def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> Co
       >>> import optax
       >>> report = check_optimizer(optax.adam(1e-3))
       >>> print(report["16 bits: moments decay"].detail)
-      bfloat16: a moment stays at 0.0996 of its start where float32 leaves 0.0497
+      bfloat16: a moment stays at 1 of its start where float32 leaves 0.0497
     """
     make: Callable[[Any], Any] | None = None
     if not hasattr(opt, "update"):

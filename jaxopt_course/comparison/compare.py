@@ -1,5 +1,6 @@
 """Two optimizers in lock step: where they part, how the difference grows, and which convention is to blame."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxopt_course.comparison.walks import (
 )
 from jaxopt_course.dtypes import check_floating
 
+FOLLOWED = 20  # in float32 1 - b2 ** t is off by 6e-6 for many: a rule in exact arithmetic is followed no nearer
 RTOL = {8: 1e-12, 4: 5e-6, 2: 0.03}  # by bytes of a parameter: what 50 steps of rounding may come to
 
 
@@ -67,11 +69,11 @@ def parity(
       ValueError: an optimizer that, started again, takes another first step.
 
     Example:
-      >>> import optax
+      >>> import jax.numpy as jnp, optax
       >>> f = lambda w: jnp.sum(jnp.array([1.0, 1e-3, 1e-6]) * w**2)
       >>> report = parity(optax.adam(1e-2), optax.adam(1e-2, eps=1e-6), f, jnp.ones(3))
       >>> print(report.verdict, *report.causes)
-      DIFFERENT epsilon: 1e-08 in a, 1e-06 in b
+      DIFFERENT epsilon: 1e-08 outside the root in a, 1e-06 outside the root in b
 
     Source: the table of conventions, `jc.conventions`.
     """
@@ -96,7 +98,8 @@ def parity(
     if rules_b and not rules_a:
         rules_a = identify(a, params, num_steps, near=rules_b[0])
     if min(widths, default=8) >= 4:  # in 16 bits nothing follows for long
-        rules_a, rules_b = (those_that_follow(r, w, cuts, rtol) for r, w in ((rules_a, walk_a), (rules_b, walk_b)))
+        near = rtol * (FOLLOWED if min(widths, default=8) == 4 else 1)
+        rules_a, rules_b = (those_that_follow(r, w, cuts, near) for r, w in ((rules_a, walk_a), (rules_b, walk_b)))
     shared = differences(walk_a.params, walk_b.params, cuts)
     own = differences(walk_a.params, own_b.params, cuts)
     parted = bool(np.nanmax(shared, initial=0.0) > rtol or not np.isfinite(shared).all())
@@ -104,6 +107,8 @@ def parity(
     if not causes and parted and min(widths, default=8) < 4:
         causes = of_sixteen_bits(a, b, params, names)
     removed = differences(follow(pair[1], walk_a)[0], walk_b.params, cuts) if pair else None
+    if removed is not None and removed.max(initial=0.0) > max(rtol, 0.1 * shared.max(initial=0.0)):
+        causes = tuple(dataclasses.replace(cause, certain=False) for cause in causes)
     return ParityReport(
         names=names,
         num_steps=num_steps,

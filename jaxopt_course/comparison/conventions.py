@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, is_zero, lines
+from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, in_words, is_zero, lines
 from jaxopt_course.comparison.rules import GROUPS, Moments, Rule, start, step
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import decay_rate, learning_rate_at, not_negative
@@ -266,9 +266,21 @@ def explain(rule: str, library: str) -> None:
     """Print a convention beside the lecture's; what differs is marked with !.
 
     Example:
-      >>> explain("rmsprop", "keras")
-      rmsprop          lecture                            keras
-      ! state          v = b2 * v + (1 - b2) * g^2        v = b2 * v + (1 - b2) * g^2
+      >>> explain("momentum", "keras")
+      momentum                 lecture                        keras
+      !                        velocity = rho * velocity + g  velocity = rho * velocity + lr * g
+      ! step                   w = w - lr * velocity          w = w - velocity
+      ! learning rate's place  outside                        inside the velocity
+      ! weight decay           none                           none, decoupled
+      ! moment dtype           float32 in 16 bits             as computed
+        lecture's in optax: optax.sgd(learning_rate=0.01, momentum=0.9)
+        keras's in optax: optax.chain(optax.scale_by_learning_rate(learning_rate=0.01), optax.trace(decay=0.9))
+        lecture's in torch: torch.optim.SGD(lr=0.01, momentum=0.9)
+        keras's in torch: no equal call
+        lecture's in keras: keras.optimizers.SGD(learning_rate=0.01, momentum=0.9)
+        keras's in keras: keras.optimizers.SGD(learning_rate=0.01, momentum=0.9)
+        lecture: Johnson, Deep Learning for Computer Vision, lecture 4, and Stanford's CS231n
+        keras: Keras 3.15.1, keras/src/optimizers
     """
     print(explanation(rule, library))
 
@@ -281,19 +293,12 @@ def explanation(rule: str, library: str) -> str:
     )
     rows: list[tuple[str, ...]] = [*(("", x, y) for x, y in pairs[:-1]), ("step", *pairs[-1])]
     for group in differences(ours.switches, theirs.switches):
-        rows.append(
-            (group, *(", ".join(value_of(c.switches, field) for field in GROUPS[group]) for c in (ours, theirs)))
-        )
-    for name, value in ours.defaults.items():
-        if theirs.defaults.get(name) != value:
-            rows.append(("default", f"{name} = {value}", f"{name} = {theirs.defaults.get(name)}"))
-    rows += [(f"in {name}", *(c.calls[name] or "no equal call" for c in (ours, theirs))) for name in CALLS]
-    marked: list[tuple[str, ...]] = [(f"{'!' if x != y else ' '} {what}", x, y) for what, x, y in rows]
-    return "\n".join(columns([(rule, ours.library, theirs.library), *marked, ("  source", ours.source, theirs.source)]))
-
-
-def value_of(rule: Rule, field: str) -> str:
-    return f"{field} = {getattr(rule, field)}"
+        rows.append((group, *(in_words(convention.switches, group) for convention in (ours, theirs))))
+    marked = [(f"{'!' if x != y else ' '} {what}", x, y) for what, x, y in rows]
+    calls = [(name, c.library, c.calls[name] or "no equal call") for name in CALLS for c in (ours, theirs)]
+    said = [f"  {library}'s in {name}: {call}" for name, library, call in calls]
+    sources = [f"  {convention.library}: {convention.source}" for convention in (ours, theirs)]
+    return "\n".join([*columns([(rule, ours.library, theirs.library), *marked]), *said, *dict.fromkeys(sources)])
 
 
 def columns(rows: list[tuple[str, ...]]) -> list[str]:

@@ -100,6 +100,36 @@ def is_zero(value: Any) -> bool:
     return isinstance(value, int | float) and value == 0
 
 
+def in_words(rule: Rule, group: str) -> str:
+    """What a rule has for one of the `GROUPS` of switches."""
+    r = rule
+    corrected = {(True, True): "of both moments", (False, False): "none", (True, False): "of the first moment"}
+    memories = [f"{r.b1:.6g} in the first moment"] * (not is_zero(r.b1)) + [f"{r.rho:.6g}"] * (not is_zero(r.rho))
+    kinds = {"mean": f"a mean that keeps {r.b2:.6g}", "sum": "a sum", "none": "none"}
+    words = {
+        "learning rate": _number(r.learning_rate),
+        "momentum": " and ".join(memories) or "none",
+        "second moment": kinds[r.second],
+        "initial accumulator": _number(r.initial),
+        "epsilon": "none" if is_zero(r.eps) else f"{_number(r.eps)} {r.eps_place}",
+        "bias correction": corrected.get((bool(r.correct_first), bool(r.correct_second)), "of the second moment"),
+        "step count": f"from {r.first_count}" if not r.rate_count else f"schedule read {r.rate_count} step later",
+        "dampening": f"{_number(r.dampening)}{'' if r.damp_first else ' but not at the first step'}",
+        "weight decay": f"{'none,' if is_zero(r.weight_decay) else _number(r.weight_decay)} {r.decay_kind}",
+        "moment dtype": "float32 in 16 bits" if r.wide else r.moment_dtype,
+        "AMSGrad": r.amsgrad,
+        "Nesterov's form": r.nesterov,
+        "learning rate's place": r.rate_place,
+    }[group]
+    return "none" if words == "none, coupled" else words
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{value[0]:g}, {value[1]:g}, ..., {value[-1]:g}"
+    return f"{value:.6g}" if isinstance(value, int | float) else "a schedule" if callable(value) else str(value)
+
+
 def call(name: str, **arguments: Any) -> str:
     """A call as code, defaults and all."""
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"

@@ -2,12 +2,11 @@
 
 import enum
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from jaxopt_course.comparison.formulas import TEXT, lines
-from jaxopt_course.comparison.rules import GROUPS, Rule
+from jaxopt_course.comparison.formulas import TEXT, in_words, lines
+from jaxopt_course.comparison.rules import Rule
 
 
 class Parity(enum.StrEnum):
@@ -32,33 +31,8 @@ class Cause:
         return "; ".join(f"{group}: {self._values(group)}" for group in self.groups)
 
     def _values(self, group: str) -> str:
-        fields = GROUPS[group]
-        changed = [f for f in fields if getattr(self.a, f) != getattr(self.b, f)]
-        sides = []
-        for name, rule in zip(self.names, (self.a, self.b), strict=True):
-            sides.append(f"{_say(rule, fields, changed)} in {name}")
-        return ", ".join(sides)
-
-
-def _say(rule: Rule, fields: tuple[str, ...], changed: list[str]) -> str:
-    if fields[0] == "correct_first":
-        both = {(True, True): "of both moments", (False, False): "none", (True, False): "of the first moment only"}
-        return both.get((bool(rule.correct_first), bool(rule.correct_second)), "of the second moment only")
-    if fields[0] == "weight_decay":
-        kind = f" {rule.decay_kind}" if "decay_kind" in changed or rule.weight_decay else ""
-        return f"{rule.weight_decay:g}{kind}" if rule.weight_decay else "none"
-    if fields[0] == "dampening" and rule.dampening:
-        return f"{rule.dampening:g}{'' if rule.damp_first else ' but not at the first step'}"
-    if fields[0] == "first_count":
-        shifted = "rate_count" in changed
-        return f"schedule read from {rule.rate_count}" if shifted else f"counted from {rule.first_count}"
-    return " ".join(_number(getattr(rule, f)) for f in changed)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, tuple):
-        return f"{value[0]:g}, {value[1]:g}, ..., {value[-1]:g}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        a, b = self.names
+        return f"{in_words(self.a, group)} in {a}, {in_words(self.b, group)} in {b}"
 
 
 @dataclass(frozen=True)
