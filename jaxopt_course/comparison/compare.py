@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxopt_course.comparison.causes import least_causes, of_sixteen_bits
+from jaxopt_course.comparison.causes import SAME, least_causes, of_sixteen_bits
 from jaxopt_course.comparison.identify import identify
 from jaxopt_course.comparison.parity_report import ParityReport, Parting
 from jaxopt_course.comparison.rules import SLOTS, Rule
@@ -136,15 +136,21 @@ def _parting(
 ) -> Parting:
     """The first step, and in it the first slot on the way from the gradient to the parameters, that differs."""
     slots_a, slots_b = ([_known(walk, count) for count in range(len(walk.grads))] for walk in (a, b))
-    if pair:
+    names = [*SLOTS, *ROLES]
+    if pair:  # in float64, on the same gradients: what is not different is the same
         slots_a, slots_b = (follow(rule, a)[1] for rule in pair)
+        rtol = min(rtol, SAME)
+        names = [name for name in SLOTS if name != "velocity" or pair[0].rho or pair[1].rho]
     for count, (x, y) in enumerate(zip(slots_a, slots_b, strict=True)):
-        for name in (*SLOTS, *ROLES):
+        for name in names:
             if name not in x or name not in y or x[name].shape != y[name].shape:
                 continue
-            apart, size = np.abs(x[name] - y[name]), np.maximum(np.abs(x[name]), np.abs(y[name])).max(initial=0)
-            apart = np.where((x[name] == y[name]), 0.0, np.where(np.isnan(apart), np.inf, apart))
-            if apart.max(initial=0) > rtol * size:
+            size = np.maximum(np.abs(x[name]), np.abs(y[name]))
+            size = size.max(initial=0) if name == "parameters" else size
+            with np.errstate(invalid="ignore"):
+                apart = np.where(x[name] == y[name], 0.0, np.abs(x[name] - y[name]) / np.where(size > 0, size, 1.0))
+            apart = np.nan_to_num(apart, nan=np.inf)
+            if apart.max(initial=0) > rtol:
                 return _place(count, name, x[name], y[name], apart, leaves, paths, cuts)
     worst = int(np.argmax(np.nan_to_num(differences(a.params, b.params, cuts), nan=np.inf) > rtol))
     x, y = a.params[worst + 1], b.params[worst + 1]
