@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import optax
-from optax._src import alias
 from rich.console import Console
 from rich.progress import track
 
@@ -31,7 +30,7 @@ OURS: dict[str, Any] = {
     "newton": jc.newton(),
     "newton_cg": jc.newton_cg(),
 }
-GIVEN: dict[str, dict[str, Any]] = {"noisy_sgd": {"key": 0}, "rmsprop": {}}
+GIVEN: dict[str, dict[str, Any]] = {"noisy_sgd": {"key": 0}}
 INTRODUCTION = (
     "What a loop, a compiler, a sweep or a checkpoint may ask of an optimizer, asked of every one. Each failure is "
     "shown with the smallest parameters that bring it about."
@@ -42,8 +41,8 @@ Row = dict[str, Any]
 def aliases() -> dict[str, Any]:
     """Optax's, at 0.01 where they take a learning rate."""
     found = {}
-    for name, function in inspect.getmembers(alias, inspect.isfunction):
-        if function.__module__ == alias.__name__ and not name.startswith("_"):
+    for name, function in inspect.getmembers(optax, inspect.isfunction):
+        if function.__module__.endswith(".alias"):
             found[f"optax.{name}"] = _factory(name, function)
     return found
 
