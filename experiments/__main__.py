@@ -41,6 +41,16 @@ COMMANDS = {
         arguments.profiles,
         "experiments.profiles",
     ),
+    "parity": Command(
+        "two optimizers in lock step on real images: where they part, and which convention is to blame",
+        arguments.parity,
+        "experiments.parity",
+    ),
+    "contract": Command(
+        "every optimizer of ours and of optax through the contract: one grid of what is kept and what is broken",
+        arguments.contract,
+        "experiments.contract",
+    ),
     "data": Command(
         "what is in an image set, and what it looks like; CIFAR-10 is fetched on request",
         arguments.data,

@@ -122,6 +122,22 @@ def doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
+def parity(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("a", metavar="A", help="an optimizer as it is written: optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2)")
+    add("b", metavar="B", help="another: keras.optimizers.Adam(1e-3), lecture.adagrad(1e-2), jc.adam(1e-3)")
+    images(parser)
+    add("--steps", type=whole(1), default=50, metavar="N", help="(default: %(default)s)")
+    add("--float32", action="store_true", help="step in float32")
+    outcome(parser, "parity")
+
+
+def contract(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--optimizers", nargs="+", default=[], metavar="NAME", help="of ours and of optax (default: all)")
+    outcome(parser, "contract", seed=False)
+
+
 def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:
     """An option that takes some of the names, and all unless given."""
     listed = f"of {', '.join(names)} (default: all{but})"
@@ -147,10 +163,11 @@ def images(parser: argparse.ArgumentParser) -> None:
     add("--l2", type=not_negative, default=1e-4, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-4)")
 
 
-def outcome(parser: argparse.ArgumentParser, name: str) -> None:
+def outcome(parser: argparse.ArgumentParser, name: str, seed: bool = True) -> None:
     """Where it goes, and how it can be had again."""
     add = parser.add_argument
-    add("--seed", type=whole(0), default=0, help="of everything random (default: %(default)s)")
+    if seed:
+        add("--seed", type=whole(0), default=0, help="of everything random (default: %(default)s)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: runs/{name}-<utc>)")
     add("--json", action="store_true", help="print the results as JSON instead of tables")
     add("--quiet", action="store_true", help="print nothing but errors")

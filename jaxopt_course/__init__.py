@@ -3,7 +3,8 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import data, gradients, optimizers, problems, training
+from jaxopt_course import comparison, data, gradients, optimizers, problems, training
+from jaxopt_course.comparison import check_optimizer, conventions, parity, torch_optimizer
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
 from jaxopt_course.optimizers import (
     adagrad,
@@ -32,6 +33,9 @@ __all__ = [
     "adagrad",
     "adam",
     "armijo",
+    "check_optimizer",
+    "comparison",
+    "conventions",
     "data",
     "empirical_risk",
     "grad_check_sparse",
@@ -48,12 +52,14 @@ __all__ = [
     "newton_cg",
     "numerical_gradient",
     "optimizers",
+    "parity",
     "plots",
     "problems",
     "rmsprop",
     "scores",
     "sgd",
     "strong_wolfe",
+    "torch_optimizer",
     "train",
     "training",
 ]

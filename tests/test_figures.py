@@ -57,6 +57,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         columns=["x", "1", "2"],
     ),
     "photographs": lambda: jc.plots.image_grid(PHOTOGRAPHS, [["a", "b"]], names=["row"], top=255.0, title="T"),
+    "differences": lambda: jc.plots.difference_curves(
+        {"own": STEPS, "removed": np.array([0.0, np.nan, 1e-16])}, title="T", tolerance=1e-12
+    ),
+    "grid": lambda: jc.plots.contract_grid(
+        {"sgd": ["passed", "failed"], "adam": ["not applicable", "passed"]}, ["a", "b"], title="T"
+    ),
     "costs": lambda: jc.plots.gradient_costs(SIZES, COSTS, POWERS, title="T"),
 }
 

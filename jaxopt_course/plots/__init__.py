@@ -1,5 +1,6 @@
 """What did it look like? Data in, a matplotlib Figure out; nothing is computed here."""
 
+from jaxopt_course.plots.comparisons import contract_grid, difference_curves
 from jaxopt_course.plots.figures import (
     confusion_matrix,
     gradient_costs,
@@ -14,7 +15,9 @@ from jaxopt_course.plots.solves import convergence_curves
 
 __all__ = [
     "confusion_matrix",
+    "contract_grid",
     "convergence_curves",
+    "difference_curves",
     "gradient_costs",
     "image_grid",
     "learning_curves",

@@ -1,0 +1,156 @@
+"""A contract that any optimizer can be put through: one line in a test of one's own."""
+
+import enum
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxopt_course.comparison import clauses, transforms
+from jaxopt_course.comparison.trial import NotApplicable, Trial, Violation, cases_like
+
+CHECKS: dict[str, Callable[[Trial, Any], str | None]] = {
+    "state and updates keep their kind": transforms.structure,
+    "one compile, equal to none": transforms.compiles_once,
+    "x64 on and off": transforms.x64,
+    "16 bits: finite, same dtype": clauses.low_precision,
+    "16 bits: moments decay": clauses.moments_decay,
+    "zero gradient": clauses.zero_gradient,
+    "huge and tiny gradients": clauses.extreme_gradients,
+    "NaN gradient": clauses.nan_gradient,
+    "odd trees": clauses.trees,
+    "equivariance": clauses.equivariance,
+    "response to scaling": clauses.scaling,
+    "vmap equals loop": transforms.vmaps,
+    "traced hyperparameters": transforms.traced_hyperparameters,
+    "chain and MultiSteps": transforms.composition,
+    "step count at int32's end": clauses.last_count,
+    "gradients through steps": transforms.differentiable,
+    "serialisation": transforms.serialisation,
+    "purity": clauses.purity,
+    "randomness": clauses.randomness,
+}
+
+
+class Outcome(enum.StrEnum):
+    """Of one row of a contract."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`detail`: what was found; for a failure `case`, the smallest that shows it."""
+
+    name: str
+    outcome: Outcome
+    detail: str = ""
+    case: str = ""
+
+
+class ContractError(AssertionError):
+    """A contract that an optimizer broke; `report` holds all rows."""
+
+    def __init__(self, report: "ContractReport"):
+        super().__init__(f"\n{report}")
+        self.report = report
+
+
+@dataclass(frozen=True)
+class ContractReport:
+    """The outcome of `check_optimizer`: a row for every clause, a table when printed."""
+
+    rows: tuple[Row, ...]
+    strict: bool = False
+
+    @property
+    def failed(self) -> tuple[Row, ...]:
+        bad = (Outcome.FAILED, Outcome.NOT_APPLICABLE) if self.strict else (Outcome.FAILED,)
+        return tuple(row for row in self.rows if row.outcome in bad)
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed
+
+    def __getitem__(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def raise_if_failed(self) -> "ContractReport":
+        """Raise `ContractError`, an AssertionError that shows the table, unless every row passed."""
+        if not self.ok:
+            raise ContractError(self)
+        return self
+
+    def __str__(self) -> str:
+        width = max(len(row.name) for row in self.rows)
+        kept = sum(row.outcome is Outcome.PASSED for row in self.rows)
+        out = [f"{'kept' if self.ok else 'BROKEN'}: {kept} of {len(self.rows)} rows passed, {len(self.failed)} failed"]
+        for row in self.rows:
+            case = f"   smallest case: {row.case}" if row.case else ""
+            out.append(f"  {row.name:<{width}}  {row.outcome:<14}  {row.detail}{case}".rstrip())
+        return "\n".join(out)
+
+
+def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> ContractReport:
+    """Put an optimizer through everything that a loop, a compiler, a sweep or a checkpoint may ask of it.
+
+    The rows: structure, shape and dtype of the state under `jit` and `scan`; x64 on and off; float32, bfloat16 and
+    float16, in which moments must decay; gradients that are zero, huge, tiny, NaN; empty trees, scalars, None and mixed
+    dtypes; equivariance under permutation and flattening; the response to a scaled gradient, which is a fingerprint;
+    `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; a step count near the end of int32; gradients
+    through ten steps; serialisation; purity, randomness and one compile for all steps.
+
+    Args:
+      opt: an optax transformation; or a function `learning_rate -> transformation`, whose learning rate is then traced
+        as well.
+      params: a tree like the one that will be optimized, floating point; by default a small classifier's.
+      strict: whether a row that is not applicable counts as failed.
+
+    Returns:
+      A `ContractReport`; `.raise_if_failed()` in a test.
+
+    Raises:
+      TypeError: what is no optimizer.
+
+    Example:
+      >>> import optax
+      >>> report = check_optimizer(optax.adam(1e-3))
+      >>> print(report["16 bits: moments decay"].detail)
+      bfloat16: a moment stays at 1 of its start where float32 leaves 0.0497
+    """
+    make: Callable[[Any], Any] | None = None
+    if not hasattr(opt, "update"):
+        if not callable(opt):
+            raise TypeError(f"an optax transformation or a function learning_rate -> one; got {type(opt).__name__}")
+        make, opt = opt, opt(1e-2)
+    trial = Trial(opt, make, cases_like(params))
+    return ContractReport(tuple(_row(name, check, trial) for name, check in CHECKS.items()), strict)
+
+
+def _row(name: str, check: Callable[[Trial, Any], str | None], trial: Trial) -> Row:
+    """The largest case first; if it fails, the smallest that does."""
+    *smaller, largest = trial.cases.items()
+    try:
+        return Row(name, Outcome.PASSED, check(trial, largest[1]) or "")
+    except NotApplicable as reason:
+        return Row(name, Outcome.NOT_APPLICABLE, str(reason))
+    except Exception as problem:
+        first = problem
+    for case, params in [*smaller, largest]:
+        try:
+            check(trial, params)
+        except NotApplicable:
+            continue
+        except Exception as problem:
+            return Row(name, Outcome.FAILED, _words(problem), case)
+    return Row(name, Outcome.FAILED, _words(first), largest[0])
+
+
+def _words(problem: Exception) -> str:
+    if isinstance(problem, Violation):
+        return str(problem)
+    line = traceback.extract_tb(problem.__traceback__)[-1]
+    text = " ".join(str(problem).split())
+    return f"{type(problem).__name__} in {line.name}: {text[:150]}{'...' if len(text) > 150 else ''}"

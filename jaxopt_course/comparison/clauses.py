@@ -1,0 +1,210 @@
+"""What an optimizer does with numbers: each clause says what it found, or raises what is wrong."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.comparison.subjects import ROLES, relaxed
+from jaxopt_course.comparison.trial import (
+    NotApplicable,
+    Trial,
+    Violation,
+    apart,
+    cast,
+    constant,
+    finite,
+    floats,
+    gradients,
+    need,
+    need_finite,
+    numbers,
+    same_kinds,
+)
+
+SCALES = 2.0 ** np.array([-4, 3])  # exact in every dtype
+SIXTEEN = (jnp.bfloat16, jnp.float16)
+ZEROS = 3000  # steps without a gradient after one of 10: nu at b2 = 0.999 is then 0.05 of what it was
+CLOSE = 1e-4  # float32, a few steps
+
+
+def low_precision(trial: Trial, params: Any) -> None:
+    for dtype in (np.float32, *SIXTEEN):
+        own = cast(params, dtype)
+        for size in (0.0, 1e-4, 1.0, 6e4):
+            updates = trial.run(own, [constant(own, size), constant(own, -size)])[2]
+            same_kinds(f"{np.dtype(dtype)}: the updates", own, updates[-1])
+            need_finite(updates, f"{np.dtype(dtype)}: a gradient of {size:g} gives an update of")
+
+
+def moments_decay(trial: Trial, params: Any) -> str:
+    """In 16 bits as in float32: what one gradient left behind, after many of zero."""
+    left = {}
+    for dtype in (np.float32, *SIXTEEN):
+        own = cast(params, dtype)
+        own_arrays, zero = jax.tree.map(jnp.asarray, own), jax.tree.map(jnp.asarray, constant(own, 0.0))
+        state = trial.run(own, [constant(own, 10.0)])[1]
+
+        def body(state: Any, _: Any, zero: Any = zero, w: Any = own_arrays) -> tuple[Any, None]:
+            return trial.update(zero, state, w)[1], None
+
+        later = jax.jit(lambda state, body=body: jax.lax.scan(body, state, length=ZEROS)[0])(state)
+        before, after = ([np.abs(np.asarray(leaf, float)).max(initial=0) for leaf in floats(s)] for s in (state, later))
+        left[np.dtype(dtype).name] = [a / b if b > 0 else 0.0 for a, b in zip(after, before, strict=True)]
+    full = left.pop("float32")
+    if not any(left_over < 0.5 for left_over in full):
+        raise NotApplicable("nothing that it keeps decays")
+    for name, fractions in left.items():
+        for kept, right in zip(fractions, full, strict=True):
+            need(
+                right >= 0.5 or kept < max(1.5 * right, 1e-2),
+                f"{name}: a moment stays at {kept:.3g} of its start where float32 leaves {right:.3g}",
+            )
+    return f"to {min(full):.2g} after {ZEROS} zeros"
+
+
+def zero_gradient(trial: Trial, params: Any) -> None:
+    _, state, updates = trial.run(params, [constant(params, 0.0)] * 3)
+    need_finite(updates, "a gradient of zero gives an update of")
+    if finite(floats(trial.init(params))):
+        need_finite(floats(state), "a gradient of zero leaves in the state")
+
+
+def extreme_gradients(trial: Trial, params: Any) -> None:
+    for name, size in (("huge", 1e15), ("tiny", 1e-30)):
+        _, _, updates = trial.run(params, [constant(params, size), constant(params, -size)])
+        need_finite(updates, f"a {name} gradient, {size:g}, gives an update of")
+
+
+def nan_gradient(trial: Trial, params: Any) -> str:
+    bad = jax.tree.map(np.array, gradients(params, 1)[0])
+    leaf = jax.tree.leaves(bad)[0]
+    leaf[(0,) * leaf.ndim] = np.nan
+    _, _, (updates,) = trial.run(params, [bad])
+    values = numbers(updates)
+    if not values.any() and not np.isnan(values).any():
+        return "the step is left out"
+    need(np.isnan(values[0]), f"a NaN in the gradient becomes an update of {values[0]:g}: it is hidden")
+    return "stays in its entry" if not np.isnan(values[1:]).any() else "spreads"
+
+
+def trees(trial: Trial, params: Any) -> None:
+    rng = np.random.default_rng(2)
+    vector = rng.standard_normal(3).astype(np.float32)
+    odd = {
+        "an empty tree": {},
+        "a scalar": np.array(0.5, np.float32),
+        "None among the leaves": {"a": vector, "b": None},
+        "mixed dtypes": {"a": vector, "b": vector.astype(jnp.bfloat16)},
+        "nested lists and tuples": [(vector,), {"x": [vector]}],
+    }
+    for name, tree in odd.items():
+        try:
+            state = jax.eval_shape(trial.init, tree)
+            updates, new = jax.eval_shape(trial.update, tree, state, tree)
+        except Exception as problem:
+            raise Violation(f"{name}: {type(problem).__name__}: {' '.join(str(problem).split())[:120]}") from problem
+        same_kinds(f"{name}: the updates", tree, updates)
+        same_kinds(f"{name}: the state", state, new)
+
+
+def equivariance(trial: Trial, params: Any) -> str:
+    """Permuting and flattening, which an elementwise rule does not notice."""
+    flat, flat_g = numbers(params).astype(np.float32), [numbers(g).astype(np.float32) for g in gradients(params)]
+    order = np.random.default_rng(3).permutation(len(flat))
+    whole = trial.run(flat, flat_g)[2]
+    permuted = trial.run(flat[order], [g[order] for g in flat_g])[2]
+    tree = trial.run(params, gradients(params))[2]
+    lost = [
+        name
+        for name, off in (
+            ("permutation", apart([np.asarray(u)[order] for u in whole], permuted)),
+            ("flattening", apart(whole, tree)),
+        )
+        if off > CLOSE
+    ]
+    if lost:
+        raise NotApplicable(f"none under {' and '.join(lost)}: it looks at more than single entries")
+    return "under permutation and flattening"
+
+
+def scaling(trial: Trial, params: Any) -> str:
+    """A fingerprint: what becomes of the updates when every gradient is multiplied by c."""
+    still = constant(params, 0.0)
+    plain = trial.run(still, gradients(params))[2]
+    scaled = {c: trial.run(still, gradients(params, scale=c))[2] for c in SCALES.tolist()}
+    if all(apart(u, jax.tree.map(lambda x, c=c: c * x, plain)) < 1e-5 for c, u in scaled.items()):
+        return "linear"
+    worst = max(apart(u, plain) for u in scaled.values())
+    if worst < 1e-3:
+        return f"invariant to {worst:.0e}"
+    return "neither linear nor invariant"
+
+
+def last_count(trial: Trial, params: Any) -> str:
+    end = np.iinfo(np.int32).max
+    state = trial.run(params, gradients(params, 1))[1]
+    if not _counts(state):
+        raise NotApplicable("it counts no steps")
+    late = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(end - 1, jnp.int32) if _is_count(path, leaf) else leaf, state
+    )
+    _, late, updates = trial.run(params, gradients(params), late)
+    need(min(_counts(late)) > 0, f"the step count runs over to {min(_counts(late))}")
+    need_finite(updates, f"at step {end} an update is")
+    return "saturates"
+
+
+def _counts(state: Any) -> list[int]:
+    return [int(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if _is_count(path, leaf)]
+
+
+def _is_count(path: Any, leaf: Any) -> bool:
+    names = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
+    return jnp.result_type(leaf) == jnp.int32 and np.ndim(leaf) == 0 and any(n in ROLES["step count"] for n in names)
+
+
+def purity(trial: Trial, params: Any) -> None:
+    """The same in, the same out, and nothing that was given is changed."""
+    g = gradients(params, 2)
+    given = jax.tree.map(np.array, params)
+    state = trial.init(given)
+    before = [
+        np.array(x) for x in jax.tree.leaves(state) if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
+    ]
+    own_g = jax.tree.map(np.array, g[0])
+    with relaxed():
+        first, after_first = trial.update(own_g, state, given)
+    need(apart(given, params) == 0, "it writes into the parameters")
+    need(apart(own_g, g[0]) == 0, "it writes into the gradients")
+    trial.step(g[1], after_first, params)
+    second, _ = trial.step(g[0], state, params)
+    off = apart(first, second)
+    need(
+        off < CLOSE or not finite(first),
+        f"called twice with the same state it gives updates that differ by {off:.1e}: it remembers",
+    )
+    kept = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)]
+    need(
+        all(np.array_equal(x, y, equal_nan=True) for x, y in zip(before, kept, strict=True)),
+        "it writes into the state it is given",
+    )
+    again = trial.init(given)
+    fresh, _ = trial.step(g[0], again, params)
+    need(apart(first, fresh) < CLOSE or not finite(first), "a new state is not as the first one was: it remembers")
+
+
+def randomness(trial: Trial, params: Any) -> str:
+    """Entries that are alike get updates that differ: then there is noise, and it must be new at every step."""
+    still = np.zeros(16, np.float32)
+    _, _, updates = trial.run(still, [np.ones(16, np.float32)] * 3)
+    values = [np.asarray(u, float) for u in updates]
+    if all(np.ptp(v) <= CLOSE * max(np.abs(v).max(), 1e-30) for v in values):
+        return "none"
+    noise = [v - v.mean() for v in values]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        size = np.linalg.norm(noise[one]) * np.linalg.norm(noise[other])
+        alike = abs(noise[one] @ noise[other]) / size if size > 0 else 1.0
+        need(alike < 0.99, f"the noise of steps {one + 1} and {other + 1} is the same: a key is used twice")
+    return "new at every step"

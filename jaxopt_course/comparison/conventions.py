@@ -1,0 +1,306 @@
+r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp and Adam of the lecture, of optax, torch and Keras.
+
+A convention is a record of switches (`rules.Rule`). Its formula, the calls that equal it and the rule itself are all
+made from them, so that none of these can disagree with another.
+"""
+
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, in_words, is_zero, lines
+from jaxopt_course.comparison.rules import GROUPS, Moments, Rule, start, step
+from jaxopt_course.dtypes import at_least_32_bits, check_floating
+from jaxopt_course.optimizers.hyperparameters import decay_rate, learning_rate_at, not_negative
+from jaxopt_course.optimizers.leaves import check_match
+
+LIBRARIES = ("lecture", "optax", "torch", "keras")
+COMMON = {  # what every library calls its own way, by the name that `make` knows
+    "sgd": {},
+    "momentum": {"rho": "rho"},
+    "nesterov": {"rho": "rho"},
+    "adagrad": {"eps": "eps", "initial": "initial"},
+    "rmsprop": {"decay": "b2", "eps": "eps", "rho": "rho"},
+    "adam": {"b1": "b1", "b2": "b2", "eps": "eps"},
+}
+COMMON |= dict.fromkeys(("adam_uncorrected", "adamw", "amsgrad"), COMMON["adam"])
+SOURCES = {
+    "lecture": "Johnson, Deep Learning for Computer Vision, lecture 4, and Stanford's CS231n",
+    "optax": "optax 0.2.8, optax/_src/alias.py and transform.py",
+    "torch": "torch 2.13.0, torch/optim",
+    "keras": "Keras 3.15.1, keras/src/optimizers",
+}
+_LECTURE = {
+    "sgd": Rule(0.01, wide=True),
+    "momentum": Rule(0.01, rho=0.9, wide=True),
+    "nesterov": Rule(0.01, rho=0.9, nesterov="look-ahead", wide=True),
+    "adagrad": Rule(0.01, second="sum", eps=1e-7, wide=True),
+    "rmsprop": Rule(0.01, second="mean", b2=0.99, eps=1e-7, wide=True),
+    "adam_uncorrected": Rule(1e-3, b1=0.9, b2=0.999, second="mean", eps=1e-7, wide=True),
+}
+_LECTURE["adam"] = _LECTURE["adam_uncorrected"]._replace(correct_first=True, correct_second=True)
+_LECTURE["adamw"] = _LECTURE["adam"]._replace(weight_decay=0.01, decay_kind="decoupled")
+_INSIDE = {"rate_place": "inside the velocity"}
+_DIFFERENT: dict[str, dict[str, dict[str, Any]]] = {  # from the lecture's
+    "optax": {
+        "sgd": {},
+        "momentum": {},
+        "nesterov": {},
+        "adagrad": {"initial": 0.1, "eps_place": "inside the root"},
+        "rmsprop": {"b2": 0.9, "eps": 1e-8, "eps_place": "inside the root", **_INSIDE},
+        "adam": {"eps": 1e-8},
+        "adamw": {"eps": 1e-8, "weight_decay": 1e-4},
+        "amsgrad": {"eps": 1e-8, "amsgrad": "of corrected moments"},
+    },
+    "torch": {
+        "sgd": {"learning_rate": 1e-3},
+        "momentum": {"learning_rate": 1e-3, "damp_first": False},
+        "nesterov": {"learning_rate": 1e-3, "damp_first": False},
+        "adagrad": {"eps": 1e-10},
+        "rmsprop": {"eps": 1e-8},
+        "adam": {"eps": 1e-8},
+        "adamw": {"eps": 1e-8, "weight_decay": 1e-2},
+        "amsgrad": {"eps": 1e-8, "amsgrad": "of raw moments"},
+    },
+    "keras": {
+        "sgd": {"decay_kind": "decoupled"},
+        "momentum": {"decay_kind": "decoupled", **_INSIDE},
+        "nesterov": {"decay_kind": "decoupled", **_INSIDE},
+        "adagrad": {
+            "learning_rate": 1e-3,
+            "initial": 0.1,
+            "eps_place": "inside the root",
+            "decay_kind": "decoupled",
+        },
+        "rmsprop": {
+            "learning_rate": 1e-3,
+            "b2": 0.9,
+            "eps_place": "inside the root",
+            "decay_kind": "decoupled",
+            **_INSIDE,
+        },
+        "adam": {"eps_place": "on the uncorrected moment", "decay_kind": "decoupled"},
+        "adamw": {"eps_place": "on the uncorrected moment", "weight_decay": 4e-3},
+        "amsgrad": {
+            "eps_place": "on the uncorrected moment",
+            "amsgrad": "of raw moments",
+            "decay_kind": "decoupled",
+        },
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """One rule as one library has it.
+
+    `switches`: the point in the space of conventions, at the library's defaults (`lr = 0.01` where it has none);
+    `formula`, `latex`: the recurrence, a line a state; `calls`: the code in optax, torch and Keras that equals it, None
+    where there is none; `source`: where it was read.
+
+    Example:
+      >>> print(get("rmsprop", "torch").formula)
+      v = b2 * v + (1 - b2) * g^2
+      w = w - lr * g / (sqrt(v) + eps)
+      >>> get("rmsprop", "torch").calls["optax"]
+      'optax.rmsprop(learning_rate=0.01, decay=0.99, eps=1e-08, eps_in_sqrt=False)'
+    """
+
+    rule: str
+    library: str
+    switches: Rule
+
+    @property
+    def formula(self) -> str:
+        return "\n".join(lines(self.switches, TEXT))
+
+    @property
+    def latex(self) -> str:
+        return " \\\\\n".join(lines(self.switches, LATEX))
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return {name: getattr(self.switches, field) for name, field in self._names().items()}
+
+    @property
+    def calls(self) -> dict[str, str | None]:
+        return {library: call(self.switches) for library, call in CALLS.items()}
+
+    @property
+    def source(self) -> str:
+        return SOURCES[self.library]
+
+    def _names(self) -> dict[str, str]:
+        return {"learning_rate": "learning_rate", **COMMON[self.rule], "weight_decay": "weight_decay"}
+
+    def with_values(self, **hyperparameters: Any) -> "Convention":
+        """The same convention at other hyperparameters, by the names in `defaults`."""
+        names = self._names() | {"dampening": "dampening"}
+        if unknown := hyperparameters.keys() - names.keys():
+            raise TypeError(
+                f"{self.library}'s {self.rule} has no {', '.join(sorted(unknown))}; it has {', '.join(names)}"
+            )
+        return dataclasses.replace(
+            self, switches=self.switches._replace(**{names[name]: value for name, value in hyperparameters.items()})
+        )
+
+    def make(self, **hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
+        """This very rule, by hand, as an optimizer.
+
+        Hyperparameters by the names in `defaults`: numbers or traced scalars; a schedule for the learning rate.
+        """
+        return make(self.with_values(**hyperparameters).switches)
+
+
+class ConventionState(NamedTuple):
+    """`count`: steps taken, int32; the rest like the parameters, None where the rule has no use for it."""
+
+    count: Any  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    mu: Any
+    nu: Any
+    nu_max: Any
+    trace: Any
+
+
+def make(rule: Rule) -> optax.GradientTransformationExtraArgs:
+    """The optimizer at a point in the space of conventions."""
+    rate_at = learning_rate_at(rule.learning_rate)
+    checked = {name: decay_rate(name, getattr(rule, name)) for name in ("b1", "b2", "rho")}
+    checked |= {name: not_negative(name, getattr(rule, name)) for name in ("eps", "initial", "weight_decay")}
+    rule = rule._replace(**checked)
+    kept = (not is_zero(rule.b1), rule.second != "none", rule.amsgrad != "none", not is_zero(rule.rho))
+    decays = not is_zero(rule.weight_decay)
+
+    def dtype_of(leaf: Any) -> Any:
+        dtype = jnp.result_type(leaf)
+        return at_least_32_bits(dtype) if rule.wide else dtype
+
+    def init(params: Any) -> ConventionState:
+        check_floating(params)
+        fresh = [start(rule, jnp.zeros(jnp.shape(leaf), dtype_of(leaf))) for leaf in jax.tree.leaves(params)]
+        structure = jax.tree.structure(params)
+        columns = [jax.tree.unflatten(structure, column) for column in zip(*fresh, strict=True)] or [params] * 4
+        return ConventionState(
+            jnp.zeros((), jnp.int32), *(c if k else None for c, k in zip(columns, kept, strict=True))
+        )
+
+    def update(grads: Any, state: ConventionState, params: Any = None, **_: Any) -> tuple[Any, ConventionState]:
+        if decays and params is None:
+            raise ValueError("weight decay needs the parameters: call update(grads, state, params)")
+        like = grads if params is None else params
+        check_match(grads, "parameters", like)
+        rows = []
+        for number, (g, p) in enumerate(zip(jax.tree.leaves(grads), jax.tree.leaves(like), strict=True)):
+            dtype = dtype_of(p)
+            scalars = {
+                name: value.astype(jnp.finfo(dtype).dtype)
+                for name, value in rule._asdict().items()
+                if isinstance(value, jax.Array)
+            }
+            g, w = jnp.asarray(g).astype(dtype), jnp.asarray(p).astype(dtype) if decays else jnp.zeros((), dtype)
+            none = jnp.zeros((), dtype)
+            moments = Moments(
+                *(jax.tree.leaves(slot)[number] if k else none for slot, k in zip(state[1:], kept, strict=True))
+            )
+            rate: Any = rate_at(state.count)
+            real = jnp.finfo(dtype).dtype
+            rate = rate if isinstance(rate, float) else rate.astype(real)
+            own = rule._replace(**scalars)
+            out, new, _ = step(own, g, w, state.count.astype(at_least_32_bits(real)), rate, moments)
+            like_old = [n.astype(m.dtype) if k else None for n, m, k in zip(new, moments, kept, strict=True)]
+            rows.append((out.astype(jnp.result_type(p)), *like_old))
+        structure = jax.tree.structure(grads)
+        columns = [jax.tree.unflatten(structure, column) for column in zip(*rows, strict=True)] or [grads] * 5
+        slots = (c if k else None for c, k in zip(columns[1:], kept, strict=True))
+        return columns[0], ConventionState(optax.safe_increment(state.count), *slots)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+TABLE = {(rule, "lecture"): Convention(rule, "lecture", switches) for rule, switches in _LECTURE.items()}
+TABLE |= {
+    (rule, library): Convention(
+        rule, library, _LECTURE["adam" if rule == "amsgrad" else rule]._replace(wide=False, **own)
+    )
+    for library, rows in _DIFFERENT.items()
+    for rule, own in rows.items()
+}
+
+
+def names() -> list[tuple[str, str]]:
+    """All there is, as (rule, library).
+
+    Example:
+      >>> [library for rule, library in names() if rule == "adam"]
+      ['lecture', 'optax', 'torch', 'keras']
+    """
+    return list(TABLE)
+
+
+def get(rule: str, library: str) -> Convention:
+    """A rule as a library has it, at that library's defaults.
+
+    Example:
+      >>> get("adagrad", "optax").defaults
+      {'learning_rate': 0.01, 'eps': 1e-07, 'initial': 0.1, 'weight_decay': 0.0}
+    """
+    if (rule, library) not in TABLE:
+        rules, libraries = (sorted({key[i] for key in TABLE}) for i in (0, 1))
+        known = [key[1] for key in TABLE if key[0] == rule] or libraries
+        raise KeyError(
+            f"no {rule!r} of {library!r}: rules are {', '.join(rules)}; {rule!r} is known of {', '.join(known)}"
+        )
+    return TABLE[rule, library]
+
+
+def differences(a: Rule, b: Rule) -> tuple[str, ...]:
+    """The groups of switches in which two rules differ, in the order of `GROUPS`."""
+    return tuple(group for group, fields in GROUPS.items() if any(getattr(a, f) != getattr(b, f) for f in fields))
+
+
+def explain(rule: str, library: str) -> None:
+    """Print a convention beside the lecture's; what differs is marked with !.
+
+    Example:
+      >>> explain("momentum", "keras")
+      momentum                 lecture                        keras
+      !                        velocity = rho * velocity + g  velocity = rho * velocity + lr * g
+      ! step                   w = w - lr * velocity          w = w - velocity
+      ! learning rate's place  outside                        inside the velocity
+      ! weight decay           none                           none, decoupled
+      ! moment dtype           float32 in 16 bits             as computed
+        lecture's in optax: optax.sgd(learning_rate=0.01, momentum=0.9)
+        keras's in optax: optax.chain(optax.scale_by_learning_rate(learning_rate=0.01), optax.trace(decay=0.9))
+        lecture's in torch: torch.optim.SGD(lr=0.01, momentum=0.9)
+        keras's in torch: no equal call
+        lecture's in keras: keras.optimizers.SGD(learning_rate=0.01, momentum=0.9)
+        keras's in keras: keras.optimizers.SGD(learning_rate=0.01, momentum=0.9)
+        lecture: Johnson, Deep Learning for Computer Vision, lecture 4, and Stanford's CS231n
+        keras: Keras 3.15.1, keras/src/optimizers
+    """
+    print(explanation(rule, library))
+
+
+def explanation(rule: str, library: str) -> str:
+    """What `explain` prints."""
+    ours, theirs = get(rule, "lecture" if rule != "amsgrad" else "optax"), get(rule, library)
+    pairs: list[tuple[str, ...]] = list(
+        itertools.zip_longest(lines(ours.switches, TEXT), lines(theirs.switches, TEXT), fillvalue="")
+    )
+    rows: list[tuple[str, ...]] = [*(("", x, y) for x, y in pairs[:-1]), ("step", *pairs[-1])]
+    for group in differences(ours.switches, theirs.switches):
+        rows.append((group, *(in_words(convention.switches, group) for convention in (ours, theirs))))
+    marked = [(f"{'!' if x != y else ' '} {what}", x, y) for what, x, y in rows]
+    calls = [(name, c.library, c.calls[name] or "no equal call") for name in CALLS for c in (ours, theirs)]
+    said = [f"  {library}'s in {name}: {call}" for name, library, call in calls]
+    sources = [f"  {convention.library}: {convention.source}" for convention in (ours, theirs)]
+    return "\n".join([*columns([(rule, ours.library, theirs.library), *marked]), *said, *dict.fromkeys(sources)])
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
