@@ -1,5 +1,6 @@
 """Every test runs in float64 and with nothing promoted in silence; shapes in signatures are checked at every call."""
 
+import os
 from collections.abc import Iterator
 
 import jax
@@ -15,6 +16,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What one process of the run has compiled the others need not, nor the commands that they start."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    options = {
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture
