@@ -17,7 +17,7 @@ from jaxopt_course.optimizers import (
     sgd,
     strong_wolfe,
 )
-from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, scores
+from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, scores, surfaces
 from jaxopt_course.status import Status
 from jaxopt_course.training import Result, TrainResult, minimize, train
 
@@ -53,6 +53,7 @@ __all__ = [
     "scores",
     "sgd",
     "strong_wolfe",
+    "surfaces",
     "train",
     "training",
 ]
