@@ -82,7 +82,7 @@ def test_surfaces_and_their_derivatives_are_the_library_s() -> None:
         return {name: jax.vmap(all_of(SURFACES[name].fn))(p) for name, p in points.items()}
 
     assert set(javascript("return Object.keys(lab.FUNCTIONS)")) == set(SURFACES)
-    for name, rows in theirs(points).items():
+    for name, rows in jax.tree.map(np.asarray, theirs(points)).items():
         scale = np.maximum(1, np.abs(rows).max(axis=0))
         np.testing.assert_allclose(np.array(ours[name]) / scale, rows / scale, rtol=0, atol=1e-13, err_msg=name)
 
@@ -156,7 +156,7 @@ def test_the_page_is_one_small_file_that_can_load_nothing(tmp_path: Path) -> Non
     page = jc.plots.write_lab(tmp_path / "lab.html").read_bytes()
     assert len(page) <= 300_000
     text = page.decode()
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|\ssrc=|<link|@import|url\(|\{\{", text)
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|\ssrc=|<link|@import|url\((?!#)|\{\{", text)
     (policy,) = re.findall('http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
@@ -239,8 +239,8 @@ def opened(page: chromium.Page, url: str, **size: Any) -> None:
 
 
 def state(page: chromium.Page) -> dict[str, list[str]]:
-    """What the page's address holds, once it has been written."""
-    time.sleep(0.3)
+    """What the page's address holds. It is written a moment after the last change, and at once before the page goes."""
+    page.evaluate("dispatchEvent(new Event('pagehide'))")
     return parse_qs(page.evaluate("location.hash")[1:], keep_blank_values=True)
 
 
@@ -263,10 +263,8 @@ def rows(page: chromium.Page) -> list[list[str]]:
 
 def middle(page: chromium.Page, element: str, across: float = 0.5, down: float = 0.5) -> tuple[float, float]:
     page.evaluate(f"document.getElementById('{element}').scrollIntoView({{ block: 'center' }})")
-    x, y, w, h = page.evaluate(
-        f"(({{ x, y, width, height }}) => [x, y, width, height])(document.getElementById('{element}').getBoundingClientRect())"
-    )
-    return x + across * w, y + down * h
+    box = page.evaluate(f"document.getElementById('{element}').getBoundingClientRect().toJSON()")
+    return box["x"] + across * box["width"], box["y"] + down * box["height"]
 
 
 def click(page: chromium.Page, element: str) -> None:
@@ -281,8 +279,8 @@ def test_controls_of_the_surface_and_the_noise(page: chromium.Page) -> None:
         ("surface", "beale", "change", ("surface", "beale"), ["contour", "relief", "loss"]),
         ("start-x", "2", "change", ("start", "2,1"), ["contour", "relief", "gradient"]),
         ("start-y", "-1", "change", ("start", "2,-1"), ["contour", "relief", "length"]),
-        ("start-x-range", "-4.5", "input", ("start", "-4.5,-1"), ["contour", "loss"]),
-        ("start-y-range", "4.5", "input", ("start", "-4.5,4.5"), ["contour", "loss"]),
+        ("start-x-range", "-0.9", "input", ("start", "-0.9,-1"), ["contour", "loss"]),
+        ("start-y-range", "1.8", "input", ("start", "-0.9,1.8"), ["contour", "loss"]),
         ("steps", "120", "change", ("steps", "120"), ["loss", "gradient", "length"]),
         ("steps-range", "200", "input", ("steps", "200"), ["loss"]),
         ("field", "gradient", "change", ("field", "gradient"), ["contour"]),
@@ -329,7 +327,7 @@ def test_every_hyperparameter_has_a_slider_that_moves_the_run(page: chromium.Pag
     }
     slid = {"learning_rate": "-2", "eps": "-3", "memory_size": "20"}
     for control in controls:
-        _, number, name = control.split("-", 2)
+        _, _, name = control.split("-", 2)
         for suffix, value, event in (("", values[name], "change"), ("-range", slid.get(name, "0.25"), "input")):
             before = page.evaluate("document.getElementById('loss').toDataURL()")
             put(page, control + suffix, value, event)
@@ -391,7 +389,7 @@ def test_time(page: chromium.Page) -> None:
 def test_pictures_under_the_mouse(page: chromium.Page) -> None:
     page.click(*middle(page, "contour"))
     x, y = map(float, state(page)["start"][0].split(","))
-    assert (abs(x), abs(y - 1)) < (0.1, 0.1)  # the middle of the window
+    assert max(abs(x), abs(y - 1)) < 0.15  # the middle of the window
     before, view = picture(page, "relief"), state(page)["view"]
     a, b = middle(page, "relief")
     page.click(a, b, to=(a + 90, b + 20))
@@ -552,7 +550,8 @@ def test_it_moves_and_paints_early(page: chromium.Page) -> None:
     painted = page.evaluate("performance.getEntriesByType('paint').map((entry) => entry.startTime)")
     assert max(painted) < 5000
     frames = page.evaluate(
-        "new Promise((done) => { document.getElementById('play').click(); let count = 0; const begin = performance.now();"
+        "new Promise((done) => { document.getElementById('play').click(); let count = 0;"
+        "const begin = performance.now();"
         "const tick = () => { count++; performance.now() - begin > 1000 ? done(count) : requestAnimationFrame(tick); };"
         "requestAnimationFrame(tick); })"
     )

@@ -528,11 +528,12 @@ function mapCurvature() {
 function startMap() {
   const axes = mapAxes();
   clearTimeout(map.timer);
-  if (!axes) { map.cells = []; map.key = ""; return; }
+  if (!axes) { Object.assign(map, { cells: [], key: "" }); return draw(["map"]); }
   const rest = { ...axes.run.hyper, [axes.x.name]: 0, [axes.y]: 0 };
   const key = JSON.stringify([state.surface, state.start, state.steps, state.seed, axes.y === "noise" ? 0 : state.noise, axes.run.rule, axes.y, rest]);
   if (key === map.key) return draw(["map"]);
   Object.assign(map, { key, cells: [] });
+  draw(["map"]);
   const surface = SURFACES[state.surface];
   const work = () => {
     const until = performance.now() + (playing ? 2 : 12);
@@ -792,6 +793,7 @@ function setUp() {
     const act = { " ": () => setPlaying(!playing), ",": () => moveTo(state.step - 1), ".": () => moveTo(state.step + 1), Home: () => moveTo(0), End: () => moveTo(state.steps) }[event.key];
     if (act) { event.preventDefault(); if (event.key !== " ") setPlaying(false); act(); }
   });
+  addEventListener("pagehide", () => remember(true));
   addEventListener("hashchange", () => { if (location.hash !== own) load(location.hash); });
   new ResizeObserver(() => draw()).observe(document.querySelector(".panels"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => refresh());
