@@ -274,9 +274,12 @@ def click(page: chromium.Page, element: str) -> None:
 
 @needs_chromium
 def test_controls_of_the_surface_and_the_noise(page: chromium.Page) -> None:
+    before = picture(page, "contour"), picture(page, "relief")
+    put(page, "surface", "beale")
+    assert state(page)["surface"] == ["beale"]
+    assert all(picture(page, name) != old for name, old in zip(("contour", "relief"), before, strict=True))
     put(page, "scrub", 40, "input")
     changes = [  # control, value, event, what the address then says, pictures that then look different
-        ("surface", "beale", "change", ("surface", "beale"), ["contour", "relief", "loss"]),
         ("start-x", "2", "change", ("start", "2,1"), ["contour", "relief", "gradient"]),
         ("start-y", "-1", "change", ("start", "2,-1"), ["contour", "relief", "length"]),
         ("start-x-range", "-0.9", "input", ("start", "-0.9,-1"), ["contour", "loss"]),
@@ -294,14 +297,14 @@ def test_controls_of_the_surface_and_the_noise(page: chromium.Page) -> None:
         ("theme", "dark", "change", ("theme", "dark"), ["contour", "relief", "loss"]),
     ]
     for control, value, event, (key, expected), pictures in changes:
-        before = {name: picture(page, name) for name in pictures}
+        old = {name: picture(page, name) for name in pictures}
         put(page, control, value, event)
         assert state(page)[key] == [expected], control
-        assert [name for name in pictures if picture(page, name) == before[name]] == [], control
-    before = picture(page, "contour")
+        assert [name for name in pictures if picture(page, name) == old[name]] == [], control
+    rings = picture(page, "contour")
     click(page, "trials")
     assert state(page)["trials"] == ["false"]
-    assert picture(page, "contour") != before
+    assert picture(page, "contour") != rings
     click(page, "reset")
     assert state(page)["surface"] == ["rosenbrock"]
 

@@ -379,7 +379,7 @@ const RULES = {
     },
   },
   newton_pure: {
-    label: "Newton, no search",
+    label: "Newton, pure",
     hyper: [{ ...RATE, symbol: "step length", low: 0.01, high: 10, value: 1 }],
     init: (w) => Math.hypot(...w) || 1,
     step: (radius, w, objective, { learning_rate: t }) => {

@@ -294,8 +294,7 @@ const contourPicture = {
         for (let i = 0, from = 0; i < cells; i++) {
           const here = rank(row[i]);
           if (i + 1 < cells && rank(row[i + 1]) === here) continue;
-          const x0 = inner.x + from * w, x1 = inner.x + (i + 1) * w + 0.5, y0 = inner.y + inner.h - (j + 1) * h - 0.5, y1 = inner.y + inner.h - j * h;
-          pen.fill([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], shade(here));
+          tile(pen, inner.x + from * w, inner.x + (i + 1) * w, inner.y + inner.h - (j + 1) * h, inner.y + inner.h - j * h, shade(here));
           from = i + 1;
         }
       });
@@ -351,6 +350,12 @@ const contourPicture = {
   },
   caption: () => `${state.surface.replaceAll("_", " ")}: contours at equal shares of the area, ${state.field === "none" ? "" : `arrows ${state.field === "downhill" ? "downhill" : "along the gradient"}, `}+ the start${SURFACES[state.surface].minimizers.length ? ", star the minimum" : ""}${state.trials ? ", rings what a search tried" : ""}`,
 };
+
+/** A rectangle between whole pixels, so that neighbours meet without a seam. */
+function tile(pen, left, right, top, bottom, fill) {
+  const [x0, x1, y0, y1] = [left, right, top, bottom].map(Math.round);
+  pen.fill([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], fill);
+}
 
 function star(pen, x, y) {
   const points = Array.from({ length: 10 }, (_, k) => {
@@ -560,7 +565,7 @@ const mapPicture = {
       const px = x + (k % map.columns) * cw, py = y + h - (Math.floor(k / map.columns) + 1) * ch;
       const part = s === null ? 1 : s > 0 ? clamp((Math.log10(s) - least) / (most - least), 0, 1) : 0;
       const shadeOf = s === null ? (theme.dark ? "#000000" : "#d0d0d0") : theme.dark ? mix("#f0e442", "#123a5a", part) : mix("#08306b", "#f7fbff", part);
-      pen.fill([[px, py], [px + cw + 0.4, py], [px + cw + 0.4, py + ch + 0.4], [px, py + ch + 0.4]], shadeOf);
+      tile(pen, px, px + cw, py, py + ch, shadeOf);
       if (s === null) lost.push([px + 1, py + ch - 1, px + cw - 1, py + 1]);
     });
     pen.segments(lost, { color: theme.soft, width: 0.8, alpha: 0.7 });
