@@ -1,7 +1,6 @@
 """What a point is, how sure that is, and how long a saddle holds: against known spectra and against theory."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +54,6 @@ class Spectrum(NamedTuple):
 
 RNG = np.random.default_rng(0)
 SPECTRA = {
-    "one way down": Spectrum(np.append(np.linspace(1, 2, 399), -0.01), "saddle"),
     "negative": Spectrum(-RNG.uniform(1, 100, 400), "maximum"),
     "singular": Spectrum(np.append(np.zeros(5), np.linspace(1, 2, 395)), "degenerate"),
     "all equal": Spectrum(np.full(400, 3.0), "minimum"),
@@ -89,27 +87,26 @@ def test_bounds_hold_in_1000_of_1000_random_cases() -> None:
     spectra[2::5] = np.round(spectra[2::5])  # multiple eigenvalues
     spectra[3::5, 3:] = 1 + 1e-3 * spectra[3::5, 3:]  # a cluster and a few far away
     spectra[4::5] = np.abs(spectra[4::5]) ** 3
-    spectra, normals = jnp.asarray(spectra), jnp.asarray(rng.standard_normal((cases, n)))
-    keys = jax.random.split(jax.random.key(2), cases)
-    least, largest = np.min(spectra, axis=1), np.max(spectra, axis=1)
-    scale = np.maximum(np.abs(least), np.abs(largest))
+    normals, keys = rng.standard_normal((cases, n)), jax.random.split(jax.random.key(2), cases)
+    scale = np.abs(spectra).max(axis=1)
 
-    def extremes(k: int, spectrum: Any, normal: Any, key: Any) -> Any:
-        return extreme_curvatures(turned(spectrum, normal), jnp.zeros(n), key, k)
+    @jax.jit
+    @jax.vmap
+    def extremes(spectrum: Any, normal: Any, key: Any) -> Any:
+        return extreme_curvatures(turned(spectrum, normal), jnp.zeros(n), key, 25)
 
-    for k in (10, 30):
-        low, high = jax.device_get(jax.jit(jax.vmap(partial(extremes, k)))(spectra, normals, keys))
-        for found, truth, outwards in ((low, least, -1), (high, largest, 1)):
-            nearest = np.abs(found.value[:, None] - spectra).min(axis=1)
-            assert np.sum(nearest <= found.error) == cases  # an eigenvalue is within the error
-            missed = outwards * (truth - found.value)
-            assert np.sum(missed >= -1e-13 * scale) == cases  # and the extreme is at or beyond the value
-            assert np.sum(missed <= found.beyond) == cases
-            settled = found.error <= 1e-6 * scale
-            assert np.all(missed[settled] <= 1000 * found.error[settled])  # once settled, it is the extreme ...
-            assert np.mean(missed[settled] <= found.error[settled]) > 0.995  # ... but for close neighbours
-            assert settled.mean() > (0.05 if k == 10 else 0.7)
-            np.testing.assert_allclose(np.linalg.norm(found.vector, axis=1), 1, rtol=1e-12)
+    low, high = jax.device_get(extremes(jnp.asarray(spectra), jnp.asarray(normals), keys))
+    for found, truth, outwards in ((low, spectra.min(axis=1), -1), (high, spectra.max(axis=1), 1)):
+        nearest = np.abs(found.value[:, None] - spectra).min(axis=1)
+        assert np.sum(nearest <= found.error) == cases  # an eigenvalue is within the error
+        missed = outwards * (truth - found.value)
+        assert np.sum(missed >= -1e-13 * scale) == cases  # and the extreme is at or beyond the value
+        assert np.sum(missed <= found.beyond) == cases
+        settled = found.error <= 1e-6 * scale
+        assert 0.3 < settled.mean() < 1
+        assert np.all(missed[settled] <= 1000 * found.error[settled])  # once settled, it is the extreme ...
+        assert np.mean(missed[settled] <= found.error[settled]) > 0.99  # ... but for close neighbours
+        np.testing.assert_allclose(np.linalg.norm(found.vector, axis=1), 1, rtol=1e-12)
 
 
 def test_dense_and_lanczos_agree_on_a_tree_of_parameters() -> None:
