@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import data, gradients, optimizers, problems, training
+from jaxopt_course import data, gradients, landscape, optimizers, problems, training
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
 from jaxopt_course.optimizers import (
     adagrad,
@@ -38,6 +38,7 @@ __all__ = [
     "gradcheck",
     "gradgradcheck",
     "gradients",
+    "landscape",
     "lbfgs",
     "losses",
     "mgh",

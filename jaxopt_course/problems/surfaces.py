@@ -210,12 +210,12 @@ def himmelblau(x: Array, y: Array) -> Array:
 
 def rastrigin(x: Array, y: Array) -> Array:
     """A bowl of egg boxes (Rastrigin 1974)."""
-    return 20 + sum(z**2 - 10 * jnp.cos(2 * math.pi * z) for z in (x, y))
+    return 20 + x**2 + y**2 - 10 * (jnp.cos(2 * math.pi * x) + jnp.cos(2 * math.pi * y))
 
 
 def styblinski_tang(x: Array, y: Array) -> Array:
     """One deep minimum and three shallower ones (Styblinski and Tang 1990)."""
-    return sum(((z**2 - 16) * z**2 + 5 * z) / 2 for z in (x, y))
+    return ((x**2 - 16) * x**2 + 5 * x + (y**2 - 16) * y**2 + 5 * y) / 2
 
 
 Number = int | float
