@@ -204,6 +204,7 @@ def check(node: str, names: Sequence[str] = tuple(SURFACES), *, steps: int = STE
     """Every rule on these surfaces, without noise and with it, by the page and by the library."""
     with jax.enable_x64(True):
         draws = normals(7, 3, steps)
+        values = jax.jit(jax.vmap(objective, (0, None, None)))
         found: list[Agreement] = []
         groups: dict[tuple[str, float], dict[str, Any]] = {}
         for case in run_page(node, names, steps=steps):
@@ -213,10 +214,9 @@ def check(node: str, names: Sequence[str] = tuple(SURFACES), *, steps: int = STE
             hyper = {rule: cases[rule]["hyper"] for rule in FIRST_ORDER}
             paths = first_order_paths(index, start, hyper, noise * draws)
             paths |= {rule: second_order_path(rule, index, start, noise * draws) for rule in SECOND_ORDER}
-            value = jax.jit(jax.vmap(SURFACES[name].fn))
             for rule, path in paths.items():
                 points = np.concatenate([SURFACES[name].start[None], path])
-                found.append(agreement(cases[rule], points, np.asarray(value(points))))
+                found.append(agreement(cases[rule], points, np.asarray(values(points, index, jnp.zeros(2)))))
     return found
 
 

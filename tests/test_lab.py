@@ -132,9 +132,12 @@ def test_stability_limits_are_where_runs_part() -> None:
     }))"""
     for rule, part, diverged in javascript(code):
         assert diverged == (part > 1), rule
-    for rule, theory in {"sgd": (0.0,), "momentum": (0.8,), "nesterov": (0.8, True)}.items():
-        limit = javascript("return lab.stabilityLimit(rule, { rho: 0.8 }, 100)", rule=rule)
-        assert limit == pytest.approx(jc.landscape.quadratic_theory.stability_limit(100.0, *theory), rel=1e-14)
+    stability_limit = jc.landscape.quadratic_theory.stability_limit
+    theory = {"sgd": stability_limit(100.0), "momentum": stability_limit(100.0, 0.8)}
+    theory["nesterov"] = stability_limit(100.0, 0.8, nesterov=True)
+    for rule, limit in theory.items():
+        found = javascript("return lab.stabilityLimit(rule, { rho: 0.8 }, 100)", rule=rule)
+        assert found == pytest.approx(limit, rel=1e-14)
     assert javascript("return lab.stabilityLimit('adam', { b1: 0.9 }, 100)") is None
 
 

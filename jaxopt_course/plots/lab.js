@@ -1,6 +1,6 @@
 "use strict";
-// The lab's mathematics: surfaces, noise, update rules, line searches, runs and maps. Pure functions of numbers: the page
-// draws what they return, and the tests run this very file under node beside the JAX library.
+// The lab's mathematics: surfaces, noise, update rules, line searches, runs and maps. Pure functions of numbers:
+// the page draws what they return, and the tests run this very file under node beside the JAX library.
 
 const EPS = Number.EPSILON;
 const TINY = 2.2250738585072014e-308; // the smallest normal number, which the library's `root` adds inside
@@ -9,11 +9,13 @@ const LOST = 1e6; // a run ends where a coordinate grows beyond this
 // Surfaces: f the value, g the gradient [x, y], h the Hessian [xx, xy, yy]; named as in jc.surfaces.SURFACES.
 
 function bowl(condition, angle = 0) {
-  const c = Math.cos(angle), s = Math.sin(angle);
+  const c = Math.cos(angle),
+    s = Math.sin(angle);
   return {
     f: (x, y) => ((c * x + s * y) ** 2 + condition * (c * y - s * x) ** 2) / 2,
     g: (x, y) => {
-      const u = c * x + s * y, v = condition * (c * y - s * x);
+      const u = c * x + s * y,
+        v = condition * (c * y - s * x);
       return [c * u - s * v, s * u + c * v];
     },
     h: () => [c * c + condition * s * s, (1 - condition) * c * s, s * s + condition * c * c],
@@ -29,7 +31,9 @@ function hill(height, radius) {
       return [slope * x, slope * y];
     },
     h: (x, y) => {
-      const d = 1 + (x * x + y * y) / r2, slope = (-2 * height) / r2 / d ** 2, bend = (8 * height) / r2 ** 2 / d ** 3;
+      const d = 1 + (x * x + y * y) / r2,
+        slope = (-2 * height) / r2 / d ** 2,
+        bend = (8 * height) / r2 ** 2 / d ** 3;
       return [slope + bend * x * x, bend * x * y, slope + bend * y * y];
     },
   };
@@ -44,17 +48,14 @@ const FUNCTIONS = {
   bowl_100: bowl(100),
   bowl_10000: bowl(10000),
   bowl_100_turned: bowl(100, Math.PI / 6),
-  saddle: {
-    f: (x, y) => (x * x - y * y) / 2,
-    g: (x, y) => [x, -y],
-    h: () => [1, 0, -1],
-  },
+  saddle: { f: (x, y) => (x * x - y * y) / 2, g: (x, y) => [x, -y], h: () => [1, 0, -1] },
   monkey_saddle: {
     f: (x, y) => x * x * x - 3 * x * y * y,
     g: (x, y) => [3 * x * x - 3 * y * y, -6 * x * y],
     h: (x, y) => [6 * x, -6 * y, -6 * x],
   },
-  plateau: { // exp is expm1 + 1, as JAX differentiates it: far out both are 0
+  plateau: {
+    // exp is expm1 + 1, as JAX differentiates it: far out both are 0
     f: (x, y) => -Math.expm1(-(x * x + y * y) / 2),
     g: (x, y) => {
       const e = Math.expm1(-(x * x + y * y) / 2) + 1;
@@ -76,16 +77,23 @@ const FUNCTIONS = {
     h: (x, y) => [1200 * x * x - 400 * y + 2, -400 * x, 200],
   },
   beale: {
-    f: (x, y) =>
-      (1.5 - x * (1 - y)) ** 2 + (2.25 - x * (1 - y * y)) ** 2 + (2.625 - x * (1 - y * y * y)) ** 2,
+    f: (x, y) => (1.5 - x * (1 - y)) ** 2 + (2.25 - x * (1 - y * y)) ** 2 + (2.625 - x * (1 - y * y * y)) ** 2,
     g: (x, y) => {
-      const u = 1 - y, v = 1 - y * y, w = 1 - y * y * y;
-      const a = 1.5 - x * u, b = 2.25 - x * v, c = 2.625 - x * w;
+      const u = 1 - y,
+        v = 1 - y * y,
+        w = 1 - y * y * y;
+      const a = 1.5 - x * u,
+        b = 2.25 - x * v,
+        c = 2.625 - x * w;
       return [-2 * (a * u + b * v + c * w), 2 * x * (a + 2 * y * b + 3 * y * y * c)];
     },
     h: (x, y) => {
-      const u = 1 - y, v = 1 - y * y, w = 1 - y * y * y;
-      const a = 1.5 - x * u, b = 2.25 - x * v, c = 2.625 - x * w;
+      const u = 1 - y,
+        v = 1 - y * y,
+        w = 1 - y * y * y;
+      const a = 1.5 - x * u,
+        b = 2.25 - x * v,
+        c = 2.625 - x * w;
       return [
         2 * (u * u + v * v + w * w),
         2 * (a + 2 * y * b + 3 * y * y * c - x * (u + 2 * y * v + 3 * y * y * w)),
@@ -96,7 +104,8 @@ const FUNCTIONS = {
   himmelblau: {
     f: (x, y) => (x * x + y - 11) ** 2 + (x + y * y - 7) ** 2,
     g: (x, y) => {
-      const p = x * x + y - 11, q = x + y * y - 7;
+      const p = x * x + y - 11,
+        q = x + y * y - 7;
       return [4 * x * p + 2 * q, 2 * p + 4 * y * q];
     },
     h: (x, y) => [12 * x * x + 4 * y - 42, 4 * x + 4 * y, 12 * y * y + 4 * x - 26],
@@ -115,17 +124,33 @@ const FUNCTIONS = {
 
 /** Eigenvalues of [[a, b], [b, c]] in rising order, with their unit vectors: one Jacobi rotation. */
 function eigen(a, b, c) {
-  if (b === 0) return a <= c ? [[a, [1, 0]], [c, [0, 1]]] : [[c, [0, 1]], [a, [1, 0]]];
+  if (b === 0)
+    return a <= c
+      ? [
+          [a, [1, 0]],
+          [c, [0, 1]],
+        ]
+      : [
+          [c, [0, 1]],
+          [a, [1, 0]],
+        ];
   const tau = (c - a) / (2 * b);
   const t = (tau >= 0 ? 1 : -1) / (Math.abs(tau) + Math.hypot(1, tau));
-  const cos = 1 / Math.hypot(1, t), sin = t * cos;
-  const pairs = [[a - t * b, [cos, -sin]], [c + t * b, [sin, cos]]];
+  const cos = 1 / Math.hypot(1, t),
+    sin = t * cos;
+  const pairs = [
+    [a - t * b, [cos, -sin]],
+    [c + t * b, [sin, cos]],
+  ];
   return pairs[0][0] <= pairs[1][0] ? pairs : [pairs[1], pairs[0]];
 }
 
 // Noise: Threefry-2x32 with 20 rounds, the counter-based generator of jax.random (Salmon et al. 2011).
 
-const ROTATIONS = [[13, 15, 26, 6], [17, 29, 16, 24]];
+const ROTATIONS = [
+  [13, 15, 26, 6],
+  [17, 29, 16, 24],
+];
 
 function threefry([k0, k1], [x0, x1]) {
   const keys = [k0, k1, k0 ^ k1 ^ 0x1bd11bda];
@@ -151,7 +176,8 @@ function randomBits(seed, member, step) {
 /** Two independent standard normal numbers (Box and Muller 1958). */
 function normals(seed, member, step) {
   const [a, b] = randomBits(seed, member, step);
-  const radius = Math.sqrt(-2 * Math.log((a + 1) / 2 ** 32)), angle = (wave * b) / 2 ** 32;
+  const radius = Math.sqrt(-2 * Math.log((a + 1) / 2 ** 32)),
+    angle = (wave * b) / 2 ** 32;
   return [radius * Math.cos(angle), radius * Math.sin(angle)];
 }
 
@@ -176,8 +202,13 @@ const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 
 function strongWolfe(objective, w, f, g, d, first, { c1 = 1e-4, c2 = 0.9 } = {}) {
   const start = { t: 0, f, slope: g[0] * d[0] + g[1] * d[1], g, w };
-  const noise = rounding(f), trials = [];
-  let low = start, high = null, t = first, returning = false, accepted = null;
+  const noise = rounding(f),
+    trials = [];
+  let low = start,
+    high = null,
+    t = first,
+    returning = false,
+    accepted = null;
   while (start.slope < 0) {
     const trial = at(objective, w, d, t);
     trials.push(trial);
@@ -204,7 +235,9 @@ function strongWolfe(objective, w, f, g, d, first, { c1 = 1e-4, c2 = 0.9 } = {})
 }
 
 function at(objective, w, d, t) {
-  const x = w[0] + t * d[0], y = w[1] + t * d[1], g = objective.g(x, y);
+  const x = w[0] + t * d[0],
+    y = w[1] + t * d[1],
+    g = objective.g(x, y);
   return { t, f: objective.f(x, y), slope: g[0] * d[0] + g[1] * d[1], g, w: [x, y] };
 }
 
@@ -220,7 +253,9 @@ function inside(low, high, halve) {
 }
 
 function cubic(a, b) {
-  const width = b.t - a.t, slopeA = a.slope * width, slopeB = b.slope * width;
+  const width = b.t - a.t,
+    slopeA = a.slope * width,
+    slopeB = b.slope * width;
   const z = slopeA + slopeB - 3 * (b.f - a.f);
   const root = Math.sqrt(Math.max(z * z - slopeA * slopeB, 0));
   return 1 - (slopeB + root - z) / (slopeB - slopeA + 2 * root);
@@ -237,17 +272,24 @@ function beyond(low, trial) {
 function newtonDirection([xx, xy, yy], g, radius) {
   const largest = Math.max(Math.abs(xx), Math.abs(yy));
   const scale = [xx, yy].map((h) => 1 / Math.sqrt(Math.abs(h) > EPS ** 2 * largest ? Math.abs(h) : 1));
-  const a = scale[0] * xx * scale[0], b = scale[0] * xy * scale[1], c = scale[1] * yy * scale[1];
+  const a = scale[0] * xx * scale[0],
+    b = scale[0] * xy * scale[1],
+    c = scale[1] * yy * scale[1];
   const sg = [scale[0] * g[0], scale[1] * g[1]];
-  const l11 = Math.sqrt(a), l21 = b / l11, l22 = Math.sqrt(c - l21 * l21);
+  const l11 = Math.sqrt(a),
+    l21 = b / l11,
+    l22 = Math.sqrt(c - l21 * l21);
   const least = EPS * Math.max(l11 ** 2, l22 ** 2);
   const definite = l11 ** 2 > least && l22 ** 2 > least;
   let step;
   if (definite) {
-    const z0 = sg[0] / l11, z1 = (sg[1] - l21 * z0) / l22, y = z1 / l22;
+    const z0 = sg[0] / l11,
+      z1 = (sg[1] - l21 * z0) / l22,
+      y = z1 / l22;
     step = [(z0 - l21 * y) / l11, y];
   } else {
-    const pairs = eigen(a, b, c), size = Math.max(...pairs.map(([value]) => Math.abs(value)));
+    const pairs = eigen(a, b, c),
+      size = Math.max(...pairs.map(([value]) => Math.abs(value)));
     step = [0, 0];
     for (const [value, q] of pairs) {
       const along = q[0] * sg[0] + q[1] * sg[1];
@@ -256,7 +298,8 @@ function newtonDirection([xx, xy, yy], g, radius) {
       step = [step[0] + q[0] * part, step[1] + q[1] * part];
     }
   }
-  const d = [-scale[0] * step[0], -scale[1] * step[1]], length = Math.hypot(...d);
+  const d = [-scale[0] * step[0], -scale[1] * step[1]],
+    length = Math.hypot(...d);
   const cut = definite || length <= radius ? 1 : radius / length;
   return [cut * d[0], cut * d[1]];
 }
@@ -272,7 +315,8 @@ function inverseHessianProduct(g, pairs) {
     weights.unshift(a);
     q = [q[0] - a * y[0], q[1] - a * y[1]];
   }
-  const { y, sy } = pairs[pairs.length - 1], gamma = sy / (y[0] * y[0] + y[1] * y[1]);
+  const { y, sy } = pairs[pairs.length - 1],
+    gamma = sy / (y[0] * y[0] + y[1] * y[1]);
   q = [gamma * q[0], gamma * q[1]];
   pairs.forEach(({ s, y, sy }, i) => {
     const a = weights[i] - (y[0] * q[0] + y[1] * q[1]) / sy;
@@ -282,9 +326,13 @@ function inverseHessianProduct(g, pairs) {
 }
 
 function remembered(pairs, s, y, memory) {
-  const sy = s[0] * y[0] + s[1] * y[1], ss = s[0] ** 2 + s[1] ** 2, yy = y[0] ** 2 + y[1] ** 2;
+  const sy = s[0] * y[0] + s[1] * y[1],
+    ss = s[0] ** 2 + s[1] ** 2,
+    yy = y[0] ** 2 + y[1] ** 2;
   const inRange = [1 / Math.sqrt(sy), sy / yy, yy / sy].every(Number.isFinite);
-  return sy > EPS * Math.sqrt(yy) * Math.sqrt(ss) && inRange ? [...pairs.slice(1 - memory || 1e9), { s, y, sy }] : pairs;
+  return sy > EPS * Math.sqrt(yy) * Math.sqrt(ss) && inRange
+    ? [...pairs.slice(1 - memory || 1e9), { s, y, sy }]
+    : pairs;
 }
 
 // Rules, in historical order. step(state, w, objective, hyper) -> {state, update, trials?, t?}
@@ -314,9 +362,12 @@ function momentumStep(nesterov) {
 
 function adamStep(corrected) {
   return ({ t, m, v }, w, objective, { learning_rate: lr, b1, b2, eps }) => {
-    const g = objective.g(...w), c1 = corrected ? oneMinusPower(b1, t + 1) : 1, c2 = corrected ? oneMinusPower(b2, t + 1) : 1;
+    const g = objective.g(...w),
+      c1 = corrected ? oneMinusPower(b1, t + 1) : 1,
+      c2 = corrected ? oneMinusPower(b2, t + 1) : 1;
     const { update, moments } = coordinatewise(g, (i, g) => {
-      const mu = b1 * m[i] + (1 - b1) * g, nu = b2 * v[i] + (1 - b2) * (g * g);
+      const mu = b1 * m[i] + (1 - b1) * g,
+        nu = b2 * v[i] + (1 - b2) * (g * g);
       return [-lr * (mu / c1 / (root(nu / c2) + eps)), mu, nu];
     });
     const [x, y] = moments;
@@ -372,10 +423,16 @@ const RULES = {
     hyper: [{ ...RATE, symbol: "first length", low: 0.01, high: 10, value: 1 }],
     init: (w) => Math.hypot(...w) || 1, // how far a step may go where curvature is not positive
     step: (radius, w, objective, { learning_rate: first }) => {
-      const g = objective.g(...w), d = newtonDirection(objective.h(...w), g, radius);
+      const g = objective.g(...w),
+        d = newtonDirection(objective.h(...w), g, radius);
       const { point, trials } = strongWolfe(objective, w, objective.f(...w), g, d, first);
       const reached = point.t * Math.hypot(...d);
-      return { state: reached > 0 ? 2 * reached : radius, update: [point.t * d[0], point.t * d[1]], trials, t: point.t };
+      return {
+        state: reached > 0 ? 2 * reached : radius,
+        update: [point.t * d[0], point.t * d[1]],
+        trials,
+        t: point.t,
+      };
     },
   },
   newton_pure: {
@@ -383,17 +440,21 @@ const RULES = {
     hyper: [{ ...RATE, symbol: "step length", low: 0.01, high: 10, value: 1 }],
     init: (w) => Math.hypot(...w) || 1,
     step: (radius, w, objective, { learning_rate: t }) => {
-      const d = newtonDirection(objective.h(...w), objective.g(...w), radius), reached = t * Math.hypot(...d);
+      const d = newtonDirection(objective.h(...w), objective.g(...w), radius),
+        reached = t * Math.hypot(...d);
       return { state: reached > 0 ? 2 * reached : radius, update: [t * d[0], t * d[1]], t };
     },
   },
   lbfgs: {
     label: "L-BFGS",
     searches: true,
-    hyper: [{ name: "memory_size", symbol: "pairs kept", scale: "linear", low: 1, high: 20, step: 1, whole: true, value: 10 }],
+    hyper: [
+      { name: "memory_size", symbol: "pairs kept", scale: "linear", low: 1, high: 20, step: 1, whole: true, value: 10 },
+    ],
     init: () => [],
     step: (pairs, w, objective, { memory_size: memory }) => {
-      const g = objective.g(...w), d = inverseHessianProduct(g, pairs).map((z) => -z);
+      const g = objective.g(...w),
+        d = inverseHessianProduct(g, pairs).map((z) => -z);
       const slope = g[0] * d[0] + g[1] * d[1];
       const first = pairs.length > 0 ? 1 : Math.min(1, 1 / Math.sqrt(-slope));
       const { point, trials } = strongWolfe(objective, w, objective.f(...w), g, d, first);
@@ -413,9 +474,12 @@ const RULES = {
  */
 function run(surface, rule, hyper, { start, steps, noise = 0, seed = 0, member = 0 }) {
   const path = { x: [], y: [], value: [], gradNorm: [], length: [], t: [], trials: [], end: null };
-  let w = start, state = rule.init(start), last = { update: [0, 0] };
+  let w = start,
+    state = rule.init(start),
+    last = { update: [0, 0] };
   for (let step = 0; ; step++) {
-    const value = surface.f(...w), g = surface.g(...w);
+    const value = surface.f(...w),
+      g = surface.g(...w);
     if (!w.every(Number.isFinite) || w.some((z) => Math.abs(z) > LOST)) path.end = "left for infinity";
     else if (![value, ...g].every(Number.isFinite)) path.end = "value not finite";
     if (path.end && step > 0) return path;
@@ -427,7 +491,13 @@ function run(surface, rule, hyper, { start, steps, noise = 0, seed = 0, member =
     path.t.push(last.t ?? null);
     path.trials.push((last.trials ?? []).map((trial) => trial.w));
     if (path.end || step === steps) return path;
-    const objective = noise > 0 ? tilted(surface, normals(seed, member, step).map((n) => noise * n)) : surface;
+    const objective =
+      noise > 0
+        ? tilted(
+            surface,
+            normals(seed, member, step).map((n) => noise * n),
+          )
+        : surface;
     last = rule.step(state, w, objective, hyper);
     state = last.state;
     w = [w[0] + last.update[0], w[1] + last.update[1]];
@@ -446,7 +516,9 @@ const twoDigits = (x) => Number(x.toPrecision(2));
 function defaults(rule, curvature, record) {
   const hyper = Object.fromEntries(RULES[rule].hyper.map(({ name, value }) => [name, value]));
   const width = record.window[0][1] - record.window[0][0];
-  const rate = { sgd: 1 / curvature, momentum: 0.25 / curvature, nesterov: 0.25 / curvature, adagrad: width / 10 }[rule];
+  const rate = { sgd: 1 / curvature, momentum: 0.25 / curvature, nesterov: 0.25 / curvature, adagrad: width / 10 }[
+    rule
+  ];
   if (RULES[rule].searches || rule === "newton_pure") return hyper;
   return { ...hyper, learning_rate: twoDigits(rate ?? width / (rule === "rmsprop" ? 400 : 100)) };
 }
@@ -459,7 +531,7 @@ function stabilityLimit(rule, { rho }, curvature) {
   return rule === "newton_pure" ? 2 : null;
 }
 
-/** What a map colours: how far above the minimum a run ended, its last gradient where there is no minimum; null: lost. */
+/** What a map colours: how far above the minimum a run ended, or its last gradient where there is none; null: lost. */
 function score(path, minimum) {
   if (path.end) return null;
   const last = path.value.length - 1;
@@ -471,7 +543,12 @@ function contour(values, level) {
   const segments = [];
   for (let j = 0; j + 1 < values.length; j++) {
     for (let i = 0; i + 1 < values[j].length; i++) {
-      const corners = [[i, j, values[j][i]], [i + 1, j, values[j][i + 1]], [i + 1, j + 1, values[j + 1][i + 1]], [i, j + 1, values[j + 1][i]]];
+      const corners = [
+        [i, j, values[j][i]],
+        [i + 1, j, values[j][i + 1]],
+        [i + 1, j + 1, values[j + 1][i + 1]],
+        [i, j + 1, values[j + 1][i]],
+      ];
       const cuts = [];
       corners.forEach(([x, y, v], k) => {
         const [x2, y2, v2] = corners[(k + 1) % 4];
@@ -485,5 +562,18 @@ function contour(values, level) {
   return segments;
 }
 
-const lab = { FUNCTIONS, RULES, LOST, contour, defaults, eigen, normals, randomBits, run, score, sharpness, stabilityLimit };
+const lab = {
+  FUNCTIONS,
+  RULES,
+  LOST,
+  contour,
+  defaults,
+  eigen,
+  normals,
+  randomBits,
+  run,
+  score,
+  sharpness,
+  stabilityLimit,
+};
 if (typeof module !== "undefined") module.exports = lab;

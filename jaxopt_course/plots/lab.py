@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxopt_course.problems.surfaces import NOISY, SURFACES
 
-SCRIPTS = ("lab.js", "lab_page.js")  # the mathematics, which tests run under node, and what draws it
+SCRIPTS = ("lab.js", "lab_state.js", "lab_pens.js", "lab_pictures.js", "lab_page.js")  # tests run the first under node
 
 
 def write_lab(path: str | Path, *, state: str = "", title: str = "Optimizer lab") -> Path:
@@ -56,7 +56,6 @@ def _data(state: str) -> dict[str, Any]:
             "minimizers": surface.minimizers.tolist(),
             "minimum": surface.minimum if surface.minimum > float("-inf") else None,
             "window": surface.window,
-            "critical": [[point.kind, *point.params] for point in surface.critical_points],
             "noise": float(NOISY[surface.name].covariance[0, 0] ** 0.5),
         }
         for surface in SURFACES.values()
