@@ -528,7 +528,7 @@ function board(pen) {
   ];
   for (const [id, x, y, w, h] of places) {
     const title = {
-      loss: $("loss-caption").textContent,
+      loss: $("loss-caption").textContent.split(";")[0],
       gradient: "norm of the gradient",
       length: "length of the step",
       map: `map of ${state.runs[state.mapRun] ? named(state.mapRun) : "nothing"}`,

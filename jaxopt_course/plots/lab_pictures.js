@@ -465,6 +465,12 @@ function startMap() {
   map.timer = setTimeout(work, 60);
 }
 
+function scoreShade(s, least, most) {
+  if (s === null) return theme.dark ? "#000000" : "#d0d0d0";
+  const part = s > 0 ? clamp((Math.log10(s) - least) / (most - least), 0, 1) : 0;
+  return theme.dark ? mix("#f0e442", "#123a5a", part) : mix("#08306b", "#f7fbff", part);
+}
+
 const mapPicture = {
   inner: (box) => ({ x: 44, y: 6, w: box.w - 50, h: box.h - 30 }),
   back(pen, box) {
@@ -478,19 +484,12 @@ const mapPicture = {
       ch = h / map.rows,
       lost = [];
     map.cells.forEach((s, k) => {
-      const px = x + (k % map.columns) * cw,
-        py = y + h - (Math.floor(k / map.columns) + 1) * ch;
-      const part = s === null ? 1 : s > 0 ? clamp((Math.log10(s) - least) / (most - least), 0, 1) : 0;
-      const shadeOf =
-        s === null
-          ? theme.dark
-            ? "#000000"
-            : "#d0d0d0"
-          : theme.dark
-            ? mix("#f0e442", "#123a5a", part)
-            : mix("#08306b", "#f7fbff", part);
-      tile(pen, px, px + cw, py, py + ch, shadeOf);
-      if (s === null) lost.push([px + 1, py + ch - 1, px + cw - 1, py + 1]);
+      const i = k % map.columns;
+      const j = Math.floor(k / map.columns);
+      const [left, right] = [x + i * cw, x + (i + 1) * cw];
+      const [top, bottom] = [y + h - (j + 1) * ch, y + h - j * ch];
+      tile(pen, left, right, top, bottom, scoreShade(s, least, most));
+      if (s === null) lost.push([left + 1, bottom - 1, right - 1, top + 1]);
     });
     pen.segments(lost, { color: theme.soft, width: 0.8, alpha: 0.7 });
     const tick = (log, [a, b], to) =>
