@@ -121,6 +121,25 @@ def test_the_page_and_the_library_go_the_same_ways() -> None:
     assert sum(a.determined for a in found) > 0.95 * sum(a.num_points for a in found)
 
 
+def test_paths_that_part_are_seen() -> None:
+    x = np.linspace(1, 2, 5)
+    path = {"x": x.tolist(), "y": x.tolist(), "value": x.tolist()}
+    case = {"surface": "beale", "rule": "adam", "noise": 0.0, "path": path, "nudged": path}
+    points = np.stack([x, x], axis=1)
+    further = np.concatenate([points, np.full((1, 2), np.inf)])
+    assert lab.agreement(case, further, np.append(x, np.inf)).close
+    assert not lab.agreement(case, np.concatenate([points, points[:1]]), np.append(x, 1)).close  # the page's ended
+    shift = np.zeros_like(further)
+    shift[3, 1] = 1e-8
+    apart = lab.agreement(case, further + shift, np.append(x, np.inf))
+    assert apart.points == pytest.approx(1e-8 / 1.75, rel=1e-6)
+    assert not apart.close
+    assert not lab.agreement(case, further, np.append(x + 1e-8, np.inf)).close
+    parted = {"x": (x + np.array([0, 0, 1e-9, 1e-3, 0])).tolist(), "y": x.tolist()}
+    chaotic = lab.agreement(case | {"nudged": parted}, further + shift, np.append(x, np.inf))
+    assert (chaotic.chaotic, chaotic.determined, chaotic.points) == (True, 3, 0.0)
+
+
 @needs_node
 def test_stability_limits_are_where_runs_part() -> None:
     code = """
