@@ -51,6 +51,9 @@ COMMANDS = {
         arguments.contract,
         "experiments.contract",
     ),
+    "lab": Command(
+        "a page to play with every optimizer on every surface, without a network", arguments.lab, "experiments.lab"
+    ),
     "data": Command(
         "what is in an image set, and what it looks like; CIFAR-10 is fetched on request",
         arguments.data,

@@ -150,6 +150,15 @@ def image_set(parser: argparse.ArgumentParser) -> None:
     folder(parser)
 
 
+def lab(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("lab.html"), metavar="FILE", help="the page (default: %(default)s)")
+    state = "what to show at first, as the page's address has it after #"
+    add("--state", default="", metavar="TEXT", help=f"{state}: 'surface=beale&run=adam,learning_rate:0.1'")
+    add("--check", action="store_true", help="run the page's mathematics under node too, beside the library's")
+    add("--json", action="store_true", help="print the results of --check as JSON instead of a table")
+
+
 def folder(parser: argparse.ArgumentParser) -> None:
     where = "folder of the files of cifar10 (default: ~/.cache/jaxopt_course)"
     parser.add_argument("--root", type=Path, metavar="DIR", help=where)

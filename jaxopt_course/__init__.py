@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import comparison, data, gradients, optimizers, problems, training
+from jaxopt_course import comparison, data, gradients, landscape, optimizers, problems, training
 from jaxopt_course.comparison import check_optimizer, conventions, parity, torch_optimizer
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
 from jaxopt_course.optimizers import (
@@ -18,7 +18,7 @@ from jaxopt_course.optimizers import (
     sgd,
     strong_wolfe,
 )
-from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, nearest_neighbor, scores
+from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, nearest_neighbor, scores, surfaces
 from jaxopt_course.status import Status
 from jaxopt_course.training import Result, TrainResult, minimize, train
 
@@ -42,6 +42,7 @@ __all__ = [
     "gradcheck",
     "gradgradcheck",
     "gradients",
+    "landscape",
     "lbfgs",
     "losses",
     "mgh",
@@ -59,6 +60,7 @@ __all__ = [
     "scores",
     "sgd",
     "strong_wolfe",
+    "surfaces",
     "torch_optimizer",
     "train",
     "training",

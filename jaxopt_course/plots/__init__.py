@@ -10,19 +10,39 @@ from jaxopt_course.plots.figures import (
     templates,
 )
 from jaxopt_course.plots.images import image_grid
+from jaxopt_course.plots.lab import write_lab
+from jaxopt_course.plots.landscapes import (
+    basin_map,
+    beside_theory,
+    gradient_arrows,
+    heat_map,
+    learning_rate_map,
+    noisy_ensemble,
+    surface_3d,
+    trajectories,
+)
 from jaxopt_course.plots.profiles import performance_profiles
 from jaxopt_course.plots.solves import convergence_curves
 
 __all__ = [
+    "basin_map",
+    "beside_theory",
     "confusion_matrix",
     "contract_grid",
     "convergence_curves",
     "difference_curves",
+    "gradient_arrows",
     "gradient_costs",
+    "heat_map",
     "image_grid",
     "learning_curves",
+    "learning_rate_map",
+    "noisy_ensemble",
     "performance_profiles",
     "rate_robustness",
     "step_size_errors",
+    "surface_3d",
     "templates",
+    "trajectories",
+    "write_lab",
 ]

@@ -1,0 +1,30 @@
+"""What shape is the ground: fields, critical points, and the exact theory of the quadratic."""
+
+from jaxopt_course.landscape import quadratic_theory
+from jaxopt_course.landscape.critical_points import (
+    Classification,
+    Escape,
+    Extreme,
+    classify,
+    escape_time,
+    extreme_curvatures,
+)
+from jaxopt_course.landscape.fields import GradientField, basins, descend, gradient_field
+from jaxopt_course.landscape.quadratic_theory import Settings, diagnose, predict
+
+__all__ = [
+    "Classification",
+    "Escape",
+    "Extreme",
+    "GradientField",
+    "Settings",
+    "basins",
+    "classify",
+    "descend",
+    "diagnose",
+    "escape_time",
+    "extreme_curvatures",
+    "gradient_field",
+    "predict",
+    "quadratic_theory",
+]

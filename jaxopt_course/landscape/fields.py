@@ -1,0 +1,142 @@
+"""Scalar fields on a grid: values, gradients by autodiff and by differences, and where a million starts end."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from jaxopt_course.annotations import Array, ArrayLike, Float, Int
+from jaxopt_course.problems.surfaces import Surface
+
+LANES = 8192  # starts that move together: their optimizer states stay in a core's cache
+
+
+class GradientField(NamedTuple):
+    """A surface on a grid, float arrays; the last axis of a gradient is (d/dx, d/dy).
+
+    `x[columns]` and `y[rows]` are the grid's lines, `values[rows, columns]` the surface, `gradient[rows, columns, 2]`
+    by autodiff, `differences[rows, columns, 2]` by `np.gradient`, from the values on the grid alone.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+    gradient: np.ndarray
+    differences: np.ndarray
+
+    @property
+    def error(self) -> np.ndarray:
+        """Differences minus gradient `[rows, columns, 2]`: h^2/6 f''' within, h/2 f'' at the edges of the grid."""
+        return self.differences - self.gradient
+
+
+def gradient_field(surface: Surface, shape: tuple[int, int] = (41, 41)) -> GradientField:
+    r"""The gradient of a surface over its window, exact and by the central differences of `np.gradient`.
+
+    $$\frac{\partial f}{\partial x}(x, y) \approx \frac{f(x + h, y) - f(x - h, y)}{2 h}, \qquad
+      \text{one-sided at the edges}$$
+
+    Args:
+      surface: anything with `fn` and `window`.
+      shape: `(rows, columns)` of the grid, at least 2 each.
+
+    Returns:
+      `GradientField`; its `error` is what the differences miss.
+
+    Raises:
+      ValueError: a grid too small for differences.
+
+    Example:
+      >>> import jaxopt_course as jc
+      >>> hill = jc.surfaces.SURFACES["hill"]
+      >>> for n in (41, 81, 161):
+      ...     print(f"{np.abs(gradient_field(hill, (n, n)).error[1:-1, 1:-1]).max():.2f}")
+      6.70
+      1.72
+      0.43
+
+    Source: the lecture's gradient field; Fornberg (1988), "Generation of finite difference formulas on arbitrarily
+    spaced grids", Mathematics of Computation 51, table 1.
+    """
+    if min(shape) < 2:
+        raise ValueError(f"gradient_field: differences take at least 2 rows and 2 columns, got {shape}")
+    (left, right), (low, high) = surface.window
+    y, x = np.linspace(low, high, shape[0]), np.linspace(left, right, shape[1])
+    points = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1), float)
+    values, gradient = map(np.asarray, _values_and_gradients(surface.fn, points))
+    d_dy, d_dx = np.gradient(values, y, x)
+    return GradientField(x, y, values, gradient, np.stack([d_dx, d_dy], axis=-1))
+
+
+@partial(jax.jit, static_argnums=0)
+def _values_and_gradients(fn: Callable[[Array], Array], points: Array) -> tuple[Array, Array]:
+    return jax.vmap(jax.vmap(jax.value_and_grad(fn)))(points)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def descend(
+    fn: Callable[[Array], Array], optimizer: optax.GradientTransformation, starts: Float[Array, "N n"], num_steps: int
+) -> Float[Array, "N n"]:
+    r"""Where an optimizer ends from each of many starts: the raw data of a map of basins.
+
+    $$w_{t+1} = w_t + u(\nabla f(w_t)), \qquad \text{every start by itself}$$
+
+    Args:
+      fn: `fn(params[n]) -> scalar`.
+      optimizer: any optax transformation that needs gradients only.
+      starts: `[N, n]`, floating point; a million are no burden: they go in turns of a few thousand.
+      num_steps: from each.
+
+    Returns:
+      The ends `[N, n]`; what diverged is not finite.
+
+    Example:
+      >>> import jaxopt_course as jc
+      >>> himmelblau = jc.surfaces.SURFACES["himmelblau"]
+      >>> starts = jax.random.uniform(jax.random.key(0), (10_000, 2), minval=-5.0, maxval=5.0)
+      >>> ends = descend(himmelblau.fn, jc.adam(0.1), starts, 300)
+      >>> print((np.bincount(basins(ends, himmelblau.minimizers)) / len(ends)).round(1))
+      [0.3 0.3 0.2 0.2]
+
+    Source: Strang (2019), "Linear algebra and learning from data", section VI.4, for the picture.
+    """
+
+    def one(start: Array) -> Array:
+        def step(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+            params, state = carry
+            updates, state = optimizer.update(jax.grad(fn)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (end, _), _ = lax.scan(step, (start, optimizer.init(start)), length=num_steps)
+        return end
+
+    return lax.map(one, starts, batch_size=min(LANES, max(1, len(starts))))
+
+
+def basins(ends: ArrayLike, minimizers: ArrayLike, radius: float = 0.1) -> Int[np.ndarray, " N"]:
+    """Which minimizer each end belongs to: the index of the nearest, or k where none of the k is within the radius.
+
+    Args:
+      ends: `[N, n]`, as from `descend`; ends that are not finite belong to none.
+      minimizers: `[k, n]`.
+      radius: units of parameter.
+
+    Returns:
+      `[N]`, integers from 0 to k.
+
+    Example:
+      >>> basins(np.array([[0.0, 0.99], [5.0, 5.0], [np.nan, 1.0]]), np.array([[0.0, -1.0], [0.0, 1.0]]))
+      array([1, 2, 2])
+    """
+    minimizers = np.asarray(minimizers)
+    nearest = np.full(len(ends), radius)
+    found = np.full(len(ends), len(minimizers))
+    for number, minimizer in enumerate(minimizers):
+        away = np.linalg.norm(np.asarray(ends) - minimizer, axis=1)
+        found, nearest = np.where(away < nearest, number, found), np.fmin(away, nearest)
+    return found

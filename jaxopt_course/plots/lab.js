@@ -1,0 +1,579 @@
+"use strict";
+// The lab's mathematics: surfaces, noise, update rules, line searches, runs and maps. Pure functions of numbers:
+// the page draws what they return, and the tests run this very file under node beside the JAX library.
+
+const EPS = Number.EPSILON;
+const TINY = 2.2250738585072014e-308; // the smallest normal number, which the library's `root` adds inside
+const LOST = 1e6; // a run ends where a coordinate grows beyond this
+
+// Surfaces: f the value, g the gradient [x, y], h the Hessian [xx, xy, yy]; named as in jc.surfaces.SURFACES.
+
+function bowl(condition, angle = 0) {
+  const c = Math.cos(angle),
+    s = Math.sin(angle);
+  return {
+    f: (x, y) => ((c * x + s * y) ** 2 + condition * (c * y - s * x) ** 2) / 2,
+    g: (x, y) => {
+      const u = c * x + s * y,
+        v = condition * (c * y - s * x);
+      return [c * u - s * v, s * u + c * v];
+    },
+    h: () => [c * c + condition * s * s, (1 - condition) * c * s, s * s + condition * c * c],
+  };
+}
+
+function hill(height, radius) {
+  const r2 = radius * radius;
+  return {
+    f: (x, y) => height / (1 + (x * x + y * y) / r2),
+    g: (x, y) => {
+      const slope = (-2 * height) / r2 / (1 + (x * x + y * y) / r2) ** 2;
+      return [slope * x, slope * y];
+    },
+    h: (x, y) => {
+      const d = 1 + (x * x + y * y) / r2,
+        slope = (-2 * height) / r2 / d ** 2,
+        bend = (8 * height) / r2 ** 2 / d ** 3;
+      return [slope + bend * x * x, bend * x * y, slope + bend * y * y];
+    },
+  };
+}
+
+const wave = 2 * Math.PI;
+
+const FUNCTIONS = {
+  hill: hill(2277, 4),
+  bowl_1: bowl(1),
+  bowl_10: bowl(10),
+  bowl_100: bowl(100),
+  bowl_10000: bowl(10000),
+  bowl_100_turned: bowl(100, Math.PI / 6),
+  saddle: { f: (x, y) => (x * x - y * y) / 2, g: (x, y) => [x, -y], h: () => [1, 0, -1] },
+  monkey_saddle: {
+    f: (x, y) => x * x * x - 3 * x * y * y,
+    g: (x, y) => [3 * x * x - 3 * y * y, -6 * x * y],
+    h: (x, y) => [6 * x, -6 * y, -6 * x],
+  },
+  plateau: {
+    // exp is expm1 + 1, as JAX differentiates it: far out both are 0
+    f: (x, y) => -Math.expm1(-(x * x + y * y) / 2),
+    g: (x, y) => {
+      const e = Math.expm1(-(x * x + y * y) / 2) + 1;
+      return [x * e, y * e];
+    },
+    h: (x, y) => {
+      const e = Math.expm1(-(x * x + y * y) / 2) + 1;
+      return [(1 - x * x) * e, -x * y * e, (1 - y * y) * e];
+    },
+  },
+  double_well: {
+    f: (x, y) => (x * x - 1) ** 2 / 4 + (y * y) / 2,
+    g: (x, y) => [x * (x * x - 1), y],
+    h: (x, y) => [3 * x * x - 1, 0, 1],
+  },
+  rosenbrock: {
+    f: (x, y) => 100 * (y - x * x) ** 2 + (1 - x) ** 2,
+    g: (x, y) => [-400 * x * (y - x * x) - 2 * (1 - x), 200 * (y - x * x)],
+    h: (x, y) => [1200 * x * x - 400 * y + 2, -400 * x, 200],
+  },
+  beale: {
+    f: (x, y) => (1.5 - x * (1 - y)) ** 2 + (2.25 - x * (1 - y * y)) ** 2 + (2.625 - x * (1 - y * y * y)) ** 2,
+    g: (x, y) => {
+      const u = 1 - y,
+        v = 1 - y * y,
+        w = 1 - y * y * y;
+      const a = 1.5 - x * u,
+        b = 2.25 - x * v,
+        c = 2.625 - x * w;
+      return [-2 * (a * u + b * v + c * w), 2 * x * (a + 2 * y * b + 3 * y * y * c)];
+    },
+    h: (x, y) => {
+      const u = 1 - y,
+        v = 1 - y * y,
+        w = 1 - y * y * y;
+      const a = 1.5 - x * u,
+        b = 2.25 - x * v,
+        c = 2.625 - x * w;
+      return [
+        2 * (u * u + v * v + w * w),
+        2 * (a + 2 * y * b + 3 * y * y * c - x * (u + 2 * y * v + 3 * y * y * w)),
+        2 * x * (x + 2 * b + 4 * x * y * y + 6 * y * c + 9 * x * y ** 4),
+      ];
+    },
+  },
+  himmelblau: {
+    f: (x, y) => (x * x + y - 11) ** 2 + (x + y * y - 7) ** 2,
+    g: (x, y) => {
+      const p = x * x + y - 11,
+        q = x + y * y - 7;
+      return [4 * x * p + 2 * q, 2 * p + 4 * y * q];
+    },
+    h: (x, y) => [12 * x * x + 4 * y - 42, 4 * x + 4 * y, 12 * y * y + 4 * x - 26],
+  },
+  rastrigin: {
+    f: (x, y) => 20 + x * x + y * y - 10 * (Math.cos(wave * x) + Math.cos(wave * y)),
+    g: (x, y) => [2 * x + 10 * wave * Math.sin(wave * x), 2 * y + 10 * wave * Math.sin(wave * y)],
+    h: (x, y) => [2 + 10 * wave ** 2 * Math.cos(wave * x), 0, 2 + 10 * wave ** 2 * Math.cos(wave * y)],
+  },
+  styblinski_tang: {
+    f: (x, y) => ((x * x - 16) * x * x + 5 * x + (y * y - 16) * y * y + 5 * y) / 2,
+    g: (x, y) => [(4 * x * x * x - 32 * x + 5) / 2, (4 * y * y * y - 32 * y + 5) / 2],
+    h: (x, y) => [6 * x * x - 16, 0, 6 * y * y - 16],
+  },
+};
+
+/** Eigenvalues of [[a, b], [b, c]] in rising order, with their unit vectors: one Jacobi rotation. */
+function eigen(a, b, c) {
+  if (b === 0)
+    return a <= c
+      ? [
+          [a, [1, 0]],
+          [c, [0, 1]],
+        ]
+      : [
+          [c, [0, 1]],
+          [a, [1, 0]],
+        ];
+  const tau = (c - a) / (2 * b);
+  const t = (tau >= 0 ? 1 : -1) / (Math.abs(tau) + Math.hypot(1, tau));
+  const cos = 1 / Math.hypot(1, t),
+    sin = t * cos;
+  const pairs = [
+    [a - t * b, [cos, -sin]],
+    [c + t * b, [sin, cos]],
+  ];
+  return pairs[0][0] <= pairs[1][0] ? pairs : [pairs[1], pairs[0]];
+}
+
+// Noise: Threefry-2x32 with 20 rounds, the counter-based generator of jax.random (Salmon et al. 2011).
+
+const ROTATIONS = [
+  [13, 15, 26, 6],
+  [17, 29, 16, 24],
+];
+
+function threefry([k0, k1], [x0, x1]) {
+  const keys = [k0, k1, k0 ^ k1 ^ 0x1bd11bda];
+  x0 = (x0 + k0) | 0;
+  x1 = (x1 + k1) | 0;
+  for (let group = 0; group < 5; group++) {
+    for (const r of ROTATIONS[group % 2]) {
+      x0 = (x0 + x1) | 0;
+      x1 = ((x1 << r) | (x1 >>> (32 - r))) ^ x0;
+    }
+    x0 = (x0 + keys[(group + 1) % 3]) | 0;
+    x1 = (x1 + keys[(group + 2) % 3] + group + 1) | 0;
+  }
+  return [x0 >>> 0, x1 >>> 0];
+}
+
+/** jax.random.bits(fold_in(fold_in(key(seed), member), step), (2,), uint32). */
+function randomBits(seed, member, step) {
+  const key = threefry(threefry([0, seed >>> 0], [0, member]), [0, step]);
+  return [0, 1].map((i) => threefry(key, [0, i]).reduce((hi, lo) => (hi ^ lo) >>> 0));
+}
+
+/** Two independent standard normal numbers (Box and Muller 1958). */
+function normals(seed, member, step) {
+  const [a, b] = randomBits(seed, member, step);
+  const radius = Math.sqrt(-2 * Math.log((a + 1) / 2 ** 32)),
+    angle = (wave * b) / 2 ** 32;
+  return [radius * Math.cos(angle), radius * Math.sin(angle)];
+}
+
+/** The objective of one step: the surface and a linear term, whose gradient is the noise of that step. */
+function tilted(surface, [nx, ny]) {
+  return {
+    f: (x, y) => surface.f(x, y) + (nx * x + ny * y),
+    g: (x, y) => {
+      const [gx, gy] = surface.g(x, y);
+      return [gx + nx, gy + ny];
+    },
+    h: surface.h,
+  };
+}
+
+// Line search: jc.strong_wolfe, trial by trial. A trial is {t, f, slope, g, w}.
+
+const MAX_EVALS = 25;
+const LONGEST = 1e10;
+const rounding = (f) => 8 * EPS * Math.abs(f);
+const clip = (x, low, high) => Math.min(Math.max(x, low), high);
+
+function strongWolfe(objective, w, f, g, d, first, { c1 = 1e-4, c2 = 0.9 } = {}) {
+  const start = { t: 0, f, slope: g[0] * d[0] + g[1] * d[1], g, w };
+  const noise = rounding(f),
+    trials = [];
+  let low = start,
+    high = null,
+    t = first,
+    returning = false,
+    accepted = null;
+  while (start.slope < 0) {
+    const trial = at(objective, w, d, t);
+    trials.push(trial);
+    const armijo = trial.f <= start.f + c1 * t * start.slope;
+    const approximate = trial.f <= start.f + noise && trial.slope <= (2 * c1 - 1) * start.slope;
+    const finite = Number.isFinite(trial.f) && Number.isFinite(trial.slope);
+    const better = (armijo || approximate) && trial.f <= low.f + noise && finite;
+    const flat = Math.abs(trial.slope) <= -c2 * start.slope;
+    const turned = high ? trial.slope * (high.t - low.t) >= 0 : trial.slope >= 0;
+    const newLow = better ? trial : low;
+    const newHigh = better ? (turned ? low : high) : trial;
+    const straight = !newHigh && straightDown(trial, start, first);
+    const width = newHigh ? Math.abs(newHigh.t - newLow.t) : Infinity;
+    const narrow = newHigh && width <= 4 * EPS * Math.max(newLow.t, newHigh.t);
+    const lower = newLow.f < start.f; // if so, one evaluation is kept to go back there
+    const over = straight || narrow || trial.f === -Infinity || trials.length >= MAX_EVALS - (lower ? 1 : 0);
+    if ((better && (flat || (over && lower))) || returning) accepted = newLow;
+    if (accepted || trial.f === -Infinity || (over && !lower)) break;
+    returning = Boolean(over);
+    t = over ? newLow.t : newHigh ? inside(newLow, newHigh, trials.length % 3 === 0) : beyond(low, trial);
+    [low, high] = [newLow, newHigh];
+  }
+  return { point: accepted ?? start, trials };
+}
+
+function at(objective, w, d, t) {
+  const x = w[0] + t * d[0],
+    y = w[1] + t * d[1],
+    g = objective.g(x, y);
+  return { t, f: objective.f(x, y), slope: g[0] * d[0] + g[1] * d[1], g, w: [x, y] };
+}
+
+function straightDown(trial, start, first) {
+  const fall = start.f - trial.f;
+  return trial.t >= LONGEST * first && trial.slope <= start.slope && fall >= 1e6 * Math.max(1, Math.abs(start.f));
+}
+
+/** Where the cubic through both ends is least, not too near to either; a fifth of the way where there is no end. */
+function inside(low, high, halve) {
+  const part = halve ? 0.5 : clip(cubic(low, high), 0.1, 0.9);
+  return low.t + (high.t - low.t) * (Number.isFinite(part + high.f) ? part : 0.2);
+}
+
+function cubic(a, b) {
+  const width = b.t - a.t,
+    slopeA = a.slope * width,
+    slopeB = b.slope * width;
+  const z = slopeA + slopeB - 3 * (b.f - a.f);
+  const root = Math.sqrt(Math.max(z * z - slopeA * slopeB, 0));
+  return 1 - (slopeB + root - z) / (slopeB - slopeA + 2 * root);
+}
+
+/** Where the slope would vanish if it went on as from low to trial, within one and nine times that stride. */
+function beyond(low, trial) {
+  const secant = trial.slope / (low.slope - trial.slope);
+  return trial.t + (trial.t - low.t) * (trial.slope > low.slope ? clip(secant, 1, 9) : 9);
+}
+
+// Newton's direction: jc.newton's, for two parameters.
+
+function newtonDirection([xx, xy, yy], g, radius) {
+  const largest = Math.max(Math.abs(xx), Math.abs(yy));
+  const scale = [xx, yy].map((h) => 1 / Math.sqrt(Math.abs(h) > EPS ** 2 * largest ? Math.abs(h) : 1));
+  const a = scale[0] * xx * scale[0],
+    b = scale[0] * xy * scale[1],
+    c = scale[1] * yy * scale[1];
+  const sg = [scale[0] * g[0], scale[1] * g[1]];
+  const l11 = Math.sqrt(a),
+    l21 = b / l11,
+    l22 = Math.sqrt(c - l21 * l21);
+  const least = EPS * Math.max(l11 ** 2, l22 ** 2);
+  const definite = l11 ** 2 > least && l22 ** 2 > least;
+  let step;
+  if (definite) {
+    const z0 = sg[0] / l11,
+      z1 = (sg[1] - l21 * z0) / l22,
+      y = z1 / l22;
+    step = [(z0 - l21 * y) / l11, y];
+  } else {
+    const pairs = eigen(a, b, c),
+      size = Math.max(...pairs.map(([value]) => Math.abs(value)));
+    step = [0, 0];
+    for (const [value, q] of pairs) {
+      const along = q[0] * sg[0] + q[1] * sg[1];
+      const curvature = size > 0 ? Math.max(Math.abs(value), 8 * EPS * size) : 1;
+      const part = along === 0 ? 0 : along / curvature;
+      step = [step[0] + q[0] * part, step[1] + q[1] * part];
+    }
+  }
+  const d = [-scale[0] * step[0], -scale[1] * step[1]],
+    length = Math.hypot(...d);
+  const cut = definite || length <= radius ? 1 : radius / length;
+  return [cut * d[0], cut * d[1]];
+}
+
+// L-BFGS: pairs {s, y, sy}, the newest last (Nocedal 1980, the two-loop recursion).
+
+function inverseHessianProduct(g, pairs) {
+  if (pairs.length === 0) return g;
+  let q = g;
+  const weights = [];
+  for (const { s, y, sy } of pairs.slice().reverse()) {
+    const a = (s[0] * q[0] + s[1] * q[1]) / sy;
+    weights.unshift(a);
+    q = [q[0] - a * y[0], q[1] - a * y[1]];
+  }
+  const { y, sy } = pairs[pairs.length - 1],
+    gamma = sy / (y[0] * y[0] + y[1] * y[1]);
+  q = [gamma * q[0], gamma * q[1]];
+  pairs.forEach(({ s, y, sy }, i) => {
+    const a = weights[i] - (y[0] * q[0] + y[1] * q[1]) / sy;
+    q = [q[0] + a * s[0], q[1] + a * s[1]];
+  });
+  return q;
+}
+
+function remembered(pairs, s, y, memory) {
+  const sy = s[0] * y[0] + s[1] * y[1],
+    ss = s[0] ** 2 + s[1] ** 2,
+    yy = y[0] ** 2 + y[1] ** 2;
+  const inRange = [1 / Math.sqrt(sy), sy / yy, yy / sy].every(Number.isFinite);
+  return sy > EPS * Math.sqrt(yy) * Math.sqrt(ss) && inRange
+    ? [...pairs.slice(1 - memory || 1e9), { s, y, sy }]
+    : pairs;
+}
+
+// Rules, in historical order. step(state, w, objective, hyper) -> {state, update, trials?, t?}
+
+const coordinatewise = (g, rule) => {
+  const [x, y] = [rule(0, g[0]), rule(1, g[1])];
+  return { update: [x[0], y[0]], moments: [x.slice(1), y.slice(1)] };
+};
+const root = (v) => Math.sqrt(v + TINY);
+const oneMinusPower = (b, t) => -Math.expm1(t * Math.log1p(-(1 - b)));
+
+const RATE = { name: "learning_rate", symbol: "learning rate", scale: "log", low: 1e-6, high: 100, value: 0.01 };
+const FRICTION = { name: "rho", symbol: "rho", scale: "linear", low: 0, high: 0.999, step: 0.001, value: 0.9 };
+const SMALL = { name: "eps", symbol: "epsilon", scale: "log", low: 1e-12, high: 1, value: 1e-7 };
+const decay = (name, symbol, value) => ({ name, symbol, scale: "linear", low: 0, high: 0.9999, step: 0.0001, value });
+
+function momentumStep(nesterov) {
+  return (v, w, objective, { learning_rate: lr, rho }) => {
+    const g = objective.g(...w);
+    const { update, moments } = coordinatewise(g, (i, g) => {
+      const trace = rho * v[i] + g;
+      return [-lr * (nesterov ? g + rho * trace : trace), trace];
+    });
+    return { update, state: [moments[0][0], moments[1][0]] };
+  };
+}
+
+function adamStep(corrected) {
+  return ({ t, m, v }, w, objective, { learning_rate: lr, b1, b2, eps }) => {
+    const g = objective.g(...w),
+      c1 = corrected ? oneMinusPower(b1, t + 1) : 1,
+      c2 = corrected ? oneMinusPower(b2, t + 1) : 1;
+    const { update, moments } = coordinatewise(g, (i, g) => {
+      const mu = b1 * m[i] + (1 - b1) * g,
+        nu = b2 * v[i] + (1 - b2) * (g * g);
+      return [-lr * (mu / c1 / (root(nu / c2) + eps)), mu, nu];
+    });
+    const [x, y] = moments;
+    return { update, state: { t: t + 1, m: [x[0], y[0]], v: [x[1], y[1]] } };
+  };
+}
+
+const MOMENTS = [decay("b1", "beta 1", 0.9), decay("b2", "beta 2", 0.999)];
+const zeros = () => [0, 0];
+const adamStart = () => ({ t: 0, m: [0, 0], v: [0, 0] });
+
+const RULES = {
+  sgd: {
+    label: "SGD",
+    hyper: [RATE],
+    init: () => null,
+    step: (state, w, objective, { learning_rate: lr }) => {
+      const g = objective.g(...w);
+      return { state, update: [-lr * g[0], -lr * g[1]] };
+    },
+  },
+  momentum: { label: "Momentum", hyper: [RATE, FRICTION], init: zeros, step: momentumStep(false) },
+  nesterov: { label: "Nesterov", hyper: [RATE, FRICTION], init: zeros, step: momentumStep(true) },
+  adagrad: {
+    label: "AdaGrad",
+    hyper: [RATE, SMALL],
+    init: zeros,
+    step: (s, w, objective, { learning_rate: lr, eps }) => {
+      const { update, moments } = coordinatewise(objective.g(...w), (i, g) => {
+        const sum = s[i] + g * g;
+        return [-lr * (g / (root(sum) + eps)), sum];
+      });
+      return { update, state: [moments[0][0], moments[1][0]] };
+    },
+  },
+  rmsprop: {
+    label: "RMSProp",
+    hyper: [RATE, decay("decay", "decay", 0.99), SMALL],
+    init: zeros,
+    step: (s, w, objective, { learning_rate: lr, decay: beta, eps }) => {
+      const { update, moments } = coordinatewise(objective.g(...w), (i, g) => {
+        const nu = beta * s[i] + (1 - beta) * (g * g);
+        return [-lr * (g / (root(nu) + eps)), nu];
+      });
+      return { update, state: [moments[0][0], moments[1][0]] };
+    },
+  },
+  adam_uncorrected: { label: "Adam, almost", hyper: [RATE, ...MOMENTS, SMALL], init: adamStart, step: adamStep(false) },
+  adam: { label: "Adam", hyper: [RATE, ...MOMENTS, SMALL], init: adamStart, step: adamStep(true) },
+  newton: {
+    label: "Newton",
+    searches: true,
+    hyper: [{ ...RATE, symbol: "first length", low: 0.01, high: 10, value: 1 }],
+    init: (w) => Math.hypot(...w) || 1, // how far a step may go where curvature is not positive
+    step: (radius, w, objective, { learning_rate: first }) => {
+      const g = objective.g(...w),
+        d = newtonDirection(objective.h(...w), g, radius);
+      const { point, trials } = strongWolfe(objective, w, objective.f(...w), g, d, first);
+      const reached = point.t * Math.hypot(...d);
+      return {
+        state: reached > 0 ? 2 * reached : radius,
+        update: [point.t * d[0], point.t * d[1]],
+        trials,
+        t: point.t,
+      };
+    },
+  },
+  newton_pure: {
+    label: "Newton, pure",
+    hyper: [{ ...RATE, symbol: "step length", low: 0.01, high: 10, value: 1 }],
+    init: (w) => Math.hypot(...w) || 1,
+    step: (radius, w, objective, { learning_rate: t }) => {
+      const d = newtonDirection(objective.h(...w), objective.g(...w), radius),
+        reached = t * Math.hypot(...d);
+      return { state: reached > 0 ? 2 * reached : radius, update: [t * d[0], t * d[1]], t };
+    },
+  },
+  lbfgs: {
+    label: "L-BFGS",
+    searches: true,
+    hyper: [
+      { name: "memory_size", symbol: "pairs kept", scale: "linear", low: 1, high: 20, step: 1, whole: true, value: 10 },
+    ],
+    init: () => [],
+    step: (pairs, w, objective, { memory_size: memory }) => {
+      const g = objective.g(...w),
+        d = inverseHessianProduct(g, pairs).map((z) => -z);
+      const slope = g[0] * d[0] + g[1] * d[1];
+      const first = pairs.length > 0 ? 1 : Math.min(1, 1 / Math.sqrt(-slope));
+      const { point, trials } = strongWolfe(objective, w, objective.f(...w), g, d, first);
+      const update = [point.t * d[0], point.t * d[1]];
+      if (!(point.t > 0)) return { state: [], update, trials, t: 0 }; // once more, down the gradient
+      const y = [point.g[0] - g[0], point.g[1] - g[1]];
+      return { state: remembered(pairs, update, y, memory), update, trials, t: point.t };
+    },
+  },
+};
+
+// Runs
+
+/**
+ * A path from `start`: arrays with one entry a point, x, y, value, gradNorm, length (of the update that led there), t
+ * (what a search accepted) and trials (the points it tried). `end` says why it ended early, or is null.
+ */
+function run(surface, rule, hyper, { start, steps, noise = 0, seed = 0, member = 0 }) {
+  const path = { x: [], y: [], value: [], gradNorm: [], length: [], t: [], trials: [], end: null };
+  let w = start,
+    state = rule.init(start),
+    last = { update: [0, 0] };
+  for (let step = 0; ; step++) {
+    const value = surface.f(...w),
+      g = surface.g(...w);
+    if (!w.every(Number.isFinite) || w.some((z) => Math.abs(z) > LOST)) path.end = "left for infinity";
+    else if (![value, ...g].every(Number.isFinite)) path.end = "value not finite";
+    if (path.end && step > 0) return path;
+    path.x.push(w[0]);
+    path.y.push(w[1]);
+    path.value.push(value);
+    path.gradNorm.push(Math.hypot(...g));
+    path.length.push(Math.hypot(...last.update));
+    path.t.push(last.t ?? null);
+    path.trials.push((last.trials ?? []).map((trial) => trial.w));
+    if (path.end || step === steps) return path;
+    const objective =
+      noise > 0
+        ? tilted(
+            surface,
+            normals(seed, member, step).map((n) => noise * n),
+          )
+        : surface;
+    last = rule.step(state, w, objective, hyper);
+    state = last.state;
+    w = [w[0] + last.update[0], w[1] + last.update[1]];
+  }
+}
+
+/** The sharpest curvature at the start and at the minimizers: what a learning rate has to suit. */
+function sharpness(surface, points) {
+  const sizes = points.map(([x, y]) => Math.max(...eigen(...surface.h(x, y)).map(([value]) => Math.abs(value))));
+  return Math.max(...sizes);
+}
+
+const twoDigits = (x) => Number(x.toPrecision(2));
+
+/** Hyperparameters that suit a surface `{start, minimizers, window}` of curvature `sharpness`. */
+function defaults(rule, curvature, record) {
+  const hyper = Object.fromEntries(RULES[rule].hyper.map(({ name, value }) => [name, value]));
+  const width = record.window[0][1] - record.window[0][0];
+  const rate = { sgd: 1 / curvature, momentum: 0.25 / curvature, nesterov: 0.25 / curvature, adagrad: width / 10 }[
+    rule
+  ];
+  if (RULES[rule].searches || rule === "newton_pure") return hyper;
+  return { ...hyper, learning_rate: twoDigits(rate ?? width / (rule === "rmsprop" ? 400 : 100)) };
+}
+
+/** The learning rate beyond which a rule leaves a minimum of that curvature, or null where there is no such number. */
+function stabilityLimit(rule, { rho }, curvature) {
+  if (rule === "sgd") return 2 / curvature;
+  if (rule === "momentum") return (2 * (1 + rho)) / curvature;
+  if (rule === "nesterov") return (2 * (1 + rho)) / (1 + 2 * rho) / curvature;
+  return rule === "newton_pure" ? 2 : null;
+}
+
+/** What a map colours: how far above the minimum a run ended, or its last gradient where there is none; null: lost. */
+function score(path, minimum) {
+  if (path.end) return null;
+  const last = path.value.length - 1;
+  return Number.isFinite(minimum) ? Math.max(path.value[last] - minimum, 0) : path.gradNorm[last];
+}
+
+/** Line segments [x0, y0, x1, y1] in cells, where values[ny][nx] cross a level: marching squares. */
+function contour(values, level) {
+  const segments = [];
+  for (let j = 0; j + 1 < values.length; j++) {
+    for (let i = 0; i + 1 < values[j].length; i++) {
+      const corners = [
+        [i, j, values[j][i]],
+        [i + 1, j, values[j][i + 1]],
+        [i + 1, j + 1, values[j + 1][i + 1]],
+        [i, j + 1, values[j + 1][i]],
+      ];
+      const cuts = [];
+      corners.forEach(([x, y, v], k) => {
+        const [x2, y2, v2] = corners[(k + 1) % 4];
+        if (v < level === v2 < level) return;
+        const part = (level - v) / (v2 - v);
+        cuts.push([x + part * (x2 - x), y + part * (y2 - y)]);
+      });
+      for (let k = 0; k + 1 < cuts.length; k += 2) segments.push([...cuts[k], ...cuts[k + 1]]);
+    }
+  }
+  return segments;
+}
+
+const lab = {
+  FUNCTIONS,
+  RULES,
+  LOST,
+  contour,
+  defaults,
+  eigen,
+  normals,
+  randomBits,
+  run,
+  score,
+  sharpness,
+  stabilityLimit,
+};
+if (typeof module !== "undefined") module.exports = lab;

@@ -1,0 +1,80 @@
+"""The lab: one HTML page to play with every optimizer on every surface, from a file and without a network."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jaxopt_course.problems.surfaces import NOISY, SURFACES
+
+SCRIPTS = ("lab.js", "lab_state.js", "lab_pens.js", "lab_pictures.js", "lab_page.js")  # tests run the first under node
+
+
+def write_lab(path: str | Path, *, state: str = "", title: str = "Optimizer lab") -> Path:
+    """Write the page: surfaces, update rules, noise and searches run in it live, in double precision.
+
+    It works from a `file://` address, loads nothing, and keeps its state in the address after `#`.
+
+    Args:
+      path: the file to write.
+      state: what to show at first, as the page's own address has it after `#`, such as
+        "surface=beale&run=adam,learning_rate:0.1&run=lbfgs"; what is not in it is as usual.
+      title: of the page.
+
+    Returns:
+      The path.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     page = write_lab(Path(folder) / "lab.html", state="surface=himmelblau&run=newton").read_text()
+      >>> "default-src 'none'" in page, " src=" in page, len(page) < 300_000
+      (True, False, True)
+    """
+    folder = files("jaxopt_course.plots")
+    parts = {
+        "title": escape(title),
+        "data": _json(_data(state.removeprefix("#"))),
+        "script": "\n".join((folder / name).read_text("utf-8") for name in SCRIPTS),
+    }
+    page = (folder / "lab.html").read_text("utf-8")
+    page = re.sub(r"\{\{(title|data|script)\}\}", lambda found: parts[found[1]], page)
+    Path(path).write_text(page.replace("{{policy}}", _policy(page)), "utf-8")
+    return Path(path)
+
+
+def _data(state: str) -> dict[str, Any]:
+    records = [
+        {
+            "name": surface.name,
+            "start": surface.start.tolist(),
+            "minimizers": surface.minimizers.tolist(),
+            "minimum": surface.minimum if surface.minimum > float("-inf") else None,
+            "window": surface.window,
+            "noise": float(NOISY[surface.name].covariance[0, 0] ** 0.5),
+        }
+        for surface in SURFACES.values()
+    ]
+    return {"state": state, "surfaces": records}
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """For a script element, which `</` would end and `<!--` would confuse."""
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+
+
+def _policy(page: str) -> str:
+    """Nothing may be loaded, and nothing runs but the style and the script of this page, by their hashes."""
+
+    def hashes(tag: str) -> str:
+        found = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found]
+        return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+    sources = f"script-src {hashes('script')}; style-src {hashes('style')}"
+    return f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
