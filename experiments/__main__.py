@@ -51,6 +51,11 @@ COMMANDS = {
         arguments.contract,
         "experiments.contract",
     ),
+    "lecture": Command(
+        "every picture of the lecture in order, on one page, with the code that made it and the number it shows",
+        arguments.lecture,
+        "experiments.lecture",
+    ),
     "lab": Command(
         "a page to play with every optimizer on every surface, without a network", arguments.lab, "experiments.lab"
     ),

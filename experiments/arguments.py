@@ -150,6 +150,12 @@ def image_set(parser: argparse.ArgumentParser) -> None:
     folder(parser)
 
 
+def lecture(parser: argparse.ArgumentParser) -> None:
+    image_set(parser)
+    parser.add_argument("--quick", action="store_true", help="a few steps and points of everything, to see it run")
+    outcome(parser, "lecture")
+
+
 def lab(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("lab.html"), metavar="FILE", help="the page (default: %(default)s)")

@@ -21,6 +21,7 @@ from jaxopt_course.plots.landscapes import (
     surface_3d,
     trajectories,
 )
+from jaxopt_course.plots.motion import curves, write_descent
 from jaxopt_course.plots.profiles import performance_profiles
 from jaxopt_course.plots.solves import convergence_curves
 
@@ -30,6 +31,7 @@ __all__ = [
     "confusion_matrix",
     "contract_grid",
     "convergence_curves",
+    "curves",
     "difference_curves",
     "gradient_arrows",
     "gradient_costs",
@@ -44,5 +46,6 @@ __all__ = [
     "surface_3d",
     "templates",
     "trajectories",
+    "write_descent",
     "write_lab",
 ]

@@ -1,0 +1,597 @@
+"""The lecture, section by section. Each is a function of the lesson, and its page shows the function that ran."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+import jaxopt_course as jc
+from experiments import gradcheck
+from experiments.contestants import CONTESTANTS
+from experiments.report import Block, Picture, Table
+from experiments.runs import Run
+from jaxopt_course.landscape import Settings, basins, descend, escape_time, gradient_field, predict
+from jaxopt_course.landscape.quadratic_theory import escape_steps, growth, noise_floor, stability_limit
+
+SURFACES = jc.surfaces.SURFACES
+BATCH = 64
+L2 = 1e-3
+
+
+class Lesson(NamedTuple):
+    """What every section has at hand: images as pixels and as standardised features, and the folder to draw into."""
+
+    folder: Run
+    pixels: jc.data.Dataset
+    features: jc.data.Dataset
+    key: jax.Array
+    quick: bool
+
+    @property
+    def train(self) -> tuple[jax.Array, jax.Array]:
+        return jax.tree.map(jnp.asarray, (self.features.train[0].astype(float), self.features.train[1]))
+
+    @property
+    def test(self) -> tuple[jax.Array, jax.Array]:
+        return jax.tree.map(jnp.asarray, (self.features.test[0].astype(float), self.features.test[1]))
+
+    def start(self, scale: float = 1e-2) -> dict[str, jax.Array]:
+        sizes = len(self.features.class_names), self.features.train[0].shape[1]
+        return jc.scores.init_linear(self.key, *sizes, scale=scale, dtype=jnp.float64)
+
+    def some(self, many: int, few: int = 10) -> int:
+        """So many of something, or a few where it has to be quick."""
+        return min(few, many) if self.quick else many
+
+    def draw(self, name: str, figure: Any, caption: str) -> Picture:
+        return Picture(self.folder.write_figure(f"{name}.png", figure), caption)
+
+
+class Shown(NamedTuple):
+    """What a section comes to: a sentence with its number, the numbers by name, and what there is to look at."""
+
+    found: str
+    numbers: Mapping[str, float]
+    blocks: list[Block]
+
+
+softmax_risk = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy, jc.losses.l2_penalty, L2)
+
+
+def paths(
+    surface: jc.surfaces.Surface, rules: Mapping[str, optax.GradientTransformation], steps: int
+) -> dict[str, np.ndarray]:
+    """Where each rule goes from the surface's start, `[steps + 1, 2]`: one compiled loop."""
+    start = jnp.asarray(surface.start)
+
+    def move(rule: Any, w: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        value, grad = jax.value_and_grad(surface.fn)(w)
+        update, state = rule.update(grad, state, w, value=value, grad=grad, value_fn=surface.fn)
+        return optax.apply_updates(w, update), state
+
+    def step(carry: Any, _: None) -> tuple[Any, Any]:
+        moved = {name: move(optax.with_extra_args_support(rule), *carry[name]) for name, rule in rules.items()}
+        return moved, {name: w for name, (w, _) in moved.items()}
+
+    walk = jax.jit(lambda carry: lax.scan(step, carry, length=steps)[1])
+    walked = walk({name: (start, rule.init(start)) for name, rule in rules.items()})
+    return {name: np.concatenate([surface.start[None], walked[name]]) for name in rules}
+
+
+def steps_to(surface: jc.surfaces.Surface, path: np.ndarray, part: float = 1e-6) -> float:
+    """The first step where the height above the minimum is that part of the first; infinity where there is none."""
+    height = np.asarray(jax.vmap(surface.fn)(jnp.asarray(path))) - surface.minimum
+    there = np.flatnonzero(height <= part * height[0])
+    return float(there[0]) if len(there) else math.inf
+
+
+# Images, and two ways to tell them apart
+
+
+def images(lesson: Lesson) -> Shown:
+    pixels, labels = lesson.pixels.train
+    rows = [pixels[labels == c][:10].reshape(-1, *lesson.pixels.image_shape) for c in np.unique(labels)]
+    names, top = lesson.pixels.class_names, float(pixels.max())
+    figure = jc.plots.image_grid(rows, names=names, top=top, title=f"The first of each class ({lesson.pixels.name})")
+    caption = f"Training images of {lesson.pixels.name}, a row for each class."
+    return Shown(
+        f"{len(labels):,} training images and {len(lesson.pixels.test[1]):,} test images of {pixels.shape[1]} numbers.",
+        {"training images": len(labels), "test images": len(lesson.pixels.test[1])},
+        [lesson.draw("images", figure, caption)],
+    )
+
+
+def nearest_neighbor(lesson: Lesson) -> Shown:
+    (pixels, labels), (tests, truth) = lesson.pixels.train, lesson.pixels.test
+    model = jc.nearest_neighbor.train(pixels, labels)
+    accuracy = {m: float(np.mean(jc.nearest_neighbor.predict(model, tests, metric=m) == truth)) for m in ("l1", "l2")}
+    some = [int(np.flatnonzero(truth == c)[0]) for c in np.unique(truth)]
+    near, distance = map(np.asarray, jc.nearest_neighbor.neighbors(model, tests[some], k=8))
+    shape, names = lesson.pixels.image_shape, lesson.pixels.class_names
+    rows = [np.concatenate([tests[[i]], pixels[near[row]]]).reshape(-1, *shape) for row, i in enumerate(some)]
+    said = [["", *(f"{d:,.0f}" for d in row)] for row in distance]
+    marked = [[False, *(labels[near[row]] != truth[i]).tolist()] for row, i in enumerate(some)]
+    figure = jc.plots.image_grid(
+        rows,
+        said,
+        names=[names[truth[i]] for i in some],
+        top=float(pixels.max()),
+        title=f"Test images and their nearest training images, L2 ({lesson.pixels.name})",
+        marked=marked,
+        columns=["test", *map(str, range(1, 9))],
+    )
+    return Shown(
+        f"It gets {accuracy['l1']:.1%} of the test images right by L1 and {accuracy['l2']:.1%} by L2.",
+        {f"accuracy, {metric}": value for metric, value in accuracy.items()},
+        [lesson.draw("nearest_neighbor", figure, "Under each neighbour its distance; dashed: one of another class.")],
+    )
+
+
+def linear_scores(lesson: Lesson) -> Shown:
+    inputs, labels = (part[:3] for part in lesson.test)
+    scores = np.asarray(jc.scores.linear(lesson.start(scale=0.1), inputs))
+    names, pictures = lesson.pixels.class_names, lesson.pixels.test[0][:3].reshape(-1, *lesson.pixels.image_shape)
+    truth = [names[label] for label in labels]
+    table = Table(
+        ["class", *(f"image of {t}" for t in truth)],
+        [[n, *(f"{s:.2f}" for s in row)] for n, row in zip(names, scores.T, strict=True)],
+    )
+    figure = jc.plots.image_grid(
+        [pictures], [truth], names=[""], top=float(lesson.pixels.train[0].max()), title="f(x, W) of these three"
+    )
+    right = float(jc.accuracy(jc.scores.linear(lesson.start(scale=0.1), lesson.test[0]), lesson.test[1]))
+    return Shown(
+        f"With a random W the highest score is right for {right:.1%} of the test images: it has learned nothing yet.",
+        {"accuracy of a random W": right},
+        [lesson.draw("three_images", figure, "The first three test images."), table],
+    )
+
+
+def losses(lesson: Lesson) -> Shown:
+    classes = len(lesson.features.class_names)
+    own = jnp.linspace(-3.0, 6.0, 181)
+    scores, label = jnp.zeros((len(own), classes)).at[:, 0].set(own), jnp.zeros(len(own), int)
+    kinds = {"multiclass SVM": jc.losses.multiclass_hinge, "softmax": jc.losses.softmax_cross_entropy}
+    lines = {name: np.asarray(loss(scores, label)) for name, loss in kinds.items()}
+    title = f"Loss of one image, the other {classes - 1} scores being 0"
+    figure = jc.plots.curves(np.asarray(own), lines, title=title, xlabel="score of the true class", ylabel="loss")
+    three = jc.scores.linear(lesson.start(scale=0.1), lesson.test[0][:3])
+    rows = [[name, *(f"{v:.4f}" for v in loss(three, lesson.test[1][:3]))] for name, loss in kinds.items()]
+    blank = {"W": jnp.zeros((classes, lesson.train[0].shape[1])), "b": jnp.zeros(classes)}
+    first = {
+        name: float(jc.empirical_risk(jc.scores.linear, loss)(blank, lesson.train)) for name, loss in kinds.items()
+    }
+    return Shown(
+        f"With W = 0 softmax must cost log {classes} = {math.log(classes):.4f} and the SVM {classes - 1}; "
+        f"they cost {first['softmax']:.4f} and {first['multiclass SVM']:.4f}.",
+        {f"loss of W = 0, {name}": value for name, value in first.items()},
+        [
+            lesson.draw("losses", figure, "The SVM is content one above the rest; softmax never is."),
+            Table(["loss", "image 1", "image 2", "image 3"], rows, note="The same three images, the same random W."),
+        ],
+    )
+
+
+# The gradient
+
+
+def gradient_check(lesson: Lesson) -> Shown:
+    inputs, labels = (part[:BATCH] for part in lesson.train)
+    batch, drawn = (inputs, labels), (np.asarray(inputs), np.asarray(labels))
+    problem = gradcheck.Problem(lesson.features, lesson.start(), *drawn, L2, 1, lesson.key)
+    walked = list(gradcheck.walk_over(softmax_risk, problem.params, batch))
+    report = jc.gradcheck(softmax_risk, problem.params, batch, key=lesson.key)
+    valleys = gradcheck.valleys(problem, lesson.folder)
+    least = {(row["dtype"], row["method"]): row for row in valleys.csv["valleys"]}["float64", "central"]
+    return Shown(
+        f"The check says {'right' if report.ok else 'WRONG'} after {report.evaluations} evaluations. Central "
+        f"differences in float64 are best at h = {least['best_h']:.0e}, by theory {least['best_h_predicted']:.0e}, "
+        f"with an error of {least['least_error']:.0e}.",
+        {"best h": least["best_h"], "best h in theory": least["best_h_predicted"], "least error": least["least_error"]},
+        [gradcheck.table(gradcheck.WALK, walked, "", gradcheck.WALK_NOTE), str(report), *valleys.blocks[1:]],
+    )
+
+
+def scalar_field(lesson: Lesson) -> Shown:
+    hill = SURFACES["hill"]
+    field = gradient_field(hill, (81, 81))
+    worst = {n: float(np.abs(gradient_field(hill, (n, n)).error[1:-1, 1:-1]).max()) for n in (41, 81)}
+    title = "h(x, y) = 2277 / (1 + (x^2 + y^2) / 16)"
+    missed = jc.plots.heat_map(
+        field,
+        title="What np.gradient misses, 81 x 81 points",
+        values=np.linalg.norm(field.error, axis=-1),
+        label="size of the error",
+    )
+    return Shown(
+        f"np.gradient is off by at most {worst[41]:.2f} m/km inside on 41 x 41 points and {worst[81]:.2f} on 81 x 81: "
+        f"half the spacing, 1 / {worst[41] / worst[81]:.2f} of the error. Autodiff has no spacing.",
+        {f"largest error, {n} x {n}": value for n, value in worst.items()},
+        [
+            lesson.draw("field", jc.plots.heat_map(field, title=title), "The height of a mountain, a scalar field."),
+            lesson.draw("surface", jc.plots.surface_3d(field, title=title), "The same as a surface."),
+            lesson.draw("gradient", jc.plots.gradient_arrows(field, title=title), "Its gradient points uphill."),
+            lesson.draw("gradient_error", missed, "It misses most where the field bends, and at the edges."),
+        ],
+    )
+
+
+# Descent
+
+
+def gradient_descent(lesson: Lesson) -> Shown:
+    bowl, rate, steps = SURFACES["bowl_10"], 0.05, lesson.some(60)
+    path = paths(bowl, {"gradient descent": jc.sgd(rate)}, steps)["gradient descent"]
+    theory = predict(Settings(rate), np.diag([1.0, 10.0]), bowl.start, np.arange(steps + 1))
+    field, title = gradient_field(bowl, (81, 81)), f"w = w - {rate} * gradient, {steps} steps"
+    heights = np.asarray(jax.vmap(bowl.fn)(jnp.asarray(path)))
+    lifted = np.column_stack([path, heights])
+    walked = jc.plots.trajectories(field, {"descent": path}, title=title, minimizers=bowl.minimizers, dots=True)
+    return Shown(
+        f"From {heights[0]:.1f} to {heights[-1]:.2g} in {steps} steps. The closed form of every step differs by at "
+        f"most {np.abs(theory.mean - path).max():.0e}.",
+        {"value": heights[-1], "difference from theory": float(np.abs(theory.mean - path).max())},
+        [
+            lesson.draw("descent", walked, "A bowl ten times as steep one way as the other."),
+            lesson.draw(
+                "descent_3d", jc.plots.surface_3d(field, title=title, paths={"descent": lifted}), "On the surface."
+            ),
+        ],
+    )
+
+
+def learning_rates(lesson: Lesson) -> Shown:
+    bowl = SURFACES["bowl_10"]
+    limit = stability_limit(10.0)
+    rates = {f"{part:g} of the limit": part * limit for part in (0.05, 0.4, 0.95, 1.02)}
+    walked = paths(bowl, {name: jc.sgd(rate) for name, rate in rates.items()}, lesson.some(40))
+    field, title = gradient_field(bowl, (81, 81)), f"Four learning rates; the limit is 2 / L = {limit:g}"
+    factor = {name: float(growth(Settings(rate), [10.0])[0]) for name, rate in rates.items()}
+    measured = {name: abs(path[-1, 1] / path[-2, 1]) for name, path in walked.items()}
+    last = [*rates][-1]
+    return Shown(
+        f"At {last} every step is {measured[last]:.4f} times as far out as the one before; theory says "
+        f"{factor[last]:.4f}.",
+        {f"factor a step at {name}": value for name, value in measured.items()},
+        [
+            lesson.draw(
+                "learning_rates",
+                jc.plots.trajectories(field, walked, title=title, minimizers=bowl.minimizers),
+                "Too small crawls, too large climbs out.",
+            )
+        ],
+    )
+
+
+def learned_templates(lesson: Lesson) -> Shown:
+    rates, steps = jnp.asarray([0.01, 0.1, 0.5]), lesson.some(200)
+
+    def descend_at(rate: jax.Array, data: Any) -> Any:
+        carry = jc.training.start(jc.sgd(rate), lesson.start())
+        full = jnp.broadcast_to(jnp.arange(len(data[1])), (steps, len(data[1])))
+        return jc.training.train_steps(softmax_risk, jc.sgd(rate), carry, data, full)
+
+    carry, record = jax.jit(jax.vmap(descend_at, (0, None)))(rates, lesson.train)
+    curves = {f"rate {rate:g}": loss[None] for rate, loss in zip(rates, np.asarray(record.loss), strict=True)}
+    params = jax.tree.map(lambda leaf: leaf[-1], carry.params)
+    right = float(jc.accuracy(jc.scores.linear(params, lesson.test[0]), lesson.test[1]))
+    name, names = lesson.features.name, lesson.features.class_names
+    rows = jc.plots.templates({"W": np.asarray(params["W"])}, lesson.features.image_shape, names, title=f"W ({name})")
+    figure = jc.plots.learning_curves(
+        curves, title=f"Full-batch descent ({name})", xlabel="step", ylabel="softmax loss"
+    )
+    return Shown(
+        f"After {steps} steps at rate {rates[-1]:g} the loss is {record.loss[-1, -1]:.3f}, and {right:.1%} of the test "
+        "images are right.",
+        {"loss": float(record.loss[-1, -1]), "test accuracy": right},
+        [
+            lesson.draw("full_batch", figure, f"Loss of all training images of {name}, regularised."),
+            lesson.draw("templates", rows, "The rows of W as images: red speaks for the class, blue against it."),
+        ],
+    )
+
+
+def stochastic_gradients(lesson: Lesson) -> Shown:
+    H, C, rate, runs, steps = np.diag([1.0, 10.0]), 9.0 * np.eye(2), 0.05, 400, lesson.some(100)
+    bowl = jc.surfaces.noisy(SURFACES["bowl_10"], C)
+    starts, keys = jnp.tile(bowl.surface.start, (runs, 1)), jax.random.split(lesson.key, (steps, runs))
+
+    def step(w: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        w = w - rate * jax.vmap(jax.grad(bowl.objective))(w, keys)
+        return w, w
+
+    walked = np.concatenate([starts[None], jax.jit(lambda: lax.scan(step, starts, keys)[1])()]).swapaxes(0, 1)
+    theory = predict(Settings(rate), H, bowl.surface.start, np.arange(steps + 1), C)
+    floor, measured = noise_floor(Settings(rate), H, C), float(np.mean(jax.vmap(bowl.surface.fn)(walked[:, -1])))
+    rings = {t: theory.covariance[t] for t in (steps // 20, steps // 5, steps) if t}
+    title = f"{runs} noisy descents, their mean and 95% of them in theory"
+    figure = jc.plots.noisy_ensemble(gradient_field(bowl.surface, (81, 81)), walked, theory.mean, rings, title=title)
+    return Shown(
+        f"Noise keeps the mean value up: {measured:.3f} after {steps} steps, {theory.value[-1]:.3f} in theory, "
+        f"{floor:.3f} for ever after.",
+        {"mean value": measured, "in theory": theory.value[-1], "noise floor": floor},
+        [lesson.draw("noise", figure, "Each line is a run; black is the mean by the closed form.")],
+    )
+
+
+# What goes wrong
+
+
+def ravine(lesson: Lesson) -> Shown:
+    bowl, rates = SURFACES["bowl_100"], np.geomspace(1e-3, 0.05, lesson.some(60, 6))
+    walked = paths(bowl, {"SGD": jc.sgd(0.0195), "small rate": jc.sgd(0.002)}, lesson.some(60))
+    others = np.linspace(0, 0.98, lesson.some(40, 5))
+    factor = np.array([[growth(Settings(rate, rho), [1.0, 100.0]).max() for rate in rates] for rho in others])
+    needed = np.where(factor < 1, np.log(1e-6) / np.log(np.minimum(factor, 1 - 1e-12)), np.nan)
+    limit = np.array([stability_limit(100.0, rho) for rho in others])
+    best, rate = jc.landscape.quadratic_theory.optimal(1.0, 100.0)
+    title = "A ravine: curvatures 1 and 100"
+    field = gradient_field(bowl, (81, 81))
+    chart = jc.plots.learning_rate_map(
+        rates, others, needed, title=title, other="momentum", limit=limit, best=(best.learning_rate, best.rho)
+    )
+    return Shown(
+        f"The steep side allows no rate above {limit[0]:g}, and at that the flat side takes hundreds of steps. With "
+        f"the best momentum, {best.rho:.2f}, a millionth takes {math.log(1e-6) / math.log(rate):.0f}.",
+        {"stability limit": limit[0], "steps with the best momentum": math.log(1e-6) / math.log(rate)},
+        [
+            lesson.draw("ravine", jc.plots.trajectories(field, walked, title=title, dots=True), "Zig-zag, or a crawl."),
+            lesson.draw("ravine_map", chart, "Steps to a millionth of the distance, by theory; the star is the best."),
+        ],
+    )
+
+
+def saddle(lesson: Lesson) -> Shown:
+    surface, noise, rate = SURFACES["saddle"], 1e-3, 0.1
+    walked = paths(
+        surface, {"SGD": jc.sgd(rate), "momentum": jc.momentum(rate), "Adam": jc.adam(rate)}, lesson.some(80)
+    )
+    kind = jc.landscape.classify(surface.fn, jnp.zeros(2))
+    keys = jax.random.split(lesson.key, 200)
+    leave = jax.jit(jax.vmap(lambda key: escape_time(surface.fn, jnp.zeros(2), jc.sgd(rate), noise, key).steps))
+    steps, theory = float(leave(keys).mean()), escape_steps(-1.0, noise, 1.0, rate)
+    field = gradient_field(surface, (81, 81))
+    lifted = {n: np.column_stack([p, jax.vmap(surface.fn)(jnp.asarray(p))]) for n, p in walked.items()}
+    title = "Past a saddle"
+    return Shown(
+        f"At the origin: a {kind.kind}, curvatures {kind.lowest.value:g} and {kind.highest.value:g}. Noise of "
+        f"{noise:g} gets SGD away in {steps:.1f} steps; theory says {theory:.1f}.",
+        {"steps to escape": steps, "in theory": theory},
+        [
+            lesson.draw("saddle", jc.plots.trajectories(field, walked, title=title), "It all but stops on the way."),
+            lesson.draw("saddle_3d", jc.plots.surface_3d(field, title=title, paths=lifted), "The same in space."),
+        ],
+    )
+
+
+def local_minima(lesson: Lesson) -> Shown:
+    surface, n = SURFACES["himmelblau"], lesson.some(300, 12)
+    side = np.linspace(-5, 5, n)
+    starts = jnp.asarray(np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2))
+    ends = descend(surface.fn, jc.sgd(0.01), starts, lesson.some(300))
+    found = basins(ends, surface.minimizers).reshape(n, n)
+    shares = np.bincount(found.ravel(), minlength=5) / found.size
+    names = [f"({x:.1f}, {y:.1f})" for x, y in surface.minimizers] + ["none"]
+    title = f"Where SGD ends from {found.size:,} starts"
+    figure = jc.plots.basin_map(side, side, found, names, title=title, minimizers=surface.minimizers)
+    return Shown(
+        f"Four equal minima share the starts: {', '.join(f'{share:.1%}' for share in shares[:4])}; "
+        f"{shares[4]:.1%} end elsewhere.",
+        {f"share of {name}": share for name, share in zip(names, shares, strict=True)},
+        [lesson.draw("basins", figure, "Himmelblau's function: the start decides.")],
+    )
+
+
+# Every optimizer
+
+
+def on_a_ravine(lesson: Lesson, name: str, rule: str, rules: Mapping[str, Any]) -> Shown:
+    bowl, steps = SURFACES["bowl_100_turned" if rule == "adam" else "bowl_100"], lesson.some(1500)
+    walked = paths(bowl, rules, steps)
+    needed = {label: steps_to(bowl, path) for label, path in walked.items()}
+    said = ", ".join(
+        f"{label} {count:.0f}" if count < math.inf else f"{label} more than {steps}" for label, count in needed.items()
+    )
+    early = {label: path[:150] for label, path in walked.items()}
+    figure = jc.plots.trajectories(gradient_field(bowl, (81, 81)), early, title=f"{name} in a ravine, 150 steps")
+    return Shown(
+        f"Steps to a millionth of the height: {said}.",
+        {f"steps, {label}": count for label, count in needed.items()},
+        [str(jc.conventions.get(rule, "lecture").formula), lesson.draw(f"rule_{rule}", figure, said)],
+    )
+
+
+def momentum(lesson: Lesson) -> Shown:
+    return on_a_ravine(lesson, "Momentum", "momentum", {"SGD": jc.sgd(0.0195), "momentum": jc.momentum(0.0195, 0.8)})
+
+
+def nesterov(lesson: Lesson) -> Shown:
+    both = {"momentum": jc.momentum(0.01, 0.9), "Nesterov": jc.momentum(0.01, 0.9, nesterov=True)}
+    return on_a_ravine(lesson, "Nesterov's momentum", "nesterov", both)
+
+
+def adagrad(lesson: Lesson) -> Shown:
+    return on_a_ravine(lesson, "AdaGrad", "adagrad", {"SGD": jc.sgd(0.0195), "AdaGrad": jc.adagrad(0.5)})
+
+
+def rmsprop(lesson: Lesson) -> Shown:
+    rules = {"AdaGrad": jc.adagrad(0.1), "RMSProp": jc.rmsprop(0.1), "decay 0.9": jc.rmsprop(0.1, decay=0.9)}
+    return on_a_ravine(lesson, "RMSProp", "rmsprop", rules)
+
+
+def adam(lesson: Lesson) -> Shown:
+    rules = {"RMSProp": jc.rmsprop(0.1), "uncorrected": jc.adam(0.1, bias_correction=False), "Adam": jc.adam(0.1)}
+    return on_a_ravine(lesson, "Adam", "adam", rules)
+
+
+VALLEY = {"SGD": jc.sgd(0.0015), "momentum": jc.momentum(0.0005), "RMSProp": jc.rmsprop(0.01), "Adam": jc.adam(0.05)}
+
+
+def curved_valley(lesson: Lesson) -> Shown:
+    surface, steps = SURFACES["rosenbrock"], lesson.some(600)
+    walked = paths(surface, VALLEY, steps)
+    field, title = gradient_field(surface, (121, 121)), "Four rules in a curved valley"
+    still = lesson.draw("valley", jc.plots.trajectories(field, walked, title=title, minimizers=surface.minimizers), "")
+    moving = jc.plots.write_descent(
+        still.path.with_name("descent.gif"),
+        field,
+        walked,
+        title=title,
+        minimizers=surface.minimizers,
+        frames=lesson.some(60, 3),
+    )
+    away = {name: float(np.linalg.norm(path[-1] - surface.minimizers[0])) for name, path in walked.items()}
+    return Shown(
+        f"Distance from the minimum after {steps} steps: {', '.join(f'{n} {d:.3f}' for n, d in away.items())}.",
+        {f"distance, {name}": distance for name, distance in away.items()},
+        [
+            Picture(
+                moving, f"{', '.join(VALLEY)} on Rosenbrock's function, {steps} steps from the same start.", still.path
+            )
+        ],
+    )
+
+
+def comparison(lesson: Lesson) -> Shown:
+    rules = {
+        rule: jc.conventions.get(rule, library) for rule, library in jc.conventions.names() if library == "lecture"
+    }
+    rows = [
+        [
+            CONTESTANTS[rule].label if rule in CONTESTANTS else rule,
+            yes_or_no(r.b1 > 0 or r.rho > 0),
+            yes_or_no(r.second != "none"),
+            yes_or_no(r.second == "mean"),
+            yes_or_no(r.correct_first and r.correct_second),
+            rules[rule].formula.replace("\n", ";  "),
+        ]
+        for rule, r in ((rule, convention.switches) for rule, convention in rules.items())
+    ]
+    columns = ["optimizer", "first moment", "second moment", "leaky", "bias correction", "rule"]
+    apart = [[rule, *(parts_from_lecture(rule, library) for library in ("optax", "torch", "keras"))] for rule in rules]
+    differing = sum(cell not in ("the same", "-") for row in apart for cell in row[1:])
+    return Shown(
+        f"{len(rows)} rules. Of the {sum(cell != '-' for row in apart for cell in row[1:])} rules of the same names in "
+        f"optax, torch and Keras, {differing} differ from the lecture's by default.",
+        {"rules": len(rows), "other libraries' rules that differ": differing},
+        [
+            Table(columns, rows, note="Read from the switches of each rule, as the library runs it."),
+            Table(["rule", "optax", "torch", "keras"], apart, note=PARTING, left=4),
+        ],
+    )
+
+
+PARTING = (
+    "Where a rule of the same name parts from the lecture's, in its form or its defaults. 16-bit parameters are left "
+    "out: the lecture's rules then keep their moments in float32, the others do not."
+)
+
+
+def yes_or_no(fact: bool) -> str:
+    return "yes" if fact else "no"
+
+
+def parts_from_lecture(rule: str, library: str) -> str:
+    if (rule, library) not in jc.conventions.names():
+        return "-"
+    mine, other = jc.conventions.get(rule, "lecture"), jc.conventions.get(rule, library)
+    parts = jc.conventions.differences(mine.switches, other.switches)
+    return ", ".join(part for part in parts if part != "moment dtype") or "the same"
+
+
+def race(lesson: Lesson) -> Shown:
+    rates, epochs = jnp.logspace(-4, 0, 9), lesson.some(15, 2)
+    plan = jc.data.minibatches(lesson.key, len(lesson.train[1]), BATCH, epochs).full.reshape(-1, BATCH)
+
+    def trained(make: Any, rate: jax.Array, data: Any, plan: jax.Array) -> Any:
+        carry = jc.training.start(make(rate), lesson.start())
+        carry, record = jc.training.train_steps(softmax_risk, make(rate), carry, data, plan)
+        return record.loss.reshape(epochs, -1).mean(axis=1), jc.scores.linear(carry.params, lesson.test[0])
+
+    curves, rows = {}, []
+    for rule in CONTESTANTS.values():
+        every = jax.jit(
+            jax.vmap(lambda rate, data, plan, make=rule.make: trained(make, rate, data, plan), (0, None, None))
+        )
+        loss, scores = every(rates, lesson.train, plan)
+        best = int(jnp.nanargmin(jnp.where(jnp.isfinite(loss[:, -1]), loss[:, -1], jnp.inf)))
+        curves[rule.label] = np.asarray(loss[best])[None]
+        right = float(jc.accuracy(scores[best], lesson.test[1]))
+        rows.append([rule.label, f"{rates[best]:.2g}", f"{loss[best, -1]:.4f}", f"{right:.4f}"])
+    ahead = min(curves, key=lambda label: curves[label][0, -1])
+    title = f"Softmax on {lesson.features.name}, batches of {BATCH}, each rule at its best rate of {len(rates)}"
+    return Shown(
+        f"After {epochs} epochs {ahead} has the lowest loss, {curves[ahead][0, -1]:.4f}.",
+        {f"loss, {label}": float(curve[0, -1]) for label, curve in curves.items()},
+        [
+            lesson.draw("race", jc.plots.learning_curves(curves, title=title, ylabel="mean loss of the epoch"), title),
+            Table(["optimizer", "best rate", "last epoch's loss", "test accuracy"], rows),
+        ],
+    )
+
+
+# Second order
+
+
+def newton(lesson: Lesson) -> Shown:
+    surface, bowl = SURFACES["rosenbrock"], SURFACES["bowl_10000"]
+    rules = {"Newton": jc.newton(), "L-BFGS": jc.lbfgs(), "Adam": jc.adam(0.05)}
+    walked = paths(surface, rules, lesson.some(60))
+    once = float(bowl.fn(paths(bowl, {"Newton": jc.newton(line_search=None)}, 1)["Newton"][1]))
+    needed = {name: steps_to(surface, path, 1e-12) for name, path in walked.items()}
+    said = ", ".join(f"{n} {c:.0f}" for n, c in needed.items() if c < math.inf)
+    title = "Curvature known: Newton and L-BFGS"
+    figure = jc.plots.trajectories(
+        gradient_field(surface, (121, 121)), walked, title=title, minimizers=surface.minimizers
+    )
+    return Shown(
+        f"In a bowl of condition 10,000 one Newton step leads from {float(bowl.fn(bowl.start)):.0f} to {once:.0e}. In "
+        f"the curved valley, steps to 1e-12 of the height: {said or 'more than these'}.",
+        {"value after one step": once} | {f"steps, {name}": count for name, count in needed.items()},
+        [
+            lesson.draw(
+                "newton", figure, "Rosenbrock's function; the line searches see to it that every step goes down."
+            )
+        ],
+    )
+
+
+def second_order_on_images(lesson: Lesson) -> Shown:
+    methods = {"SGD": jc.sgd(0.3), "Adam": jc.adam(0.03), "L-BFGS": jc.lbfgs(), "Newton-CG": jc.newton_cg()}
+    most = lesson.some(400, 5)
+
+    def solve(rule: Any, **options: Any) -> jc.Result:
+        return jax.device_get(
+            jc.minimize(softmax_risk, rule, lesson.start(), data=lesson.train, max_steps=most, **options)
+        )
+
+    best = float(solve(methods["Newton-CG"], gtol=1e-12).value)
+    results = {name: solve(rule, gtol=1e-8, trace=True) for name, rule in methods.items()}
+    above = {n: r.trace.value[: int(r.num_steps) + 1] - best for n, r in results.items()}
+    evaluations = {n: r.trace.num_evals[: int(r.num_steps) + 1] for n, r in results.items()}
+    steps = {n: np.arange(1, len(v) + 1) for n, v in above.items()}
+    figure = jc.plots.convergence_curves(
+        above,
+        {"steps": steps, "evaluations of value and gradient": evaluations},
+        title=f"Softmax on all of {lesson.features.name}",
+        ylabel="loss above the least found",
+        floor=1e-15,
+    )
+    rows = [
+        [n, f"{r.num_steps}", f"{r.num_evals}", f"{r.grad_norm:.0e}", jc.Status(int(r.status)).name]
+        for n, r in results.items()
+    ]
+    done = [n for n, r in results.items() if r.status > 0]
+    return Shown(
+        f"Down to a gradient of 1e-8 within {most} steps: {', '.join(done) or 'none'}. The least loss is {best:.6f}.",
+        {f"steps, {n}": float(r.num_steps) for n, r in results.items()} | {"least loss": best},
+        [
+            lesson.draw("second_order", figure, "Newton-CG takes products with the Hessian beside these evaluations."),
+            Table(["method", "steps", "evaluations", "largest entry of the gradient", "ended"], rows),
+        ],
+    )

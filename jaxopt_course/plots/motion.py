@@ -1,0 +1,86 @@
+"""Pictures of plain curves, and paths that move."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jaxopt_course.landscape import GradientField
+from jaxopt_course.plots.figures import _axes, _label_ends, _line
+from jaxopt_course.plots.landscapes import _inside, trajectories
+
+COLORS = 32
+HOLD = 1500  # milliseconds that the last frame stays
+
+
+def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:
+    """Functions of one number.
+
+    Args:
+      x: `[points]`, ascending.
+      lines: name -> `[points]`.
+      title: what is shown.
+      xlabel: what x is.
+      ylabel: what the lines are.
+
+    Returns:
+      A figure with two linear axes.
+    """
+    figure, axes = _axes(title, xlabel, ylabel)
+    for number, values in enumerate(lines.values()):
+        axes.plot(x, values, **_line(number))
+    _label_ends(figure, axes, {name: (float(x[-1]), float(values[-1])) for name, values in lines.items()})
+    return figure
+
+
+def write_descent(
+    path: str | os.PathLike[str],
+    field: GradientField,
+    paths: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    minimizers: np.ndarray | None = None,
+    frames: int = 50,
+    milliseconds: int = 100,
+) -> Path:
+    """Paths that grow over contours, as an animated GIF that plays for ever and rests on its last frame.
+
+    Args:
+      path: of the file.
+      field: from `landscape.gradient_field`.
+      paths: name -> `[steps, 2]`, all of one length.
+      title: which surface, and which settings; the step is written behind it.
+      minimizers: `[k, 2]`.
+      frames: how many, the first step and the last among them.
+      milliseconds: that a frame stays.
+
+    Returns:
+      The path.
+    """
+    figure = trajectories(field, paths, title=title, minimizers=minimizers)
+    axes, canvas = figure.axes[0], FigureCanvasAgg(figure)
+    lines: list[Any] = axes.lines[len(axes.lines) - 3 * len(paths) :]  # of each path: itself, its start, its end
+    length = max(len(steps) for steps in paths.values())
+    shown = np.unique(np.linspace(0, length - 1, frames).round().astype(int))
+    pictures: list[Image.Image] = []
+    for step in shown[::-1]:  # the last one first: it has every colour
+        for (line, _, dot), steps in zip(zip(*[iter(lines)] * 3, strict=True), paths.values(), strict=True):
+            walked, end = _inside(field, np.asarray(steps[: step + 1], float))
+            line.set_data(*walked.T)
+            dot.set_data(*end[:, None])
+        axes.set_title(f"{title}: step {step}")
+        figure.set_dpi(72)
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        palette = pictures[0] if pictures else None
+        pictures.append(picture.quantize(COLORS, palette=palette, dither=Image.Dither.NONE))
+    first, *rest = pictures[::-1]
+    stays = [milliseconds] * len(rest) + [HOLD]
+    path = Path(path)
+    first.save(path, save_all=True, append_images=rest, duration=stays, loop=0, optimize=False)
+    return path
