@@ -19,6 +19,7 @@ from jaxopt_course.landscape import Settings, basins, descend, escape_time, grad
 from jaxopt_course.landscape.quadratic_theory import escape_steps, growth, noise_floor, stability_limit
 
 SURFACES = jc.surfaces.SURFACES
+RAVINE = SURFACES["bowl_100"]._replace(window=((-1.5, 4.5), (-1.3, 1.3)))
 BATCH = 64
 L2 = 1e-3
 
@@ -323,7 +324,7 @@ def stochastic_gradients(lesson: Lesson) -> Shown:
 
 
 def ravine(lesson: Lesson) -> Shown:
-    bowl, rates = SURFACES["bowl_100"], np.geomspace(1e-3, 0.05, lesson.some(60, 6))
+    bowl, rates = RAVINE, np.geomspace(1e-3, 0.05, lesson.some(60, 6))
     walked = paths(bowl, {"SGD": jc.sgd(0.0195), "small rate": jc.sgd(0.002)}, lesson.some(60))
     others = np.linspace(0, 0.98, lesson.some(40, 5))
     factor = np.array([[growth(Settings(rate, rho), [1.0, 100.0]).max() for rate in rates] for rho in others])
@@ -390,19 +391,18 @@ def local_minima(lesson: Lesson) -> Shown:
 # Every optimizer
 
 
-def on_a_ravine(lesson: Lesson, name: str, rule: str, rules: Mapping[str, Any]) -> Shown:
-    bowl, steps = SURFACES["bowl_100_turned" if rule == "adam" else "bowl_100"], lesson.some(1500)
+def on_a_ravine(lesson: Lesson, name: str, rule: str, rules: Mapping[str, Any], bowl: Any = RAVINE) -> Shown:
+    steps = lesson.some(1500)
     walked = paths(bowl, rules, steps)
     needed = {label: steps_to(bowl, path) for label, path in walked.items()}
-    said = ", ".join(
-        f"{label} {count:.0f}" if count < math.inf else f"{label} more than {steps}" for label, count in needed.items()
-    )
-    early = {label: path[:150] for label, path in walked.items()}
-    figure = jc.plots.trajectories(gradient_field(bowl, (81, 81)), early, title=f"{name} in a ravine, 150 steps")
+    words = {label: f"{count:.0f}" if count < math.inf else f"more than {steps}" for label, count in needed.items()}
+    early = {label: path[: lesson.some(150)] for label, path in walked.items()}
+    title = f"{name} in a ravine of curvatures 1 and 100, {lesson.some(150)} steps"
+    figure = jc.plots.trajectories(gradient_field(bowl, (81, 81)), early, title=title, minimizers=bowl.minimizers)
     return Shown(
-        f"Steps to a millionth of the height: {said}.",
+        f"Steps to a millionth of the height: {', '.join(f'{label} {word}' for label, word in words.items())}.",
         {f"steps, {label}": count for label, count in needed.items()},
-        [str(jc.conventions.get(rule, "lecture").formula), lesson.draw(f"rule_{rule}", figure, said)],
+        [str(jc.conventions.get(rule, "lecture").formula), lesson.draw(f"rule_{rule}", figure, f"{title}.")],
     )
 
 
@@ -425,33 +425,47 @@ def rmsprop(lesson: Lesson) -> Shown:
 
 
 def adam(lesson: Lesson) -> Shown:
+    bowl = SURFACES["bowl_100_turned"]
     rules = {"RMSProp": jc.rmsprop(0.1), "uncorrected": jc.adam(0.1, bias_correction=False), "Adam": jc.adam(0.1)}
-    return on_a_ravine(lesson, "Adam", "adam", rules)
+    shown = on_a_ravine(lesson, "Adam", "adam", rules, bowl)
+    first = {label: float(np.ptp(path[:, 0])) for label, path in paths(bowl, rules, 1).items()}
+    said = ", ".join(f"{label} {length:.3f}" for label, length in first.items())
+    numbers = {**shown.numbers, **{f"first step, {label}": length for label, length in first.items()}}
+    return Shown(f"First step of x at rate 0.1: {said}. {shown.found}", numbers, shown.blocks)
 
 
-VALLEY = {"SGD": jc.sgd(0.0015), "momentum": jc.momentum(0.0005), "RMSProp": jc.rmsprop(0.01), "Adam": jc.adam(0.05)}
+VALLEY = {"SGD": jc.sgd, "momentum": jc.momentum, "RMSProp": jc.rmsprop, "Adam": jc.adam}
 
 
 def curved_valley(lesson: Lesson) -> Shown:
-    surface, steps = SURFACES["rosenbrock"], lesson.some(600)
-    walked = paths(surface, VALLEY, steps)
-    field, title = gradient_field(surface, (121, 121)), "Four rules in a curved valley"
+    surface, steps, rates = SURFACES["rosenbrock"], lesson.some(500), jnp.logspace(-4, 0, 25)
+
+    def distance(make: Any, rate: jax.Array) -> jax.Array:
+        end = descend(surface.fn, make(rate), jnp.asarray(surface.start)[None], steps)
+        return jnp.linalg.norm(end - surface.minimizers)
+
+    away = {
+        name: jax.jit(jax.vmap(lambda rate, make=make: distance(make, rate)))(rates) for name, make in VALLEY.items()
+    }
+    best = {name: float(rates[jnp.nanargmin(ends)]) for name, ends in away.items()}
+    rules = {f"{name} ({best[name]:.2g})": make(best[name]) for name, make in VALLEY.items()}
+    walked, field = paths(surface, rules, steps), gradient_field(surface, (121, 121))
+    title = "Down a curved valley"
     still = lesson.draw("valley", jc.plots.trajectories(field, walked, title=title, minimizers=surface.minimizers), "")
-    moving = jc.plots.write_descent(
-        still.path.with_name("descent.gif"),
-        field,
-        walked,
-        title=title,
-        minimizers=surface.minimizers,
-        frames=lesson.some(60, 3),
-    )
-    away = {name: float(np.linalg.norm(path[-1] - surface.minimizers[0])) for name, path in walked.items()}
+    moving = still.path.with_name("descent.gif")
+    jc.plots.write_descent(
+        moving, field, walked, title=title, minimizers=surface.minimizers, frames=lesson.some(60, 3)
+    )  # fmt: skip
+    needed = {name: float(np.linalg.norm(path[-1] - surface.minimizers[0])) for name, path in walked.items()}
     return Shown(
-        f"Distance from the minimum after {steps} steps: {', '.join(f'{n} {d:.3f}' for n, d in away.items())}.",
-        {f"distance, {name}": distance for name, distance in away.items()},
+        f"Distance from the minimum after {steps} steps: {', '.join(f'{n} {d:.2g}' for n, d in needed.items())}.",
+        {f"distance, {name}": distance for name, distance in needed.items()},
         [
             Picture(
-                moving, f"{', '.join(VALLEY)} on Rosenbrock's function, {steps} steps from the same start.", still.path
+                moving,
+                f"{', '.join(VALLEY)} on Rosenbrock's function from one start, {steps} steps, each at that of "
+                f"{len(rates)} learning rates (in brackets) that ends nearest to the minimum.",
+                still.path,
             )
         ],
     )
@@ -573,17 +587,17 @@ def second_order_on_images(lesson: Lesson) -> Shown:
     best = float(solve(methods["Newton-CG"], gtol=1e-12).value)
     results = {name: solve(rule, gtol=1e-8, trace=True) for name, rule in methods.items()}
     above = {n: r.trace.value[: int(r.num_steps) + 1] - best for n, r in results.items()}
-    evaluations = {n: r.trace.num_evals[: int(r.num_steps) + 1] for n, r in results.items()}
     steps = {n: np.arange(1, len(v) + 1) for n, v in above.items()}
     figure = jc.plots.convergence_curves(
         above,
-        {"steps": steps, "evaluations of value and gradient": evaluations},
+        {"steps": steps},
         title=f"Softmax on all of {lesson.features.name}",
         ylabel="loss above the least found",
         floor=1e-15,
     )
+    products = {n: f"{r.state.num_products}" if n == "Newton-CG" else "-" for n, r in results.items()}
     rows = [
-        [n, f"{r.num_steps}", f"{r.num_evals}", f"{r.grad_norm:.0e}", jc.Status(int(r.status)).name]
+        [n, f"{r.num_steps}", f"{r.num_evals}", products[n], f"{r.grad_norm:.0e}", jc.Status(int(r.status)).name]
         for n, r in results.items()
     ]
     done = [n for n, r in results.items() if r.status > 0]
@@ -591,7 +605,9 @@ def second_order_on_images(lesson: Lesson) -> Shown:
         f"Down to a gradient of 1e-8 within {most} steps: {', '.join(done) or 'none'}. The least loss is {best:.6f}.",
         {f"steps, {n}": float(r.num_steps) for n, r in results.items()} | {"least loss": best},
         [
-            lesson.draw("second_order", figure, "Newton-CG takes products with the Hessian beside these evaluations."),
-            Table(["method", "steps", "evaluations", "largest entry of the gradient", "ended"], rows),
+            lesson.draw("second_order", figure, "A step of Newton-CG is dear: see the table for what each took."),
+            Table(
+                ["method", "steps", "evaluations", "Hessian products", "largest entry of the gradient", "ended"], rows
+            ),
         ],
     )

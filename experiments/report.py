@@ -20,7 +20,8 @@ th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #bbb;
 th.left, td.left { text-align: left; } strong { color: #b00020; } pre { overflow-x: auto; font-size: .8rem; }
 figure { margin: 2rem 0; } img { max-width: 100%; }
 figcaption, .note { color: #444; max-width: 48rem; } .text, .found { max-width: 48rem; }
-.found { border-left: .25rem solid #0072b2; padding-left: .75rem; } a { color: #0050a0; } nav ul { list-style: none; padding: 0; columns: 18rem; } code { font-size: .8rem; }
+.found { border-left: .25rem solid #0072b2; padding-left: .75rem; } a { color: #0050a0; }
+nav ul { list-style: none; padding: 0; columns: 18rem; } code { font-size: .8rem; }
 details pre { background: #f4f4f4; padding: .75rem; } summary { cursor: pointer; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
 dt { color: #444; } dd { margin: 0; overflow-wrap: anywhere; }
