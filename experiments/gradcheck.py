@@ -236,7 +236,7 @@ VALLEYS_NOTE = (
 )
 
 
-def valleys(problem: Problem, folder: Run) -> Part:
+def valleys(problem: Problem, folder: Run, steps: np.ndarray = STEPS) -> Part:
     """The error of the numerical gradient at every step, beside what theory says of this very function."""
     W, x, y = (np.asarray(a).astype(np.float16) for a in (problem.params["W"], problem.images, problem.one_hot))
     varied = jax.random.permutation(problem.key, W.size)[:VARIED]
@@ -263,23 +263,23 @@ def valleys(problem: Problem, folder: Run) -> Part:
         loss, here = loss_in(kind)
         noise = float(jnp.finfo(kind).eps) / 2 * f
         for method, theory in THEORY.items():
-            error = np.array([gradient_error(loss, here, h, method, truth) for h in STEPS])
+            error = np.array([gradient_error(loss, here, h, method, truth) for h in steps])
             best = theory.best(noise, d2, d3)
             least = theory.error(best, noise, d2, d3) / size
             errors[dtype][method], optima[dtype][method] = error, (best, least)
-            predicted[dtype][method] = theory.error(STEPS, noise, d2, d3) / size
-            left = (0.2 * size > noise / STEPS) & (best / 10 > STEPS)
-            right = (2.5 * best < STEPS) & (STEPS <= 0.2)
-            fits = [slope(STEPS[side], error[side]) if side.sum() >= 3 else None for side in (left, right)]
+            predicted[dtype][method] = theory.error(steps, noise, d2, d3) / size
+            left = (0.2 * size > noise / steps) & (best / 10 > steps)
+            right = (2.5 * best < steps) & (steps <= 0.2)
+            fits = [slope(steps[side], error[side]) if side.sum() >= 3 else None for side in (left, right)]
             if dtype == "float64":
                 places = [np.flatnonzero(side)[side.sum() // part] for side, part in ((left, 2), (right, 6))]
-                slopes += [(method, STEPS[k], error[k], fit) for k, fit in zip(places, fits, strict=True)]
+                slopes += [(method, steps[k], error[k], fit) for k, fit in zip(places, fits, strict=True)]
             found.append(
                 {
                     "dtype": dtype,
                     "method": method,
                     "best_h_predicted": best,
-                    "best_h": STEPS[np.argmin(error)],
+                    "best_h": steps[np.argmin(error)],
                     "least_error_predicted": least,
                     "least_error": np.min(error),
                     "slope_left": fits[0],
@@ -288,7 +288,7 @@ def valleys(problem: Problem, folder: Run) -> Part:
                 }
             )
     on = f"softmax loss of {problem.name}"
-    figure = jc.plots.step_size_errors(STEPS, errors, predicted, optima, slopes, title=f"How small a step? ({on})")
+    figure = jc.plots.step_size_errors(steps, errors, predicted, optima, slopes, title=f"How small a step? ({on})")
     caption = (
         f"Error of the numerical gradient of {len(varied)} entries of W beside the analytic one in float64: {on}. "
         "Solid is forward, dashed central. Grey is theory: a bound for the rounding on the left, the error itself on "
@@ -298,7 +298,7 @@ def valleys(problem: Problem, folder: Run) -> Part:
         {"dtype": dtype, "method": method, "h": h, "relative_error": error, "predicted": theory}
         for dtype in DTYPES
         for method in THEORY
-        for h, error, theory in zip(STEPS, errors[dtype][method], predicted[dtype][method], strict=True)
+        for h, error, theory in zip(steps, errors[dtype][method], predicted[dtype][method], strict=True)
     ]
     shown = table(VALLEYS, found, f"The best step: {on}", VALLEYS_NOTE, left=2)
     return Part(

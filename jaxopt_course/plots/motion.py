@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.figures import _axes, _label_ends, _line
+from jaxopt_course.plots.figures import OKABE_ITO, _axes, _label_ends, _line
 from jaxopt_course.plots.landscapes import _inside, trajectories
 
-COLORS = 32
+GREYS, TINTS = 32, (1.0, 0.7, 0.4)
 HOLD = 1500  # milliseconds that the last frame stays
 
 
@@ -67,8 +68,9 @@ def write_descent(
     lines: list[Any] = axes.lines[len(axes.lines) - 3 * len(paths) :]  # of each path: itself, its start, its end
     length = max(len(steps) for steps in paths.values())
     shown = np.unique(np.linspace(0, length - 1, frames).round().astype(int))
-    pictures: list[Image.Image] = []
-    for step in shown[::-1]:  # the last one first: it has every colour
+    palette = _palette()
+    pictures = []
+    for step in shown:
         for (line, _, dot), steps in zip(zip(*[iter(lines)] * 3, strict=True), paths.values(), strict=True):
             walked, end = _inside(field, np.asarray(steps[: step + 1], float))
             line.set_data(*walked.T)
@@ -77,10 +79,18 @@ def write_descent(
         figure.set_dpi(72)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        palette = pictures[0] if pictures else None
-        pictures.append(picture.quantize(COLORS, palette=palette, dither=Image.Dither.NONE))
-    first, *rest = pictures[::-1]
+        pictures.append(picture.quantize(palette=palette, dither=Image.Dither.NONE))
+    first, *rest = pictures
     stays = [milliseconds] * len(rest) + [HOLD]
     path = Path(path)
     first.save(path, save_all=True, append_images=rest, duration=stays, loop=0, optimize=False)
     return path
+
+
+def _palette() -> Image.Image:
+    """Greys for the ground, the colours of lines and of their edges: the same in all frames, so that little changes."""
+    greys = np.linspace(0, 1, GREYS)[:, None].repeat(3, axis=1)
+    lines = [tint * np.array(to_rgb(color)) + (1 - tint) * 0.9 for tint in TINTS for color in OKABE_ITO]
+    holder = Image.new("P", (1, 1))
+    holder.putpalette(np.round(255 * np.concatenate([greys, lines])).astype(int).ravel().tolist())
+    return holder
