@@ -48,9 +48,9 @@ class Run:
     def write_arrays(self, name: str, arrays: Mapping[str, Any]) -> None:
         np.savez(self.folder / name, **arrays)
 
-    def write_figure(self, name: str, figure: Any) -> Path:
+    def write_figure(self, name: str, figure: Any, dpi: int = 150) -> Path:
         path = self.folder / "figures" / name
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=dpi)
         return path
 
 
