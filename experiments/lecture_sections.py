@@ -20,6 +20,8 @@ from jaxopt_course.landscape.quadratic_theory import escape_steps, growth, noise
 
 SURFACES = jc.surfaces.SURFACES
 RAVINE = SURFACES["bowl_100"]._replace(window=((-1.5, 4.5), (-1.3, 1.3)))
+NAMES = {rule: contestant.label for rule, contestant in CONTESTANTS.items()} | {"adamw": "AdamW"}
+LIBRARIES = ("optax", "torch", "keras")
 BATCH = 64
 L2 = 1e-3
 
@@ -127,10 +129,14 @@ def nearest_neighbor(lesson: Lesson) -> Shown:
         marked=marked,
         columns=["test", *map(str, range(1, 9))],
     )
+    caption = (
+        f"The first test image of each class of {lesson.pixels.name}, and the eight nearest training images with their "
+    )
+    caption += "distances; a dashed frame: one of another class."
     return Shown(
         f"It gets {accuracy['l1']:.1%} of the test images right by L1 and {accuracy['l2']:.1%} by L2.",
         {f"accuracy, {metric}": value for metric, value in accuracy.items()},
-        [lesson.draw("nearest_neighbor", figure, "Under each neighbour its distance; dashed: one of another class.")],
+        [lesson.draw("nearest_neighbor", figure, caption)],
     )
 
 
@@ -150,7 +156,7 @@ def linear_scores(lesson: Lesson) -> Shown:
     return Shown(
         f"With a random W the highest score is right for {right:.1%} of the test images: it has learned nothing yet.",
         {"accuracy of a random W": right},
-        [lesson.draw("three_images", figure, "The first three test images."), table],
+        [lesson.draw("three_images", figure, f"The first three test images of {lesson.pixels.name}."), table],
     )
 
 
@@ -215,10 +221,22 @@ def scalar_field(lesson: Lesson) -> Shown:
         f"half the spacing, 1 / {worst[41] / worst[81]:.2f} of the error. Autodiff has no spacing.",
         {f"largest error, {n} x {n}": value for n, value in worst.items()},
         [
-            lesson.draw("field", jc.plots.heat_map(field, title=title), "The height of a mountain, a scalar field."),
-            lesson.draw("surface", jc.plots.surface_3d(field, title=title), "The same as a surface."),
-            lesson.draw("gradient", jc.plots.gradient_arrows(field, title=title), "Its gradient points uphill."),
-            lesson.draw("gradient_error", missed, "It misses most where the field bends, and at the edges."),
+            lesson.draw(
+                "field", jc.plots.heat_map(field, title=title), "The height of a mountain as colours: a scalar field."
+            ),
+            lesson.draw(
+                "surface", jc.plots.surface_3d(field, title=title), "The height of the mountain as a surface in space."
+            ),
+            lesson.draw(
+                "gradient",
+                jc.plots.gradient_arrows(field, title=title),
+                "The gradient of the height as arrows over contours: it points uphill.",
+            ),
+            lesson.draw(
+                "gradient_error",
+                missed,
+                "Size of the error of np.gradient: most where the field bends, and at the edges.",
+            ),
         ],
     )
 
@@ -239,9 +257,15 @@ def gradient_descent(lesson: Lesson) -> Shown:
         f"most {np.abs(theory.mean - path).max():.0e}.",
         {"value": heights[-1], "difference from theory": float(np.abs(theory.mean - path).max())},
         [
-            lesson.draw("descent", walked, "A bowl ten times as steep one way as the other."),
             lesson.draw(
-                "descent_3d", jc.plots.surface_3d(field, title=title, paths={"descent": lifted}), "On the surface."
+                "descent",
+                walked,
+                "Every step of descent, over the contours of a bowl ten times as steep one way as the other.",
+            ),
+            lesson.draw(
+                "descent_3d",
+                jc.plots.surface_3d(field, title=title, paths={"descent": lifted}),
+                "The same descent on the surface.",
             ),
         ],
     )
@@ -264,7 +288,7 @@ def learning_rates(lesson: Lesson) -> Shown:
             lesson.draw(
                 "learning_rates",
                 jc.plots.trajectories(field, walked, title=title, minimizers=bowl.minimizers),
-                "Too small crawls, too large climbs out.",
+                "Descents of one bowl: too small a rate crawls, too large a one climbs out.",
             )
         ],
     )
@@ -317,7 +341,13 @@ def stochastic_gradients(lesson: Lesson) -> Shown:
         f"Noise keeps the mean value up: {measured:.3f} after {steps} steps, {theory.value[-1]:.3f} in theory, "
         f"{floor:.3f} for ever after.",
         {"mean value": measured, "in theory": theory.value[-1], "noise floor": floor},
-        [lesson.draw("noise", figure, "Each line is a run; black is the mean by the closed form.")],
+        [
+            lesson.draw(
+                "noise",
+                figure,
+                "Each thin line is a noisy run; the mean (black) and the ellipses are by the closed form.",
+            )
+        ],
     )
 
 
@@ -342,7 +372,11 @@ def ravine(lesson: Lesson) -> Shown:
         f"the best momentum, {best.rho:.2f}, a millionth takes {math.log(1e-6) / math.log(rate):.0f}.",
         {"stability limit": limit[0], "steps with the best momentum": math.log(1e-6) / math.log(rate)},
         [
-            lesson.draw("ravine", jc.plots.trajectories(field, walked, title=title, dots=True), "Zig-zag, or a crawl."),
+            lesson.draw(
+                "ravine",
+                jc.plots.trajectories(field, walked, title=title, dots=True),
+                "SGD over the contours of a ravine: zig-zag near the limit, a crawl at a small rate.",
+            ),
             lesson.draw("ravine_map", chart, "Steps to a millionth of the distance, by theory; the star is the best."),
         ],
     )
@@ -365,8 +399,16 @@ def saddle(lesson: Lesson) -> Shown:
         f"{noise:g} gets SGD away in {steps:.1f} steps; theory says {theory:.1f}.",
         {"steps to escape": steps, "in theory": theory},
         [
-            lesson.draw("saddle", jc.plots.trajectories(field, walked, title=title), "It all but stops on the way."),
-            lesson.draw("saddle_3d", jc.plots.surface_3d(field, title=title, paths=lifted), "The same in space."),
+            lesson.draw(
+                "saddle",
+                jc.plots.trajectories(field, walked, title=title),
+                "Three rules from beside the ridge of a saddle: SGD all but stops at the middle.",
+            ),
+            lesson.draw(
+                "saddle_3d",
+                jc.plots.surface_3d(field, title=title, paths=lifted),
+                "The same three paths on the saddle in space.",
+            ),
         ],
     )
 
@@ -385,7 +427,7 @@ def local_minima(lesson: Lesson) -> Shown:
         f"Four equal minima share the starts: {', '.join(f'{share:.1%}' for share in shares[:4])}; "
         f"{shares[4]:.1%} end elsewhere.",
         {f"share of {name}": share for name, share in zip(names, shares, strict=True)},
-        [lesson.draw("basins", figure, "Himmelblau's function: the start decides.")],
+        [lesson.draw("basins", figure, "Basins of the four minima of Himmelblau's function: the start decides.")],
     )
 
 
@@ -463,30 +505,27 @@ def curved_valley(lesson: Lesson) -> Shown:
 
 
 def comparison(lesson: Lesson) -> Shown:
-    rules = {
-        rule: jc.conventions.get(rule, library) for rule, library in jc.conventions.names() if library == "lecture"
+    rules = [rule for rule, library in jc.conventions.names() if library == "lecture"]
+    lectures = {rule: jc.conventions.get(rule, "lecture") for rule in rules}
+    switches = {rule: convention.switches for rule, convention in lectures.items()}
+    tracks = {
+        "first moment": lambda r: r.b1 > 0 or r.rho > 0,
+        "second moment": lambda r: r.second != "none",
+        "leaky": lambda r: r.second == "mean",
+        "bias correction": lambda r: r.correct_first and r.correct_second,
     }
-    rows = [
-        [
-            CONTESTANTS[rule].label if rule in CONTESTANTS else rule,
-            yes_or_no(r.b1 > 0 or r.rho > 0),
-            yes_or_no(r.second != "none"),
-            yes_or_no(r.second == "mean"),
-            yes_or_no(r.correct_first and r.correct_second),
-            rules[rule].formula.replace("\n", ";  "),
-        ]
-        for rule, r in ((rule, convention.switches) for rule, convention in rules.items())
-    ]
-    columns = ["optimizer", "first moment", "second moment", "leaky", "bias correction", "rule"]
-    apart = [[rule, *(parts_from_lecture(rule, library) for library in ("optax", "torch", "keras"))] for rule in rules]
-    differing = sum(cell not in ("the same", "-") for row in apart for cell in row[1:])
+    rows = [[NAMES[rule], *("yes" if has(switches[rule]) else "no" for has in tracks.values())] for rule in rules]
+    apart = [[NAMES[rule], *(parts_from_lecture(rule, library) for library in LIBRARIES)] for rule in rules]
+    cells = [cell for row in apart for cell in row[1:] if cell != "-"]
+    differing = len(cells) - cells.count("the same")
     return Shown(
-        f"{len(rows)} rules. Of the {sum(cell != '-' for row in apart for cell in row[1:])} rules of the same names in "
-        f"optax, torch and Keras, {differing} differ from the lecture's by default.",
-        {"rules": len(rows), "other libraries' rules that differ": differing},
+        f"Of {len(cells)} rules of the same names in {', '.join(LIBRARIES)}, {differing} part from the lecture's in form "
+        "or defaults.",
+        {"rules": len(rows), "rules of other libraries": len(cells), "of these apart": differing},
         [
-            Table(columns, rows, note="Read from the switches of each rule, as the library runs it."),
-            Table(["rule", "optax", "torch", "keras"], apart, note=PARTING, left=4),
+            Table(["optimizer", *tracks], rows, note="Read from the switches of each rule, as the library runs it."),
+            "\n\n".join(f"{NAMES[rule]}\n{convention.formula}" for rule, convention in lectures.items()),
+            Table(["optimizer", *LIBRARIES], apart, note=PARTING, left=4),
         ],
     )
 
@@ -495,10 +534,6 @@ PARTING = (
     "Where a rule of the same name parts from the lecture's, in its form or its defaults. 16-bit parameters are left "
     "out: the lecture's rules then keep their moments in float32, the others do not."
 )
-
-
-def yes_or_no(fact: bool) -> str:
-    return "yes" if fact else "no"
 
 
 def parts_from_lecture(rule: str, library: str) -> str:
