@@ -519,8 +519,8 @@ def comparison(lesson: Lesson) -> Shown:
     cells = [cell for row in apart for cell in row[1:] if cell != "-"]
     differing = len(cells) - cells.count("the same")
     return Shown(
-        f"Of {len(cells)} rules of the same names in {', '.join(LIBRARIES)}, {differing} part from the lecture's in form "
-        "or defaults.",
+        f"Of {len(cells)} rules of the same names in {', '.join(LIBRARIES)}, {differing} part from the lecture's in "
+        "form or defaults.",
         {"rules": len(rows), "rules of other libraries": len(cells), "of these apart": differing},
         [
             Table(["optimizer", *tracks], rows, note="Read from the switches of each rule, as the library runs it."),
