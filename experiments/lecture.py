@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
             seconds = round(time.perf_counter() - began, 2)
             blocks += [Section(f"{number}. {chapter.title}", chapter.text, shown.found, chapter.code), *shown.blocks]
             rows += [
-                {"section": chapter.title, "number": name, "value": float(value), "seconds": seconds}
+                {"section": chapter.title, "number": name, "value": finite(value), "seconds": seconds}
                 for name, value in shown.numbers.items()
             ]
             if not (args.quiet or args.json):
@@ -148,6 +149,11 @@ def run(args: argparse.Namespace) -> int:
         elif not args.quiet:
             print_blocks(f"{folder.folder}/report.html")
     return 0
+
+
+def finite(value: float) -> float | None:
+    """None for what never came: JSON has no infinity."""
+    return float(value) if math.isfinite(value) else None
 
 
 def fewer(dataset: jc.data.Dataset) -> jc.data.Dataset:

@@ -150,7 +150,11 @@ def linear_scores(lesson: Lesson) -> Shown:
         [[n, *(f"{s:.2f}" for s in row)] for n, row in zip(names, scores.T, strict=True)],
     )
     figure = jc.plots.image_grid(
-        [pictures], [truth], names=[""], top=float(lesson.pixels.train[0].max()), title="f(x, W) of these three"
+        [pictures],
+        [truth],
+        names=[""],
+        top=float(lesson.pixels.train[0].max()),
+        title=f"Three test images ({lesson.pixels.name})",
     )
     right = float(jc.accuracy(jc.scores.linear(lesson.start(scale=0.1), lesson.test[0]), lesson.test[1]))
     return Shown(
@@ -307,6 +311,8 @@ def learned_templates(lesson: Lesson) -> Shown:
     params = jax.tree.map(lambda leaf: leaf[-1], carry.params)
     right = float(jc.accuracy(jc.scores.linear(params, lesson.test[0]), lesson.test[1]))
     name, names = lesson.features.name, lesson.features.class_names
+    grey = len(lesson.features.image_shape) == 2
+    colours = "red speaks for the class, blue against it" if grey else "zero is mid-grey"
     rows = jc.plots.templates({"W": np.asarray(params["W"])}, lesson.features.image_shape, names, title=f"W ({name})")
     figure = jc.plots.learning_curves(
         curves, title=f"Full-batch descent ({name})", xlabel="step", ylabel="softmax loss"
@@ -317,7 +323,7 @@ def learned_templates(lesson: Lesson) -> Shown:
         {"loss": float(record.loss[-1, -1]), "test accuracy": right},
         [
             lesson.draw("full_batch", figure, f"Loss of all training images of {name}, regularised."),
-            lesson.draw("templates", rows, "The rows of W as images: red speaks for the class, blue against it."),
+            lesson.draw("templates", rows, f"The rows of W on {name} as images: {colours}."),
         ],
     )
 
