@@ -36,6 +36,11 @@ COMMANDS = {
         arguments.profiles,
         "experiments.profiles",
     ),
+    "pathologies": Command(
+        "ravines, saddles, local minima and noise: what they cost each optimizer, measured beside the theory",
+        arguments.pathologies,
+        "experiments.pathologies",
+    ),
     "bench": Command("how fast is it? (training, updates, gradcheck, solvers)", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"

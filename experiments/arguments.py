@@ -9,6 +9,7 @@ DATASETS = ("digits", "mnist5k", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
 BENCHMARKS = ("training", "updates", "gradcheck", "solvers")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
+PATHOLOGIES = ("ravines", "saddles", "minima", "noise")
 LEAST_SEEDS = 3
 PROFILED = (
     "lbfgs",
@@ -87,6 +88,15 @@ def solve(parser: argparse.ArgumentParser) -> None:
     )
     add("--float32", action="store_true", help="solve in float32; what was found is still judged in float64")
     outcome(parser, "solve")
+
+
+def pathologies(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    image_set(parser)
+    some_of(parser, "--parts", PATHOLOGIES)
+    add("--starts", type=whole(10), default=1_000_000, metavar="N", help="of the map of basins (default: %(default)s)")
+    add("--runs", type=whole(1), default=1000, metavar="R", help="from each saddle (default: %(default)s)")
+    outcome(parser, "pathologies")
 
 
 def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:

@@ -196,7 +196,7 @@ def noise_floor(settings: Settings, hessian: Any, noise_covariance: Any) -> floa
     Source: Mandt, Hoffman, Blei (2017), JMLR 18(134), eq. 13 in the limit of small rates.
     """
     curvatures, U = np.linalg.eigh(_symmetric("hessian", hessian))
-    C = np.einsum("ki,kl,li->i", U, _symmetric("noise_covariance", noise_covariance, len(U)), U)
+    C = np.sum(U * (_symmetric("noise_covariance", noise_covariance, len(U)) @ U), axis=0)
     flat = np.abs(curvatures) <= 1e-12 * np.abs(curvatures).max(initial=0)
     if growth(settings, curvatures[~flat]).max(initial=0) >= 1:
         return math.inf

@@ -255,6 +255,7 @@ def beside_theory(
     figure = Figure(figsize=(1.4 + 5.6 * len(panels), 5.0), layout="constrained")
     figure.suptitle(title)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    row[0].text(0.02, 0.98, "marks: measured\nlines: theory", transform=row[0].transAxes, va="top", color="0.3", size=9)
     for axes, (panel, (measured, theory)) in zip(row, panels.items(), strict=True):
         _dress(axes, panel, xlabel, ylabel if axes is row[0] else "")
         _log_scale(axes, "x", decades=True)
