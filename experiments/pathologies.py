@@ -415,10 +415,10 @@ def image_floors(args: argparse.Namespace, dataset: jc.data.Dataset) -> list[Row
     data = inputs, labels
     solved = jc.minimize(risk, jc.lbfgs(), jnp.zeros(classes * features), data=data, gtol=1e-9)
     best, least = solved.params, float(solved.value)
-    H = np.asarray(jax.jit(jax.hessian(risk))(best, data))
+    curvatures, U = np.linalg.eigh(np.asarray(jax.jit(jax.hessian(risk))(best, data)))
     single = jax.vmap(jax.grad(risk), (None, 0))
     grads = np.asarray(jax.jit(single)(best, (inputs[:, None], labels[:, None])))
-    C = grads.T @ grads / len(grads)  # of one example's gradient; its mean is 0 at the minimum
+    variances = np.mean((grads @ U) ** 2, axis=0)  # of one example's gradient; its mean is 0 at the minimum
     keys, rows = jax.random.split(jax.random.key(args.seed), IMAGE_SEEDS), []
     for label, rho, batch in [*(("SGD", 0.0, b) for b in IMAGE_BATCHES), ("Momentum", RHO, IMAGE_BATCHES[-1])]:
         rates = IMAGE_RATES * (1 - rho)
@@ -438,7 +438,7 @@ def image_floors(args: argparse.Namespace, dataset: jc.data.Dataset) -> list[Row
         lanes = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1))  # rates share their minibatches
         measured = np.asarray(lanes(jnp.asarray(rates), keys)).mean(axis=1)
         for rate, floor in zip(rates, measured, strict=True):
-            theory = noise_floor(Settings(float(rate), rho), H, C / batch)
+            theory = noise_floor(Settings(float(rate), rho), curvatures, variances / batch)
             rows.append(row("noise", dataset.name, f"{label}, B = {batch}", rate, floor, theory))
     return rows
 

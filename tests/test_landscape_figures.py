@@ -32,6 +32,7 @@ MINIMIZERS = np.array([[0.0, 0.0], [1.0, 1.0]])
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "arrows": lambda: jc.plots.gradient_arrows(FIELD, title="T"),
+    "arrows alone": lambda: jc.plots.gradient_arrows(FIELD, title="T", contours=False),
     "heat": lambda: jc.plots.heat_map(FIELD, title="T"),
     "surface": lambda: jc.plots.surface_3d(FIELD, title="T", paths=ON_SURFACE),
     "paths": lambda: jc.plots.trajectories(FIELD, PATHS, title="T", minimizers=MINIMIZERS, dots=True),

@@ -16,18 +16,20 @@ ARROWS = 21  # along each side
 SQUARE = (7.4, 6.0)
 
 
-def gradient_arrows(field: GradientField, *, title: str) -> Figure:
+def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) -> Figure:
     """A surface as contours with its gradient as arrows, which point uphill and are as long as it is steep.
 
     Args:
       field: from `landscape.gradient_field`; of a finer grid than 21 x 21 only some arrows are drawn.
       title: which surface.
+      contours: whether to draw them under the arrows.
 
     Returns:
       A figure.
     """
     figure, axes = _axes(title, "x", "y", size=SQUARE)
-    _contours(figure, axes, field, "f(x, y)")
+    if contours:
+        _contours(figure, axes, field, "f(x, y)")
     rows, columns = (max(1, -(-n // ARROWS)) for n in field.values.shape)
     some = slice(rows // 2, None, rows), slice(columns // 2, None, columns)
     X, Y = np.meshgrid(field.x, field.y)
