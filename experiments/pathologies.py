@@ -264,12 +264,13 @@ def minima(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> P
             rows.append(row("minima", case, label, plain, share, flow_share(case) if name == "sgd" else None))
             rows[-1]["at"] = float(plain if name in ("sgd", "momentum", "nesterov") else scaled)
     cell = {(r["optimizer"], r["case"]): r for r in rows}
+    rates = " and ".join(f"{plain:g} ({case})" for case, (plain, _) in MULTIMODAL.items())
     shares = Table(
         ["optimizer", *MULTIMODAL],
         [[n, *(both(cell[n, c]["measured"], cell[n, c]["theory"], "%") for c in MULTIMODAL)] for n in LABELS.values()],
         "Local minima: share of starts that end in the global one",
         f"{max(1, args.starts // 10):,} starts all over the window, {MAP_STEPS} steps / theory: the basin of steepest "
-        f"descent in small steps. Learning rates: {MULTIMODAL}, of SGD, momentum and Nesterov, and of the others.",
+        f"descent in small steps. Learning rates: {rates} for SGD, momentum and Nesterov, 0.1 for the others.",
     )
     timed, speed = million(args, key)
     picture = basin_picture(folder, args)

@@ -63,9 +63,7 @@ SPECTRA = {
     "negative": Spectrum(-np.repeat([1.0, 2.0, 5.0, 7.0], 100), "maximum"),
     "singular": Spectrum(np.repeat([0.0, 0.5, 2.0], [5, 200, 195]), "degenerate"),
     "all equal": Spectrum(np.full(400, 3.0), "minimum"),
-    "nothing": Spectrum(np.zeros(400), "degenerate"),
     "n = 10,000": Spectrum(np.append(RNG.uniform(1, 100, 9999), -2.0), "saddle"),
-    "n = 10,000, definite": Spectrum(np.append(RNG.uniform(5, 100, 9999), 1.0), "minimum"),
 }
 
 

@@ -23,6 +23,7 @@ SMALL = (
     "import sys, numpy as np, experiments.pathologies as p\n"
     "from experiments.__main__ import main\n"
     "p.CONDITIONS, p.RATES, p.NOISES, p.MOST = np.array([1.0, 10.0]), p.RATES[6:12:2], p.NOISES[4:6], 500\n"
+    "del p.MULTIMODAL['rastrigin']\n"
     "p.NO_THEORY, p.MAP_STEPS, p.LOOP_STEPS = [None] * 2, 200, 2\n"
     "p.MAP_RATES, p.MAP_RHOS = p.MAP_RATES[::30], p.MAP_RHOS[::20]\n"
     "p.FLOOR_STEPS, p.IMAGE_STEPS, p.IMAGE_BATCHES = 800, 800, (64,)\n"

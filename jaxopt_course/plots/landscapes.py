@@ -182,14 +182,14 @@ def learning_rate_map(
       label: what the colours are.
 
     Returns:
-      A figure with a logarithmic horizontal axis.
+      A figure with a logarithmic horizontal axis; colours are logarithmic where steps span more than a decade.
     """
     figure, axes = _axes(title, "learning rate", other, size=(8.0, 5.4))
     shown = np.ma.masked_invalid(np.asarray(steps, float))
     mesh = axes.pcolormesh(
-        rates, others, shown, cmap="viridis_r", norm=_norm(shown), shading="nearest", rasterized=True
+        rates, others, shown, cmap="viridis_r", norm=_norm(shown, 10), shading="nearest", rasterized=True
     )
-    figure.colorbar(mesh, ax=axes, label=label)
+    figure.colorbar(mesh, ax=axes, label=label, format="{x:g}")
     axes.set_xscale("log")
     bounds = axes.get_xlim(), axes.get_ylim()
     if limit is not None:
@@ -257,7 +257,7 @@ def beside_theory(
     figure = Figure(figsize=(1.4 + 5.6 * len(panels), 5.0), layout="constrained")
     figure.suptitle(title)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    row[0].text(0.02, 0.98, "marks: measured\nlines: theory", transform=row[0].transAxes, va="top", color="0.3", size=9)
+    figure.supxlabel("marks: measured; lines: theory", size=9, color="0.3")
     for axes, (panel, (measured, theory)) in zip(row, panels.items(), strict=True):
         _dress(axes, panel, xlabel, ylabel if axes is row[0] else "")
         _log_scale(axes, "x", decades=True)
@@ -315,6 +315,7 @@ def _inside(field: GradientField, path: np.ndarray) -> tuple[np.ndarray, np.ndar
     return path, path[np.flatnonzero(shown)[-1] if shown.any() else 0]
 
 
-def _norm(values: Any) -> Normalize:
+def _norm(values: Any, span: int = 100) -> Normalize:
+    """Logarithmic where positive values span more than so many times."""
     low, high = float(np.min(values)), float(np.max(values))
-    return LogNorm(low, high) if 0 < low < high / 100 else Normalize(low, high)
+    return LogNorm(low, high) if 0 < low < high / span else Normalize(low, high)
