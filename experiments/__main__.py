@@ -56,6 +56,11 @@ COMMANDS = {
         arguments.lecture,
         "experiments.lecture",
     ),
+    "pathologies": Command(
+        "ravines, saddles, local minima and noise: what they cost each optimizer, measured beside the theory",
+        arguments.pathologies,
+        "experiments.pathologies",
+    ),
     "lab": Command(
         "a page to play with every optimizer on every surface, without a network", arguments.lab, "experiments.lab"
     ),

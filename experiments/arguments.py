@@ -9,6 +9,7 @@ DATASETS = ("digits", "mnist5k", "cifar10", "patch10", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
 BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
+PATHOLOGIES = ("ravines", "saddles", "minima", "noise")
 LEAST_SEEDS = 3
 PROFILED = (
     "lbfgs",
@@ -136,6 +137,15 @@ def contract(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--optimizers", nargs="+", default=[], metavar="NAME", help="of ours and of optax (default: all)")
     outcome(parser, "contract", seed=False)
+
+
+def pathologies(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    image_set(parser)
+    some_of(parser, "--parts", PATHOLOGIES)
+    add("--starts", type=whole(10), default=1_000_000, metavar="N", help="of the map of basins (default: %(default)s)")
+    add("--runs", type=whole(1), default=1000, metavar="R", help="from each saddle (default: %(default)s)")
+    outcome(parser, "pathologies")
 
 
 def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:

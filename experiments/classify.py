@@ -140,8 +140,8 @@ def linear(problem: Problem, loss: str, args: argparse.Namespace) -> Classifier:
         tried.append(
             {"classifier": LINEAR[loss], "setting": "rate", "value": float(rate), "validation_accuracy": found}
         )
-    rate = best(tried)
-    optimizer, data = jc.adam(rate), (jnp.asarray(images), jnp.asarray(labels))
+    chosen = best(tried)
+    optimizer, data = jc.adam(chosen), (jnp.asarray(images), jnp.asarray(labels))
 
     def train(epochs: int) -> Any:
         options = {"batch_size": args.batch_size, "num_epochs": epochs, "progress": False}
@@ -154,7 +154,7 @@ def linear(problem: Problem, loss: str, args: argparse.Namespace) -> Classifier:
     scoring, test = jax.jit(jc.scores.linear), jnp.asarray(problem.features.test[0])
     scores, seconds = timed(lambda: scoring(model, test))
     model = jax.tree.map(np.asarray, model)
-    return Classifier(LINEAR[loss], model, np.asarray(scores), f"rate {rate:.2g}", tried, training_seconds, seconds)
+    return Classifier(LINEAR[loss], model, np.asarray(scores), f"rate {chosen:.2g}", tried, training_seconds, seconds)
 
 
 def accuracy(scores: jax.Array, labels: np.ndarray) -> float:

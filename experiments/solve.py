@@ -135,7 +135,7 @@ def scikit_learns(gradient: ValueAndGrad, data: Data, l2: float) -> Reference:
     """The optimum of softmax regression by scikit-learn's Newton-CG."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     inputs, labels = map(np.asarray, data)
     C = 1 / (2 * l2 * len(labels))

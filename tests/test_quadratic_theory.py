@@ -146,6 +146,9 @@ def test_the_asymptotic_rate_is_the_one_of_long_runs(method: str) -> None:
 def test_floors_grow_with_the_rate_and_shrink_with_the_batch() -> None:
     assert noise_floor(Settings(0.02), H, C) > 1.9 * noise_floor(Settings(0.01), H, C)
     assert noise_floor(Settings(0.02), H, C / 8) == pytest.approx(noise_floor(Settings(0.02), H, C) / 8)
+    values, vectors = np.linalg.eigh(H)
+    along = np.diag(vectors.T @ C @ vectors)
+    assert noise_floor(Settings(0.02, 0.5), values, along) == pytest.approx(noise_floor(Settings(0.02, 0.5), H, C))
     small = noise_floor(Settings(1e-6), H, C)
     assert small == pytest.approx(1e-6 * np.trace(C) / 4, rel=1e-4)  # lr tr(C) / 4, whatever H
     heavy = noise_floor(Settings(1e-6, 0.9), H, C)

@@ -89,7 +89,7 @@ def test_what_it_leaves(folder: Path) -> None:
 
 def test_the_optimum_of_softmax_is_scikit_learns(folder: Path) -> None:
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     C = 1 / (2 * 1e-3 * len(digits()[1]))
     with threadpool_limits(1):

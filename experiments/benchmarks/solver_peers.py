@@ -167,7 +167,7 @@ def jaxopt_lbfgs(history_size: int) -> Maker:
 
 def jaxopt_loop(problem: Problem, history_size: int) -> Callable[[Any, Any], Any]:
     import jax.numpy as jnp
-    import jaxopt  # type: ignore[import-untyped]
+    import jaxopt
     from jax import lax
 
     solver = jaxopt.LBFGS(problem.objective, history_size=history_size)

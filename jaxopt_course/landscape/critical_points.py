@@ -127,7 +127,7 @@ def classify(
             raise ValueError("classify: the Hessian at x has an entry that is not finite")
         scale = max(abs(float(lowest.value)), abs(float(highest.value)))
         none = 100 * math.sqrt(size) * eps * scale
-        kind = _kind(lowest, highest, none)
+        kind = _kind(lowest, highest, none, 1 if size <= DENSE else MARGIN)
         if max(lowest.error, highest.error) <= (none if kind == "degenerate" else SHARP * scale):
             break
     bends_down = float(lowest.value) < -none
@@ -145,12 +145,12 @@ def _rounds(size: int, most: int) -> Iterator[int]:
     yield min(size, most)
 
 
-def _kind(lowest: Extreme, highest: Extreme, none: float) -> str:
+def _kind(lowest: Extreme, highest: Extreme, none: float, margin: int) -> str:
     if lowest.value < -none and highest.value > none:
         return "saddle"
-    if lowest.value - MARGIN * lowest.error > none:
+    if lowest.value - margin * lowest.error > none:
         return "minimum"
-    return "maximum" if highest.value + MARGIN * highest.error < -none else "degenerate"
+    return "maximum" if highest.value + margin * highest.error < -none else "degenerate"
 
 
 @partial(jax.jit, static_argnums=0)

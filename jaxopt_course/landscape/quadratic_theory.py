@@ -36,8 +36,7 @@ class Settings(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What an ensemble of runs does, exactly: at each of T steps the mean `[T, n]` and covariance `[T, n, n]` of the
-    parameters, and the mean of f `[T]`."""
+    """Of an ensemble of runs at T steps: `mean[T, n]` and `covariance[T, n, n]` of w, and the mean `value[T]` of f."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -182,8 +181,10 @@ def noise_floor(settings: Settings, hessian: Any, noise_covariance: Any) -> floa
 
     Args:
       settings: of the rule.
-      hessian: H `[n, n]`, symmetric, positive semidefinite; flat directions wander without changing f.
-      noise_covariance: C `[n, n]`; a minibatch of B has 1 / B of that of a single example.
+      hessian: H `[n, n]`, symmetric, positive semidefinite; flat directions wander without changing f. Or its
+        eigenvalues `[n]`, to take them once for many settings, and then
+      noise_covariance: C `[n, n]`, or its diagonal `[n]` along the eigenvectors. A minibatch of B has 1 / B of that of
+        a single example.
 
     Returns:
       The floor; infinity at and beyond the stability limit.
@@ -195,8 +196,11 @@ def noise_floor(settings: Settings, hessian: Any, noise_covariance: Any) -> floa
 
     Source: Mandt, Hoffman, Blei (2017), JMLR 18(134), eq. 13 in the limit of small rates.
     """
-    curvatures, U = np.linalg.eigh(_symmetric("hessian", hessian))
-    C = np.einsum("ki,kl,li->i", U, _symmetric("noise_covariance", noise_covariance, len(U)), U)
+    if np.ndim(hessian) == np.ndim(noise_covariance) == 1:
+        curvatures, C = np.asarray(hessian, float), np.asarray(noise_covariance, float)
+    else:
+        curvatures, U = np.linalg.eigh(_symmetric("hessian", hessian))
+        C = np.sum(U * (_symmetric("noise_covariance", noise_covariance, len(U)) @ U), axis=0)
     flat = np.abs(curvatures) <= 1e-12 * np.abs(curvatures).max(initial=0)
     if growth(settings, curvatures[~flat]).max(initial=0) >= 1:
         return math.inf

@@ -21,6 +21,8 @@ DASHES: tuple[Any, ...] = (
     (0, (1, 1)),
     (0, (4, 1.5, 1, 1.5, 1, 1.5)),
 )
+COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol, where there are up to nine
+LINES = (*DASHES, (0, (1, 2.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5)))
 
 
 def learning_curves(losses: Mapping[str, np.ndarray], *, title: str, xlabel: str = "epoch", ylabel: str) -> Figure:
@@ -248,7 +250,7 @@ def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, 
 
 
 def _line(number: int) -> dict[str, Any]:
-    return {"color": OKABE_ITO[number % len(OKABE_ITO)], "linestyle": DASHES[number % len(DASHES)], "lw": 1.8}
+    return {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)], "lw": 1.8}
 
 
 def _label_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:

@@ -16,18 +16,20 @@ ARROWS = 21  # along each side
 SQUARE = (7.4, 6.0)
 
 
-def gradient_arrows(field: GradientField, *, title: str) -> Figure:
+def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) -> Figure:
     """A surface as contours with its gradient as arrows, which point uphill and are as long as it is steep.
 
     Args:
       field: from `landscape.gradient_field`; of a finer grid than 21 x 21 only some arrows are drawn.
       title: which surface.
+      contours: whether to draw them under the arrows.
 
     Returns:
       A figure.
     """
     figure, axes = _axes(title, "x", "y", size=SQUARE)
-    _contours(figure, axes, field, "f(x, y)")
+    if contours:
+        _contours(figure, axes, field, "f(x, y)")
     rows, columns = (max(1, -(-n // ARROWS)) for n in field.values.shape)
     some = slice(rows // 2, None, rows), slice(columns // 2, None, columns)
     X, Y = np.meshgrid(field.x, field.y)
@@ -180,14 +182,14 @@ def learning_rate_map(
       label: what the colours are.
 
     Returns:
-      A figure with a logarithmic horizontal axis.
+      A figure with a logarithmic horizontal axis; colours are logarithmic where steps span more than a decade.
     """
     figure, axes = _axes(title, "learning rate", other, size=(8.0, 5.4))
     shown = np.ma.masked_invalid(np.asarray(steps, float))
     mesh = axes.pcolormesh(
-        rates, others, shown, cmap="viridis_r", norm=_norm(shown), shading="nearest", rasterized=True
+        rates, others, shown, cmap="viridis_r", norm=_norm(shown, 10), shading="nearest", rasterized=True
     )
-    figure.colorbar(mesh, ax=axes, label=label)
+    figure.colorbar(mesh, ax=axes, label=label, format="{x:g}")
     axes.set_xscale("log")
     bounds = axes.get_xlim(), axes.get_ylim()
     if limit is not None:
@@ -255,6 +257,7 @@ def beside_theory(
     figure = Figure(figsize=(1.4 + 5.6 * len(panels), 5.0), layout="constrained")
     figure.suptitle(title)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure.supxlabel("marks: measured; lines: theory", size=9, color="0.3")
     for axes, (panel, (measured, theory)) in zip(row, panels.items(), strict=True):
         _dress(axes, panel, xlabel, ylabel if axes is row[0] else "")
         _log_scale(axes, "x", decades=True)
@@ -312,6 +315,7 @@ def _inside(field: GradientField, path: np.ndarray) -> tuple[np.ndarray, np.ndar
     return path, path[np.flatnonzero(shown)[-1] if shown.any() else 0]
 
 
-def _norm(values: Any) -> Normalize:
+def _norm(values: Any, span: int = 100) -> Normalize:
+    """Logarithmic where positive values span more than so many times."""
     low, high = float(np.min(values)), float(np.max(values))
-    return LogNorm(low, high) if 0 < low < high / 100 else Normalize(low, high)
+    return LogNorm(low, high) if 0 < low < high / span else Normalize(low, high)

@@ -7,10 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxopt_course.plots.figures import DASHES, OKABE_ITO, _dress, _log_scale, _note
+from jaxopt_course.plots.figures import COLORS, LINES, _dress, _log_scale, _note
 
-COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol: there are nine methods
-LINES = (*DASHES, (0, (1, 2.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5)))
 WAYS = np.array(
     [(1, 0), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0), (-1, 0.7), (0.7, 1.3), (0.7, -1.3), (0.4, 2), (0.4, -2)]
 )
