@@ -115,8 +115,9 @@ def _verdict(found: Sequence["Agreement"]) -> str:
 class Agreement(NamedTuple):
     """How far a path of the page parts from the library's, relative to the size of points and values, or 1 if larger.
 
-    `chaotic`: a path of the page that is nudged by 2^-50 at every step parts from it by more than 1e-10. `determined`:
-    the points before that distance is above 1e-8; those are compared, for beyond them rounding alone decides.
+    `chaotic`: a path of the page that is nudged by 2^-50 at every step parts from it by more than 1e-10, in points or
+    values. `determined`: the points before that distance is above 1e-8; those are compared, for beyond them rounding
+    alone decides.
     """
 
     surface: str
@@ -224,7 +225,8 @@ def agreement(case: dict[str, Any], points: np.ndarray, values: np.ndarray) -> A
     """Of a path of the page and the library's `[steps + 1, 2]`, which goes on after the page's has ended."""
     page, nudged = (np.stack([case[path]["x"], case[path]["y"]], axis=1) for path in ("path", "nudged"))
     both = min(len(page), len(nudged))
-    chaos = distances(page[:both], nudged[:both])
+    heights = [np.array(case[path]["value"])[:both, None] for path in ("path", "nudged")]
+    chaos = np.maximum(distances(page[:both], nudged[:both]), distances(*heights))
     determined = int(np.argmax(np.append(chaos > UNDETERMINED, True)))
     ended = int(np.argmax(np.append(~(np.abs(points).max(axis=1) <= LOST), True)))  # the library's, by the page's rule
     if determined == both and ended != len(page) == len(nudged):

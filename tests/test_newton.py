@@ -72,6 +72,12 @@ def test_the_pure_method_may_run_away_and_that_is_no_success_and_no_rounding() -
     assert result.value <= jnp.sqrt(1 + start[0] ** 2)
 
 
+@pytest.mark.parametrize("curvature", [-1e-3, -1e-250])
+def test_a_step_whose_square_is_beyond_all_range_is_cut_and_not_lost(curvature: float) -> None:
+    direction, _, _ = compiled_direction(curvature * jnp.eye(4), jnp.full(4, 0.1), jnp.array(2.0))
+    np.testing.assert_allclose(direction, -1, rtol=1e-12)
+
+
 def test_a_schedule_is_counted() -> None:
     f: Callable[[Any], Any] = lambda w: jnp.sum(w**2)  # noqa: E731
     optimizer = jc.newton(lambda count: jnp.where(count == 0, 0.5, 0.25), line_search=None)

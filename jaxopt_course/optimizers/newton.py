@@ -149,7 +149,9 @@ def newton_direction(
 
     direction, lowest = lax.cond(definite, solve, reflect)
     direction = -scale * direction
-    length = jnp.linalg.norm(direction)
+    size = lax.stop_gradient(jnp.max(jnp.abs(direction), initial=0))
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    length = size * jnp.linalg.norm(direction / size)  # its square may be beyond all range where its length is not
     cut = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length)
     direction = lax.stop_gradient(cut) * direction
     return direction, lowest.astype(radius.dtype), definite

@@ -185,7 +185,7 @@ def monkey_saddle(x: Array, y: Array) -> Array:
 
 def plateau(x: Array, y: Array) -> Array:
     """A hole in a plain: far away the gradient all but vanishes."""
-    return -jnp.expm1(-(x**2 + y**2) / 2)
+    return 1 - jnp.exp(-(x**2 + y**2) / 2)  # not expm1, whose derivative is off by 1e-16 wherever it is smaller
 
 
 def double_well(x: Array, y: Array) -> Array:
