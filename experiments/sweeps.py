@@ -1,7 +1,6 @@
 """Every learning rate with every seed: the runs of a rule are lanes of one compiled program, an epoch a call."""
 
 import argparse
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,9 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.contestants import Contestant
-from jaxopt_course.training.checkpoint import Checkpoints
+from jaxopt_course.training import checkpoint
 from jaxopt_course.training.feed import fingerprint
-from jaxopt_course.training.interrupts import noted_signals
 
 RATES = np.logspace(-4, 1, 21)  # four a decade
 LOSSES = {"softmax": jc.losses.softmax_cross_entropy, "hinge": jc.losses.multiclass_hinge}
@@ -123,17 +121,17 @@ def swept(contestant: Contestant, problem: Problem, saves: Saves | None = None) 
     rates = jnp.asarray(RATES, float)
     carry, start_loss = lanes(begin, (0, None), (None, 0))(rates, problem.keys)
     step = lanes(advance, (0, None, 0, None), (None, 0, 1, None))
-    records: list[tuple[np.ndarray, np.ndarray]] = []
+    records: list[dict[str, np.ndarray]] = []
     with kept(saves, contestant, problem, carry) as (saved, save_if_due):
         if saved is not None:
-            carry, records = saved.carry, [(saved.history["loss"], saved.history["grad_norm"])]
+            carry, records = saved.carry, [saved.history]
         for epoch in range(saved.step if saved else 0, problem.epochs):
             carry, record = step(rates, problem.keys, carry, jnp.int32(epoch))
-            records.append((np.asarray(record.loss), np.asarray(record.grad_norm)))
+            records.append({"loss": np.asarray(record.loss), "grad_norm": np.asarray(record.grad_norm)})
             save_if_due(epoch + 1, carry, records)
-    loss, grad_norm = (np.concatenate(rows, axis=2) for rows in zip(*records, strict=True))
+    steps = joined(records)
     train_loss, test_accuracy = lanes(end, (0,), (1,))(carry)
-    return jax.device_get(Sweep(train_loss, test_accuracy, loss, grad_norm, start_loss, carry.params))
+    return jax.device_get(Sweep(train_loss, test_accuracy, steps["loss"], steps["grad_norm"], start_loss, carry.params))
 
 
 @contextmanager
@@ -142,21 +140,21 @@ def kept(saves: Saves | None, contestant: Contestant, problem: Problem, carry: A
     if saves is None:
         yield None, lambda *_: None
         return
-    facts = {**saves.facts, "optimizer": contestant.label, "data": fingerprint(jax.device_get(problem.train))}
+    facts = {**saves.facts, "optimizer": contestant.label, "data": fingerprint(problem.train)}
     folder = saves.folder / contestant.label.lower().replace(",", "").replace(" ", "-")
-    with Checkpoints(folder, facts, keep=2) as files, noted_signals(1) as signalled:
+    with checkpoint.kept(folder, facts, 2, carry, resume=saves.resume) as (saved, save_if):
         last = time.monotonic()
 
         def save_if_due(epoch: int, carry: Any, records: list[Any]) -> None:
             nonlocal last
-            signum = signalled()
-            if signum or epoch == problem.epochs or time.monotonic() - last > SAVE_AFTER:
-                loss, grad_norm = (np.concatenate(rows, axis=2) for rows in zip(*records, strict=True))
-                files.save(epoch, carry, {"loss": loss, "grad_norm": grad_norm})
-                last = time.monotonic()
-            if signum:
-                files.wait()
-                message = f"{signal.Signals(signum).name}: {contestant.label} is saved after epoch {epoch}, in {folder}"
-                raise jc.training.Interrupted(f"{message}; --resume goes on", signum, epoch, None)
+            due = epoch == problem.epochs or time.monotonic() - last > SAVE_AFTER
+            said = f"{contestant.label} is saved after epoch {epoch}, in {folder}; --resume goes on"
+            save_if(due, epoch, carry, lambda: joined(records), lambda name: f"{name}: {said}", lambda: None)
+            last = time.monotonic() if due else last
 
-        yield files.begin(carry, saves.resume), save_if_due
+        yield saved, save_if_due
+
+
+def joined(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The steps of all epochs, `[rates, seeds, steps]`."""
+    return {name: np.concatenate([rows[name] for rows in records], axis=2) for name in ("loss", "grad_norm")}

@@ -107,6 +107,23 @@ def test_every_kind_of_leaf_comes_back(tmp_path: Path) -> None:
     assert whole.trace.skipped.sum() == 8
 
 
+@pytest.mark.usefixtures("own_errors")
+def test_a_batch_size_of_numpy_is_a_number_too(tmp_path: Path) -> None:
+    data, params = np.arange(12.0), jnp.ones(2)
+    for batch_size in (np.int64(4), 4):
+        options: dict[str, Any] = {"batch_size": batch_size, "num_steps": 3, "checkpoint_dir": tmp_path}
+        jc.train(lambda w, _: jnp.sum(w), jc.sgd(0.1), params, data, key=jax.random.key(0), **options)
+    assert steps(tmp_path) == [3]
+
+
+def test_data_is_looked_at_only_where_it_must_be_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(_: Any) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(sys.modules["jaxopt_course.training.train"], "fingerprint", never)
+    trained(num_steps=3)
+
+
 def test_only_the_newest_stay_and_the_file_is_a_safetensors_file(tmp_path: Path) -> None:
     result = trained(checkpoint_dir=tmp_path, num_steps=100, checkpoint_every=10, keep=2)
     assert steps(tmp_path) == [90, 100]

@@ -190,11 +190,12 @@ def test_a_race_that_is_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
     """Stopped by SIGTERM after an epoch; and eight devices that share the minibatches come to the same end."""
     saves = ("--checkpoint-dir", str(tmp_path / "saves"))
     code = (
-        "import os, signal, sys, experiments.sweeps as sweeps\n"
+        "import os, signal, sys\n"
+        "from jaxopt_course.training.checkpoint import Checkpoints\n"
         "from experiments.__main__ import main\n"
-        "whole = sweeps.Checkpoints.begin\n"
+        "whole = Checkpoints.begin\n"
         "def begin(*args): os.kill(os.getpid(), signal.SIGTERM); return whole(*args)\n"
-        "sweeps.Checkpoints.begin = begin\n"
+        "Checkpoints.begin = begin\n"
         f"sys.exit(main({[*SMALL, *saves, '--out', str(tmp_path / 'stopped')]!r}))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -56,6 +56,15 @@ def test_scores_of_raw_pixels_are_those_of_standardised_ones() -> None:
     np.testing.assert_allclose(wide(params, PIXELS[:9].astype(np.float32)), by_hand, rtol=1e-12)
 
 
+def test_statistics_may_be_whole_numbers_or_traced() -> None:
+    W, pixels = jnp.ones((4, 7)), PIXELS[:9]
+    expected = ((pixels - 128.0) / 64) @ np.ones((7, 4))
+    whole = jc.scores.standardized(jc.scores.linear, jnp.full(7, 128), jnp.full(7, 64))
+    np.testing.assert_allclose(whole(W, pixels), expected)
+    of_statistics = jax.jit(lambda mean, scale: jc.scores.standardized(jc.scores.linear, mean, scale)(W, pixels))
+    np.testing.assert_allclose(of_statistics(jnp.full(7, 128.0), jnp.full(7, 64.0)), expected)
+
+
 @pytest.mark.parametrize(("mean", "scale"), [([0.0], [0.0]), ([0.0], [-1.0]), ([np.nan], [1.0]), ([0.0], [np.inf])])
 def test_statistics_that_are_none_are_refused(mean: list[float], scale: list[float]) -> None:
     with pytest.raises(ValueError, match="scales above 0"):

@@ -41,6 +41,14 @@ function hill(height, radius) {
 
 const wave = 2 * Math.PI;
 
+// the factors of x, and the residuals
+function bealeTerms(x, y) {
+  const u = 1 - y,
+    v = 1 - y * y,
+    w = 1 - y * y * y;
+  return { u, v, w, a: 1.5 - x * u, b: 2.25 - x * v, c: 2.625 - x * w };
+}
+
 // XLA has no subnormal numbers
 const flushed = (z) => (Math.abs(z) < 2 ** -1022 ? 0 : z);
 
@@ -81,21 +89,11 @@ const FUNCTIONS = {
   beale: {
     f: (x, y) => (1.5 - x * (1 - y)) ** 2 + (2.25 - x * (1 - y * y)) ** 2 + (2.625 - x * (1 - y * y * y)) ** 2,
     g: (x, y) => {
-      const u = 1 - y,
-        v = 1 - y * y,
-        w = 1 - y * y * y;
-      const a = 1.5 - x * u,
-        b = 2.25 - x * v,
-        c = 2.625 - x * w;
+      const { u, v, w, a, b, c } = bealeTerms(x, y);
       return [-2 * (a * u + b * v + c * w), 2 * x * (a + 2 * y * b + 3 * y * y * c)];
     },
     h: (x, y) => {
-      const u = 1 - y,
-        v = 1 - y * y,
-        w = 1 - y * y * y;
-      const a = 1.5 - x * u,
-        b = 2.25 - x * v,
-        c = 2.625 - x * w;
+      const { u, v, w, a, b, c } = bealeTerms(x, y);
       return [
         2 * (u * u + v * v + w * w),
         2 * (a + 2 * y * b + 3 * y * y * c - x * (u + 2 * y * v + 3 * y * y * w)),

@@ -50,7 +50,7 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
 
 
 def standardized(
-    score_fn: Callable[[Any, Any], Array], mean: Float[ArrayLike, " D"], scale: Float[ArrayLike, " D"]
+    score_fn: Callable[[Any, Any], Array], mean: Shaped[ArrayLike, " D"], scale: Shaped[ArrayLike, " D"]
 ) -> Callable[[Any, Any], Array]:
     r"""A score function of inputs as they are, which shifts and scales them before it asks another.
 
@@ -60,7 +60,7 @@ def standardized(
 
     Args:
       score_fn: `(params, inputs) -> scores`, such as `linear`.
-      mean: `[D]`, in units of the inputs, floating point: `data.feature_statistics` tells it.
+      mean: `[D]`, in units of the inputs: `data.feature_statistics` tells it.
       scale: `[D]`, in units of the inputs, above 0.
 
     Returns:
@@ -79,8 +79,11 @@ def standardized(
 
     Source: CS231n, "Setting up the data and the model", data preprocessing: the statistics are of the training part.
     """
-    mean, scale = jnp.asarray(mean), jnp.asarray(scale)
-    if mean.shape != scale.shape or not bool(jnp.all(jnp.isfinite(mean) & (scale > 0) & jnp.isfinite(scale))):
+    mean, scale = (
+        a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float) for a in map(jnp.asarray, (mean, scale))
+    )
+    known = not any(isinstance(a, jax.core.Tracer) for a in (mean, scale))
+    if mean.shape != scale.shape or (known and not (jnp.isfinite(mean) & (scale > 0) & jnp.isfinite(scale)).all()):
         raise ValueError(
             f"standardized: need finite means and scales above 0 of one shape, got {mean.shape} and {scale.shape}; "
             "a feature that never varies has the scale 1"

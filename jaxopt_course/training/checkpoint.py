@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import re
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxopt_course.training.interrupts import Interrupted, noted_signals
 from jaxopt_course.training.steps import Carry
 
 try:
@@ -168,6 +170,42 @@ class Checkpoints:
                 raise CheckpointError(f"{path} does not fit: its {name} is {theirs}, here it is {ours}")
         on_host = jax.tree.unflatten(jax.tree.structure(carry), [arrays[name] for name in wanted])
         return Saved(facts["step"], on_host, history)
+
+
+@contextmanager
+def kept(
+    folder: str | os.PathLike[str], run: dict[str, Any], keep: int, carry: Carry, *, resume: bool
+) -> Iterator[tuple[Saved | None, Callable[..., None]]]:
+    """What a run goes on from, and a function that saves it: where it is due, and when a signal came, which ends it.
+
+    `save_if(due, step, carry, history, said, result)`: `history()` is what to save beside the carry, `said(name)` the
+    message of the `Interrupted` that a signal of that name becomes, and `result()` what it holds.
+    """
+    with (
+        Checkpoints(folder, run, keep, writes=jax.process_index() == 0) as files,
+        noted_signals(jax.process_count()) as signalled,
+    ):
+        saved = files.begin(carry, resume)
+        newest = saved.step if saved else None
+
+        def save_if(
+            due: bool,
+            step: int,
+            carry: Carry,
+            history: Callable[[], dict[str, np.ndarray]],
+            said: Callable[[str], str],
+            result: Callable[[], Any],
+        ) -> None:
+            nonlocal newest
+            signum = signalled()
+            if step != newest and (due or signum):
+                files.save(step, carry, history())
+                newest = step
+            if signum:
+                files.wait()
+                raise Interrupted(said(signal.Signals(signum).name), signum, step, result())
+
+        yield saved, save_if
 
 
 def _files(folder: Path) -> list[Path]:

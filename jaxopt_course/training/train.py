@@ -1,7 +1,6 @@
 """The loop that people call: minibatch training in compiled chunks, with eyes and ears in between."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.data.batches import check_batch_size
-from jaxopt_course.training.checkpoint import Checkpoints
+from jaxopt_course.training.checkpoint import kept
 from jaxopt_course.training.feed import Feed, fingerprint, num_examples_of, schedule
 from jaxopt_course.training.history import History, Trace
-from jaxopt_course.training.interrupts import Interrupted, noted_signals
 from jaxopt_course.training.steps import Carry, Objective, Record, start, train_steps
 
 CHECKPOINT_EVERY = 1000
@@ -161,7 +159,6 @@ def train(
         raise ValueError(f"train: need steps >= 0 and chunk_size >= 1, got {total} and {chunk_size}")
     if eval_every is not None and (eval_fn is None or eval_every < 1):
         raise ValueError(f"train: eval_every needs an eval_fn and must be at least 1, got {eval_every}")
-
     if checkpoint_every is not None and (checkpoint_dir is None or checkpoint_every < 1):
         raise ValueError(f"train: checkpoint_every needs a checkpoint_dir and a number from 1, got {checkpoint_every}")
 
@@ -171,10 +168,13 @@ def train(
     advance = partial(
         _compiled_steps, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
     )
-    facts = {"data": fingerprint(data), "key": np.asarray(jax.random.key_data(key)).tolist(), "batch_size": batch_size}
-    facts |= {"drop_last": drop_last, "on_nonfinite": on_nonfinite, "eval_fn": eval_fn is not None}
     stride, every = eval_every or chunk_size, checkpoint_every or CHECKPOINT_EVERY
     stops = (stride,) * (eval_fn is not None) + (every,) * (checkpoint_dir is not None)
+
+    def facts() -> dict[str, Any]:
+        numbers = np.asarray(jax.random.key_data(key)).tolist()
+        rest = {"drop_last": bool(drop_last), "on_nonfinite": on_nonfinite, "eval_fn": eval_fn is not None}
+        return {"data": fingerprint(data), "key": numbers, "batch_size": int(batch_size), **rest}
 
     def aux_of_a_step() -> Any:
         few = jax.tree.map(lambda leaf: leaf[:batch_size], data)
@@ -239,7 +239,7 @@ class _Run:
 def _kept(
     run: _Run,
     folder: str | os.PathLike[str] | None,
-    facts: dict[str, Any],
+    facts: Callable[[], dict[str, Any]],
     every: int,
     keep: int,
     resume: bool,
@@ -249,28 +249,21 @@ def _kept(
     if folder is None:
         yield lambda last=False: None
         return
-    with (
-        Checkpoints(folder, facts, keep, writes=jax.process_index() == 0) as files,
-        noted_signals(jax.process_count()) as signalled,
-    ):
-        if (saved := files.begin(run.carry, resume)) is not None:
+    with kept(folder, facts(), keep, run.carry, resume=resume) as (saved, save_if):
+        if saved is not None:
             if saved.step > run.total:
                 raise ValueError(f"train: {folder} is at step {saved.step}, beyond the {run.total} asked for")
             said = None if run.eval_fn is None else run.eval_fn(saved.carry.params)
             run.step, run.carry = saved.step, saved.carry
             run.history = History.of_arrays(saved.history, aux_of_a_step(), said)
-        newest = run.step if saved else None
+
+        def interrupted(name: str) -> str:
+            where = f"after step {run.step} of {run.total}, saved in {folder}"
+            return f"train: {name} {where}; the same call goes on from there"
 
         def keep_if_due(last: bool = False) -> None:
-            nonlocal newest
-            signum = signalled()
-            if run.step != newest and (signum or last or run.step % every == 0):
-                files.save(run.step, run.carry, run.history.arrays())
-                newest = run.step
-            if signum:
-                files.wait()
-                how = f"{signal.Signals(signum).name} after step {run.step} of {run.total}, saved in {folder}"
-                raise Interrupted(f"train: {how}; the same call goes on from there", signum, run.step, run.result())
+            due = last or run.step % every == 0
+            save_if(due, run.step, run.carry, run.history.arrays, interrupted, run.result)
 
         yield keep_if_due
 
