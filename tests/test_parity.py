@@ -351,3 +351,9 @@ def test_not_finite_is_different() -> None:
     assert report.verdict is Parity.DIFFERENT
     assert report.parting is not None
     assert report.parting.step == 4
+
+
+@pytest.mark.parametrize("options", [{"num_steps": 0}, {"num_steps": -1}, {"batches": []}])
+def test_from_nothing_nothing_is_told(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least one step, on at least one batch"):
+        jc.parity(optax.sgd(0.1), optax.adam(0.1), lambda w, _=None: jnp.sum(w), jnp.ones(2), **options)

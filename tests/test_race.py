@@ -25,6 +25,10 @@ def experiments(*argv: str | Path, **options: Any) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
+def program(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "race"
@@ -178,7 +182,7 @@ def test_an_interrupt_exits_130_and_says_so_in_the_manifest(tmp_path: Path) -> N
         "race.swept = interrupt\n"
         f"sys.exit(main(['race', '--out', {str(tmp_path / 'run')!r}]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = program(code)
     assert done.returncode == 130
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "interrupted"
 
@@ -198,7 +202,7 @@ def test_a_race_that_is_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
         "Checkpoints.begin = begin\n"
         f"sys.exit(main({[*SMALL, *saves, '--out', str(tmp_path / 'stopped')]!r}))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = program(code)
     assert done.returncode == 143
     assert "SIGTERM: Adam is saved after epoch 1" in done.stderr
     assert json.loads((tmp_path / "stopped" / "manifest.json").read_text())["status"] == "interrupted"
@@ -236,7 +240,7 @@ def test_a_rule_that_is_not_its_twin_exits_1(tmp_path: Path) -> None:
         "small = ['--optimizers', 'adam', '--epochs', '1', '--seeds', '3', '--json']\n"
         f"sys.exit(main(['race', *small, '--out', {str(tmp_path / 'run')!r}]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = program(code)
     assert done.returncode == 1, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert not result["same_as_optax"]

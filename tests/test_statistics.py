@@ -26,6 +26,12 @@ def test_equal_numpy_over_all_blocks(dtype: type) -> None:
     assert mean.dtype == scale.dtype == (np.float64 if dtype is np.float64 else np.float32)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, 1 / 3])
+def test_what_never_varies_has_the_scale_1_and_not_that_of_its_rounding(value: float) -> None:
+    mean, scale = feature_statistics(np.full((5000, 1), value))
+    assert (mean.tolist(), scale.tolist()) == ([value], [1])
+
+
 def test_a_large_offset_loses_no_digits() -> None:
     inputs = 1e9 + RNG.standard_normal((5000, 2))
     _, scale = feature_statistics(inputs)

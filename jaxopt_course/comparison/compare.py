@@ -66,7 +66,7 @@ def parity(
 
     Raises:
       TypeError: what is no optimizer, parameters that are not floating point.
-      ValueError: an optimizer that, started again, takes another first step.
+      ValueError: no steps or no batches; an optimizer that, started again, takes another first step.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -78,6 +78,9 @@ def parity(
     Source: the table of conventions, `jc.conventions`.
     """
     check_floating(params)
+    if num_steps < 1 or (batches is not None and not len(batches)):
+        got = f"num_steps = {num_steps}" if num_steps < 1 else "batches that are empty"
+        raise ValueError(f"parity: nothing can be told from {got}; take at least one step, on at least one batch")
     a, b = as_subject(opt_a), as_subject(opt_b)
     params = jax.tree.map(np.asarray, params)
     leaves = jax.tree.leaves(params)

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxopt_course.data import cifar
 from jaxopt_course.data.patches import PHOTOGRAPHS, SIZE, SOURCE, photograph_patches
+from jaxopt_course.data.statistics import moments
 
 
 class Dataset(NamedTuple):
@@ -169,9 +170,8 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 def _standardised(dataset: Dataset) -> Dataset:
     """Every feature at mean 0 and standard deviation 1 over the training part, float32; float32 parts in place."""
     inputs, _ = dataset.train
-    mean = inputs.mean(0, dtype=float)
-    variance = sum(np.square(inputs[rows] - mean).sum(0) for rows in _pieces(inputs)) / len(inputs)
-    varies, scale = variance > 0, np.sqrt(np.where(variance > 0, variance, 1))  # what never varied has no scale
+    mean, deviation = moments(inputs)
+    varies, scale = deviation > 0, np.where(deviation > 0, deviation, 1)  # what never varied has no scale
 
     def part(inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moved = inputs if inputs.dtype == np.float32 else np.empty(inputs.shape, np.float32)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-BLOCK = 1024  # examples that are floating point at once
+BLOCK = 256  # examples that are floating point at once
 
 
 def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -26,14 +26,21 @@ def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if inputs.ndim != 2 or not len(inputs):
         raise ValueError(f"feature_statistics: inputs must be [N, D] with N >= 1, got shape {inputs.shape}")
+    mean, deviation = moments(inputs)
+    dtype = np.float64 if inputs.dtype == np.float64 else np.float32
+    return mean.astype(dtype), np.where(deviation > 0, deviation, 1).astype(dtype)
+
+
+def moments(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every feature in float64; 0, and not its rounding, where it never varies."""
     count, mean, squares = 0, np.zeros(inputs.shape[1]), np.zeros(inputs.shape[1])
+    varies = np.zeros(inputs.shape[1], bool)
     for first in range(0, len(inputs), BLOCK):
         block = inputs[first : first + BLOCK].astype(float)
+        varies |= (block != inputs[0]).any(0)
         shift = block.mean(0) - mean
         share = len(block) / (count + len(block))
         squares += block.var(0) * len(block) + shift**2 * count * share
         mean += shift * share
         count += len(block)
-    deviation = np.sqrt(squares / count)
-    dtype = np.float64 if inputs.dtype == np.float64 else np.float32
-    return mean.astype(dtype), np.where(deviation > 0, deviation, 1).astype(dtype)
+    return np.where(varies, mean, inputs[0]), np.where(varies, np.sqrt(squares / count), 0)
