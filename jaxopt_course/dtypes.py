@@ -41,3 +41,8 @@ def vdot(a: Any, b: Any, dtype: Any) -> Any:
     """The real part of the inner product of two trees, whose leaves may differ in dtype, as a scalar of that dtype."""
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return sum((jnp.vdot(x.astype(y.dtype), y).real.astype(dtype) for x, y in leaves), jnp.zeros((), dtype))
+
+
+def rounding(value: Any) -> Any:
+    """How far two values near this one may differ by rounding alone: eight units in the last place."""
+    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)

@@ -17,12 +17,12 @@ clipping, decay, and with every loop that takes an optax optimizer. What all rul
   ValueError. Both name the leaf.
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, Optimizer
 from jaxopt_course.optimizers.hyperparameters import (
     Rate,
     Scalar,
@@ -31,8 +31,6 @@ from jaxopt_course.optimizers.hyperparameters import (
     not_negative,
 )
 from jaxopt_course.optimizers.leaves import map_leaves, next_count, start_count, zero_moments
-
-Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 
 
 class SGDState(NamedTuple):

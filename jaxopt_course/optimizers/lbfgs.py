@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, Optimizer
 from jaxopt_course.dtypes import at_least_32_bits, vdot, widened, working_dtype
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
-    Optimizer,
     Search,
     ask,
     found,

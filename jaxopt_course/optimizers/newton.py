@@ -13,13 +13,12 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_course.annotations import Array, Float
+from jaxopt_course.annotations import Array, Float, Optimizer
 from jaxopt_course.dtypes import widened
 from jaxopt_course.optimizers.hyperparameters import Rate, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
-    Optimizer,
     Search,
     ask,
     found,

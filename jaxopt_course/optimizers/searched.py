@@ -5,14 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import check_floating, widened, working_dtype
 from jaxopt_course.optimizers.leaves import check_match
 from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
-
-Optimizer = optax.GradientTransformationExtraArgs
 
 
 class Search(NamedTuple):
