@@ -22,7 +22,7 @@ Updates: TypeAlias = PyTree  # like the parameters: gradients, and what is added
 OptState: TypeAlias = PyTree  # of an optimizer
 Batch: TypeAlias = PyTree  # examples along the first axis
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
-AnyOptimizer: TypeAlias = optax.GradientTransformation  # ours or optax's
+AnyOptimizer: TypeAlias = Any  # with `init` and `update`: ours, optax's, `optax.MultiSteps`
 Objective: TypeAlias = Callable[..., Any]  # (params, batch) -> scalar, or (scalar, aux)
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:

@@ -1,9 +1,11 @@
 """Which dtype to compute in. Asked for by name and cast to, so that JAX's strict promotion has nothing to object to."""
 
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def check_floating(params: Any) -> None:
@@ -46,3 +48,22 @@ def vdot(a: Any, b: Any, dtype: Any) -> Any:
 def rounding(value: Any) -> Any:
     """How far two values near this one may differ by rounding alone: eight units in the last place."""
     return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
+def largest_entry(tree: Any, dtype: Any) -> Any:
+    """The largest absolute entry, or NaN. Compared as integers: XLA's maximum of floats on a CPU may lose a NaN."""
+
+    def largest(leaf: Any) -> Any:
+        sizes = jnp.abs(lax.stop_gradient(leaf))
+        bits = lax.bitcast_convert_type(sizes, jnp.dtype(f"int{8 * sizes.dtype.itemsize}"))
+        return lax.bitcast_convert_type(jnp.max(bits, initial=0), sizes.dtype).astype(dtype)
+
+    return reduce(jnp.maximum, map(largest, jax.tree.leaves(tree)), jnp.zeros((), dtype))
+
+
+def norm(tree: Any, dtype: Any) -> Any:
+    """The Euclidean norm over all leaves, also where its square is outside the range of the dtype."""
+    top = largest_entry(tree, dtype)
+    unit = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+    scaled = jax.tree.map(lambda leaf: leaf.astype(dtype) / unit, tree)
+    return unit * jnp.sqrt(vdot(scaled, scaled, dtype))

@@ -6,8 +6,10 @@ from enum import IntEnum
 class Status(IntEnum):
     """`RUNNING` is 0, success is positive, every failure has a negative number of its own.
 
-    Success means that the gradient is small, `SMALL_STEP` and `SMALL_DECREASE` included, or that the value is at the
-    target that was asked for.
+    `GRADIENT_NORM`: the gradient is within `gtol`; where no tolerance was given, what is estimated to be left to gain
+    is negligible. `SMALL_DECREASE`, `SMALL_STEP`: the same of `ftol` and `xtol`; where no tolerance was given,
+    `SMALL_DECREASE` says that no lower point was found and that next to nothing is left to gain. `TARGET_REACHED`: the
+    value is at `target`. `jaxopt_course.minimize` states each precisely.
 
     Example:
       >>> Status(1).name, Status(1) > 0
@@ -29,3 +31,26 @@ class Status(IntEnum):
     ROUNDOFF_LIMITED = -9
     UNBOUNDED = -10
     INTERRUPTED = -11
+
+
+class Obstacle(IntEnum):
+    """The likely reason why a line search found no lower point, judged from its trials; 0 where it found one.
+
+    `ROUNDING`: what the trials should have gained is below the rounding of the value. `KINK`: the slope jumps within
+    the shortest step, as it does across a kink. `SCALE`: the value rises steeply even at the shortest step: the scale
+    of the parameters is shorter still. `WRONG_GRADIENT`: the value does not follow the slope that the gradient
+    promises. `NOT_FINITE`: the value or the gradient was not finite at any trial. `UPHILL`: the direction does not go
+    down.
+
+    Example:
+      >>> Obstacle(2).name
+      'KINK'
+    """
+
+    NONE = 0
+    ROUNDING = 1
+    KINK = 2
+    SCALE = 3
+    WRONG_GRADIENT = 4
+    NOT_FINITE = 5
+    UPHILL = 6

@@ -13,18 +13,22 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array, Optimizer
-from jaxopt_course.dtypes import at_least_32_bits, vdot, widened, working_dtype
-from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
+from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
+from jaxopt_course.dtypes import at_least_32_bits, largest_entry, norm, vdot, widened, working_dtype
+from jaxopt_course.optimizers.line_search import LineSearch, Step, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Search,
-    ask,
-    found,
-    may_move,
+    SearchInputs,
+    decrement,
+    gain_along,
+    init_search,
+    next_search,
     search_along,
-    start_search,
+    search_inputs,
 )
 from jaxopt_course.status import Status
+
+FIRST_MOVE = 0.1  # of the largest parameter: the first trial while nothing is known of the curvature
 
 
 class History(NamedTuple):
@@ -35,25 +39,25 @@ class History(NamedTuple):
     y_i'y_j; both of the scaled pairs, for which s_i'y_i = 1; `num_stored`: pairs so far, int32.
     """
 
-    pairs: Any
+    pairs: PyTree
     scale: Array
     inverse_r: Array
     yy: Array
     num_stored: Array
 
 
-def empty_history(params: Any, memory_size: int) -> History:
+def empty_history(params: Params, memory_size: int) -> History:
     """A history of no pairs, with room for m."""
     slots, dtype = memory_size + 1, working_dtype(params)
 
-    def zeros(p: Any) -> Array:
+    def zeros(p: Array) -> Array:
         return jnp.zeros((2, slots, *jnp.shape(p)), at_least_32_bits(jnp.result_type(p)))
 
     square = jnp.zeros((slots, slots), dtype)
     return History(jax.tree.map(zeros, params), jnp.zeros(slots, dtype), square, square, jnp.zeros((), jnp.int32))
 
 
-def inverse_hessian_product(grads: Any, history: History) -> Any:
+def inverse_hessian_product(grads: Updates, history: History) -> Updates:
     r"""The L-BFGS approximation of the inverse Hessian times a vector; the vector itself where the history is empty.
 
     $$H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad
@@ -95,7 +99,7 @@ def inverse_hessian_product(grads: Any, history: History) -> Any:
     return jax.tree.map(combine, grads, history.pairs)
 
 
-def remember(history: History, s: Any, y: Any) -> History:
+def remember(history: History, s: Updates, y: Updates) -> History:
     """The history with a pair more, in place of the oldest where it is full; the same if s'y <= eps |s| |y|.
 
     Args:
@@ -141,7 +145,7 @@ def forget(history: History, when: Array) -> History:
     return history._replace(**emptied)
 
 
-def _products(history: History, v: Any) -> tuple[Array, Array]:
+def _products(history: History, v: Updates) -> tuple[Array, Array]:
     """S'v and Y'v of the scaled pairs; 0 for free slots, whatever lies in them."""
     slots, dtype = len(history.scale), history.scale.dtype
     leaves = zip(jax.tree.leaves(history.pairs), jax.tree.leaves(v), strict=True)
@@ -153,15 +157,18 @@ def _products(history: History, v: Any) -> tuple[Array, Array]:
 
 class LBFGSState(NamedTuple):
     """`history`: the pairs; `search`: the last step; `num_skipped`: pairs not taken for want of curvature;
-    `num_resets`: times that the history was dropped because no lower point was found along its direction; `setback`:
-    the `Status` of the search after which that last happened, 0 after a step. Counts since `init`; all int32.
+    `num_resets`: how often the history was dropped because no lower point was found along its direction;
+    `reset_status`: the line-search status that caused the last reset, 0 after a successful step; these are int32,
+    counts since `init`. `last_gain`: what the last step alone tells of the gain that is left; `search.gain` is the
+    larger of the last two.
     """
 
     history: History
     search: Search
     num_skipped: Array
     num_resets: Array
-    setback: Array
+    reset_status: Array
+    last_gain: Array
 
 
 def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Optimizer:
@@ -169,9 +176,11 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
 
     $$w \leftarrow w - t H g, \qquad s = w_{new} - w, \qquad y = g_{new} - g$$
 
-    H is `inverse_hessian_product`'s. The first trial is t = 1, and min(1, 1/|g|) while there are no pairs. A pair is
-    skipped when s'y <= eps |s| |y|. Where no lower point is found along -H g, the history is dropped and the next step
-    goes down the gradient; where that fails too, the state's `search.status` says why.
+    H is `inverse_hessian_product`'s and t = 1 the first trial. While there are no pairs the direction is -g/|g|, and
+    the first trial has the scale of the parameters, FIRST_MOVE max|w|, or |f|/|g| where they are 0: neither depends on
+    the units of f or w. A pair is skipped when s'y <= eps |s| |y|. Where no lower point is found along -H g, the
+    history is dropped and the next step goes down the gradient; where that fails too, the state's `search.status` says
+    why.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. The pair is formed inside the
     step from two gradients of the same function, so it is sound on minibatches and inside `optax.chain` too.
@@ -207,32 +216,58 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
     if memory_size < 1:
         raise ValueError(f"memory_size must be at least 1, got {memory_size}")
 
-    def init(params: Any) -> LBFGSState:
-        search, zero = start_search(params), jnp.zeros((), jnp.int32)
-        return LBFGSState(empty_history(params, memory_size), search, zero, zero, zero)
+    def init(params: Params) -> LBFGSState:
+        search, zero = init_search(params), jnp.zeros((), jnp.int32)
+        return LBFGSState(empty_history(params, memory_size), search, zero, zero, zero, search.gain)
 
-    def update(grads: Any, state: LBFGSState, params: Any = None, **keywords: Any) -> tuple[Any, LBFGSState]:
+    def update(grads: Updates, state: LBFGSState, params: Params = None, **keywords: Any) -> tuple[Updates, LBFGSState]:
         if not jax.tree.leaves(grads):
             return grads, state
-        asked, history = ask("lbfgs", grads, params, **keywords), state.history
-        direction = optax.tree.scale(-1, inverse_hessian_product(widened(grads), history))
-        slope = vdot(asked.grad, direction, history.scale.dtype)
-        first = jnp.where(history.num_stored > 0, 1, jnp.minimum(1, lax.rsqrt(-slope)))  # min(1, 1 / |g|)
-        step = search_along(line_search, asked, direction, first)
+        inputs, history = search_inputs("lbfgs", grads, params, **keywords), state.history
+        direction, first = direction_and_length(history, widened(grads), inputs)
+        slope = vdot(inputs.grad, direction, history.scale.dtype)
+        step = search_along(line_search, inputs, direction, first)
         updates = scaled(step.length, direction, params)
-        moved = step.length > 0
-        new = remember(history, widened(updates), optax.tree.sub(step.point.grad, asked.grad))
+        new = remember(history, widened(updates), optax.tree.sub(step.point.grad, inputs.grad))
+        moved, has_pairs = step.length > 0, history.num_stored > 0
         skipped = moved & (new.num_stored == history.num_stored)
-        reset = ~moved & may_move(asked) & (history.num_stored > 0) & (step.status != Status.UNBOUNDED)
+        reset = ~moved & inputs.is_active & has_pairs & (step.status != Status.UNBOUNDED)
         running, lost = jnp.int32(Status.RUNNING), jnp.int32(Status.ROUNDOFF_LIMITED)
-        status = jnp.where(reset, running, step.status)  # once more, down the gradient
-        twice = (status == Status.LINE_SEARCH_FAILED) & (state.setback == lost)  # the better direction told why
+        status = jnp.where(reset, running, step.status)  # the next step goes down the gradient
+        twice = (status == Status.LINE_SEARCH_FAILED) & (state.reset_status == lost)  # the first failure told why
+        has_model = has_pairs | (state.reset_status < 0)
+        gain = gain_left(slope, step, has_pairs, has_model)
+        larger = jnp.maximum(gain, jnp.where(has_model, state.last_gain, 0))
         return updates, LBFGSState(
             forget(new, reset),
-            found(state.search, step, jnp.where(twice, lost, status)),
+            next_search(state.search, step, jnp.where(twice, lost, status), larger),
             state.num_skipped + skipped.astype(jnp.int32),
             state.num_resets + reset.astype(jnp.int32),
             jnp.where(reset, step.status, running),
+            gain.astype(state.last_gain.dtype),
         )
 
     return Optimizer(init, update)
+
+
+def direction_and_length(history: History, grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
+    """-H g and 1; where there are no pairs, -g/|g| and a length in the scale of the parameters."""
+    dtype, has_pairs = history.scale.dtype, history.num_stored > 0
+
+    size, grad_norm = largest_entry(inputs.params, dtype), norm(grads, dtype)
+    grad_norm = jnp.where(grad_norm > 0, grad_norm, 1)
+    fall = jnp.abs(inputs.value).astype(dtype) / grad_norm
+    first = jnp.where(size > 0, FIRST_MOVE * size, jnp.where(fall > 0, fall, 1))
+    scale = jnp.where(has_pairs, -1, -1 / grad_norm)
+    direction = jax.tree.map(lambda d: scale.astype(d.dtype) * d, inverse_hessian_product(grads, history))
+    return direction, jnp.where(has_pairs, 1, first)
+
+
+def gain_left(slope: Array, step: Step, has_pairs: Array, has_model: Array) -> Array:
+    """The model's estimate of what is left to gain, or that of the search where it is larger.
+
+    Where no trial was lower, a curvature that is not positive is a matter of rounding, and the model's word stands.
+    """
+    along = gain_along(slope, step.curvature)
+    along = jnp.where((step.length == 0) & has_model & jnp.isinf(along), 0, along)
+    return jnp.maximum(jnp.where(has_pairs, decrement(slope), 0), along)

@@ -19,20 +19,20 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array
-from jaxopt_course.dtypes import at_least_32_bits, vdot, widened
-from jaxopt_course.status import Status
+from jaxopt_course.annotations import Array, Params, PyTree, Updates
+from jaxopt_course.dtypes import at_least_32_bits, rounding, vdot, widened
+from jaxopt_course.optimizers.trials import falls_straight, inside, more_telling, obstacle, outwards, ray_curvature
+from jaxopt_course.status import Obstacle, Status
 
 MAX_EVALS = 25  # of one search; a bracket is halved at every third trial
-LONGEST = 1e10  # in first trials: what falls as steeply after ten decades has no minimum on this ray
 
 
 class Evaluation(NamedTuple):
     """The objective at a point: its `value`, its `grad`, and `aux`, what it returned beside the value."""
 
     value: Array
-    grad: Any
-    aux: Any = None
+    grad: Updates
+    aux: PyTree = None
 
 
 class Step(NamedTuple):
@@ -40,7 +40,9 @@ class Step(NamedTuple):
 
     `length`: the accepted t, 0 where there was none; `slope`: the directional derivative there; `point`: the
     `Evaluation` there, whose aux means nothing where there was none; `num_evals`: how often value and gradient were
-    evaluated; `status`: `Status.RUNNING` where all is well.
+    evaluated; `status`: `Status.RUNNING` where all is well; `curvature`: the mean second derivative of phi between the
+    start and the accepted or the last trial, NaN where it is not known; `obstacle`: an `Obstacle`, where none was
+    found.
     """
 
     length: Array
@@ -48,6 +50,8 @@ class Step(NamedTuple):
     point: Any
     num_evals: Array
     status: Array
+    curvature: Array | float = float("nan")
+    obstacle: Array | int = 0
 
 
 LineSearch = Callable[..., Step]
@@ -61,18 +65,20 @@ class _Search(NamedTuple):
     length: Array  # of the next trial
     low: Array  # the best trial so far, at first the start
     high: Array  # the other end of the bracket, at first infinitely far
-    grad: Any  # at the last trial
-    aux: Any
+    telling: Array  # the last trial that was finite and long enough for its fall to stand out from rounding
+    curvature: Array  # of phi between the start and the last trial at which the slope had changed by half or more
+    grad: Updates  # at the last trial
+    aux: PyTree
     num_evals: Array
     phase: Array
 
 
 def strong_wolfe(
-    value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
-    params: Any,
+    value_and_grad_fn: Callable[[Params], tuple[Any, Updates]],
+    params: Params,
     value: Array,
-    grads: Any,
-    direction: Any,
+    grads: Updates,
+    direction: Updates,
     *,
     first_length: Any = 1.0,
     c1: float = 1e-4,
@@ -87,8 +93,10 @@ def strong_wolfe(
 
     Where the fall of the value is lost in its rounding, the first condition is replaced by Hager and Zhang's, which
     asks the slope instead: $\phi(t) \le \phi(0) + \epsilon$ and $\phi'(t) \le (2 c_1 - 1) \phi'(0)$, with $\epsilon$
-    eight units of rounding of $\phi(0)$. Trials go outwards, as far as the slope says or tenfold, until a minimum is
-    bracketed; then to the least point of the cubic through both ends, and every third time to the middle.
+    eight units of rounding of $\phi(0)$. Trials go outwards, as far as the slope says, until a minimum is bracketed,
+    and then to the least point of the cubic through both ends, every third time to the middle. The bounds on a single
+    move start at a factor of ten and are squared from trial to trial, so that a first trial that is wrong by 16
+    decades in either direction costs few evaluations.
 
     Args:
       value_and_grad_fn: `params -> (value, grads)`, such as `jax.value_and_grad(f)`.
@@ -105,9 +113,9 @@ def strong_wolfe(
 
     Returns:
       A `Step`. Its `status` is 0 where it found a lower point, even one whose slope is not flat when evaluations ran
-      out; else NON_DESCENT (d does not go down), UNBOUNDED (the value fell over ten decades of t and far below where
-      it was, and its slope never rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f) or
-      LINE_SEARCH_FAILED.
+      out; else NON_DESCENT (d does not go down), UNBOUNDED (the value is -inf, or it fell over 25 decades of t and its
+      slope never rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f) or LINE_SEARCH_FAILED; `obstacle`
+      then tells the likely reason.
 
     Raises:
       ValueError: c1, c2 or max_evals out of range.
@@ -126,7 +134,7 @@ def strong_wolfe(
     _check("strong_wolfe", max_evals, 0 < c1 < 0.5 and c1 < c2 < 1, f"0 < c1 < 1/2 and c1 < c2 < 1, got {c1} and {c2}")
     most = jnp.int32(max_evals) if budget is None else jnp.minimum(max_evals, budget)
     search = _begin(value_and_grad_fn, params, value, grads, direction, first_length, has_aux, most > 0)
-    start, first, noise = search.low, search.length, _rounding(search.low[1])
+    start, first, noise = search.low, search.length, rounding(search.low[1])
 
     def body(search: _Search) -> _Search:
         low, high = search.low, search.high
@@ -142,18 +150,21 @@ def strong_wolfe(
 
         num_evals = search.num_evals + 1
         bracketed = jnp.isfinite(new_high[0])
-        length = jnp.where(bracketed, _inside(new_low, new_high, num_evals % 3 == 0), _beyond(low, trial))
-        straight = ~bracketed & _straight_down(trial, start, first)
+        length = jnp.where(bracketed, inside(new_low, new_high, num_evals), outwards(low, trial, num_evals))
+        straight = ~bracketed & falls_straight(trial, start, first)
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
         lower = new_low[1] < start[1]  # if so, one evaluation is kept to go back there
-        over = straight | narrow | (phi == -jnp.inf) | (num_evals >= most - lower.astype(jnp.int32))
+        hopeless = ~lower & (-t * start[2] <= noise / 1000)  # shorter steps promise even less
+        over = straight | narrow | hopeless | (phi == -jnp.inf) | (num_evals >= most - lower.astype(jnp.int32))
         accepted = (better & (flat | (over & lower))) | (search.phase == RETURNING)
         phase = jnp.where(over, jnp.where(lower, RETURNING, FAILED), SEARCHING)
         return _Search(
             length=jnp.where(over, new_low[0], length),
             low=new_low,
             high=new_high,
+            telling=more_telling(search.telling, trial, start, noise),
+            curvature=ray_curvature(search.curvature, trial, start),
             grad=grad,
             aux=aux,
             num_evals=num_evals,
@@ -161,16 +172,16 @@ def strong_wolfe(
         )
 
     search = lax.while_loop(lambda s: s.phase <= RETURNING, body, search)
-    unbounded = _straight_down(search.low, start, first) | (search.phase == BOTTOMLESS)
+    unbounded = falls_straight(search.low, start, first) | (search.phase == BOTTOMLESS)
     return _end(search, start, first, grads, unbounded)
 
 
 def armijo(
-    value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
-    params: Any,
+    value_and_grad_fn: Callable[[Params], tuple[Any, Updates]],
+    params: Params,
     value: Array,
-    grads: Any,
-    direction: Any,
+    grads: Updates,
+    direction: Updates,
     *,
     first_length: Any = 1.0,
     c1: float = 1e-4,
@@ -230,7 +241,10 @@ def armijo(
         over = search.num_evals + 1 >= most
         phase = jnp.where(phi == -jnp.inf, BOTTOMLESS, jnp.where(over, FAILED, SEARCHING))
         phase = jnp.where(accepted, ACCEPTED, phase)
-        return _Search(length, trial, search.high, grad, aux, search.num_evals + 1, phase.astype(jnp.int32))
+        telling = more_telling(search.telling, trial, start, rounding(start[1]))
+        curvature = ray_curvature(search.curvature, trial, start)
+        counts = search.num_evals + 1, phase.astype(jnp.int32)
+        return _Search(length, trial, trial, telling, curvature, grad, aux, *counts)
 
     search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
     return _end(search, start, first, grads, search.phase == BOTTOMLESS)
@@ -243,17 +257,22 @@ def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
         raise ValueError(f"{name}: max_evals must be at least 1, got {max_evals}")
 
 
-def scaled(length: Array, direction: Any, params: Any) -> Any:
-    """The updates of a step: length times direction, in the parameters' dtypes."""
-    return jax.tree.map(lambda d, p: (length.astype(d.dtype) * d).astype(p.dtype), direction, params)
+def scaled(length: Array, direction: Updates, params: Params) -> Updates:
+    """The updates of a step: length times direction, in the parameters' dtypes; 0 for length 0, whatever the
+    direction."""
+
+    def updates(d: Array, p: Array) -> Array:
+        return jnp.where(length > 0, length.astype(d.dtype) * d, 0).astype(p.dtype)
+
+    return jax.tree.map(updates, direction, params)
 
 
 def _begin(
-    value_and_grad_fn: Callable[[Any], tuple[Any, Any]],
-    params: Any,
+    value_and_grad_fn: Callable[[Params], tuple[Any, Updates]],
+    params: Params,
     value: Array,
-    grads: Any,
-    direction: Any,
+    grads: Updates,
+    direction: Updates,
     first_length: Any,
     has_aux: bool,
     allowed: Array,
@@ -266,6 +285,8 @@ def _begin(
         length=jnp.asarray(first_length, dtype),
         low=start,
         high=jnp.full_like(start, jnp.inf),
+        telling=jnp.full_like(start, jnp.nan),
+        curvature=jnp.full((), jnp.nan, dtype),
         grad=widened(grads),
         aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         num_evals=jnp.zeros((), jnp.int32),
@@ -273,55 +294,27 @@ def _begin(
     )
 
 
-def _rounding(value: Array) -> Array:
-    """How far two values may differ by rounding alone."""
-    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
-
-
-def _end(search: _Search, start: Array, first: Array, grads: Any, unbounded: Array) -> Step:
+def _end(search: _Search, start: Array, first: Array, grads: Updates, unbounded: Array) -> Step:
     accepted = search.phase == ACCEPTED
-    lost = -first * start[2] <= _rounding(start[1])  # what the first trial should have gained
+    lost = -first * start[2] <= rounding(start[1])  # what the first trial should have gained
     why = jnp.where(lost, jnp.int32(Status.ROUNDOFF_LIMITED), jnp.int32(Status.LINE_SEARCH_FAILED))
     why = jnp.where(start[2] < 0, why, jnp.int32(Status.NON_DESCENT))
     status = jnp.where(accepted, jnp.int32(Status.RUNNING), why)
     status = jnp.where(unbounded, jnp.int32(Status.UNBOUNDED), status)
     t, phi, slope = jnp.where(accepted, search.low, start)
     grad = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), search.grad, widened(grads))
-    return Step(t, slope, Evaluation(phi, grad, search.aux), search.num_evals, status)
+    curvature = jnp.where(accepted, (slope - start[2]) / t, search.curvature)
+    why_not = jnp.where(status < 0, obstacle(search.telling, search.high, start), jnp.int32(Obstacle.NONE))
+    return Step(t, slope, Evaluation(phi, grad, search.aux), search.num_evals, status, curvature, why_not)
 
 
 def _evaluate(
-    value_and_grad_fn: Callable[[Any], tuple[Any, Any]], params: Any, length: Array, direction: Any, has_aux: bool
-) -> tuple[Array, Any, Any]:
+    value_and_grad_fn: Callable[[Params], tuple[Any, Updates]],
+    params: Params,
+    length: Array,
+    direction: Updates,
+    has_aux: bool,
+) -> tuple[Array, Updates, PyTree]:
     value, grad = value_and_grad_fn(optax.apply_updates(params, scaled(length, direction, params)))
     (value, aux), grad = value if has_aux else (value, None), widened(grad)
     return jnp.stack([length, value.astype(length.dtype), vdot(grad, direction, length.dtype)]), grad, aux
-
-
-def _straight_down(trial: Array, start: Array, first: Array) -> Array:
-    """Whether over ten decades of t the value fell by a million times its size and its slope has not risen."""
-    fall = start[1] - trial[1]
-    return (trial[0] >= LONGEST * first) & (trial[2] <= start[2]) & (fall >= 1e6 * jnp.maximum(1, jnp.abs(start[1])))
-
-
-def _inside(low: Array, high: Array, halve: Array) -> Array:
-    """Where the cubic through both ends is least, not too near to either; a fifth of the way where there is no end."""
-    width = high[0] - low[0]
-    part = jnp.where(halve, 0.5, jnp.clip(_cubic(low, high), 0.1, 0.9))
-    return low[0] + width * jnp.where(jnp.isfinite(part + high[1]), part, 0.2)
-
-
-def _cubic(a: Array, b: Array) -> Array:
-    """Where the cubic through two trials is least, as a part of the way from a to b."""
-    width = b[0] - a[0]
-    slope_a, slope_b = a[2] * width, b[2] * width
-    z = slope_a + slope_b - 3 * (b[1] - a[1])
-    root = jnp.sqrt(jnp.maximum(z * z - slope_a * slope_b, 0))
-    return 1 - (slope_b + root - z) / (slope_b - slope_a + 2 * root)
-
-
-def _beyond(low: Array, trial: Array) -> Array:
-    """Where the slope would vanish if it went on as from low to trial, within one and nine times that stride."""
-    stride = trial[0] - low[0]
-    secant = trial[2] / (low[2] - trial[2])
-    return trial[0] + stride * jnp.where(trial[2] > low[2], jnp.clip(secant, 1, 9), 9)

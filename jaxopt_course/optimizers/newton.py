@@ -13,19 +13,20 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_course.annotations import Array, Float, Optimizer
-from jaxopt_course.dtypes import widened
+from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
+from jaxopt_course.dtypes import largest_entry, vdot, widened
+from jaxopt_course.dtypes import norm as tree_norm
 from jaxopt_course.optimizers.hyperparameters import Rate, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Search,
-    ask,
-    found,
+    decrement,
     full_step,
-    may_move,
+    init_search,
+    next_search,
     search_along,
-    start_search,
+    search_inputs,
 )
 from jaxopt_course.status import Status
 
@@ -84,31 +85,34 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
     """
     rate = learning_rate_at(learning_rate)
 
-    def init(params: Any) -> NewtonState:
-        search = start_search(params)
+    def init(params: Params) -> NewtonState:
+        search = init_search(params)
         if line_search is None:
             search = search._replace(evaluation=None)
         size, dtype = jnp.asarray(optax.tree.norm(lax.stop_gradient(widened(params)))), search.step_size.dtype
         radius, unknown = jnp.where(size > 0, size, 1).astype(dtype), jnp.full((), jnp.nan, dtype)
         return NewtonState(start_count(params, learning_rate), search, jnp.zeros((), jnp.int32), unknown, radius)
 
-    def update(grads: Any, state: NewtonState, params: Any = None, **keywords: Any) -> tuple[Any, NewtonState]:
+    def update(
+        grads: Updates, state: NewtonState, params: Params = None, **keywords: Any
+    ) -> tuple[Updates, NewtonState]:
         if not jax.tree.leaves(grads):
             return grads, state
-        asked = ask("newton", grads, params, **keywords)
+        inputs = search_inputs("newton", grads, params, **keywords)
         w, unravel = ravel_pytree(widened(params))
         g, _ = ravel_pytree(widened(grads))
-        hessian = jax.hessian(lambda w: asked.value_fn(unravel(w)))(w)
+        hessian = jax.jacfwd(lambda w: ravel_pytree(jax.grad(inputs.value_fn)(unravel(w)))[0])(w)
         usable = jnp.all(jnp.isfinite(hessian))
         newton_step, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
         direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
-        asked = asked.unless(~usable)
-        step = full_step(asked, first) if line_search is None else search_along(line_search, asked, direction, first)
+        inputs = inputs.frozen_where(~usable)
+        step = full_step(inputs, first) if line_search is None else search_along(line_search, inputs, direction, first)
         status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         reached = lax.stop_gradient(step.length * jnp.linalg.norm(newton_step))
+        slope = vdot(inputs.grad, direction, state.radius.dtype)
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
-            found(state.search, step, status),
+            next_search(state.search, step, status, jnp.where(usable & (lowest >= 0), decrement(slope), jnp.inf)),
             state.num_shifts + (~definite).astype(jnp.int32),
             lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
@@ -158,13 +162,15 @@ def newton_direction(
 
 class NewtonCGState(NamedTuple):
     """`count`: as in `SGDState`; `search`: the last step; `num_products`: products with the Hessian; `num_negative`:
-    inner solves that met negative curvature. Counts since `init`, int32.
+    inner solves that met negative curvature; `largest_grad`: the largest Euclidean norm of the gradient, which sets the
+    scale of the forcing sequence. Counts and the norm since `init`.
     """
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
     search: Search
     num_products: Array
     num_negative: Array
+    largest_grad: Array
 
 
 def newton_cg(
@@ -176,9 +182,10 @@ def newton_cg(
 ) -> Optimizer:
     r"""Newton's method for many parameters: the step is solved for by conjugate gradients, and only as well as it pays.
 
-    $$w \leftarrow w + t d, \qquad |H d + g| \le \min(\tfrac12, \sqrt{|g|})\, |g|$$
+    $$w \leftarrow w + t d, \qquad |H d + g| \le \min\bigl(\tfrac12, \sqrt{|g| / |g|_{max}}\bigr)\, |g|$$
 
-    The Hessian is never formed; the inner solve multiplies with it, which costs about what a gradient costs. Where it
+    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. The Hessian is never
+    formed; the inner solve multiplies with it, which costs about what a gradient costs. Where it
     meets a direction p of negative curvature it ends, and goes along p as far as it would if the curvature were
     positive.
 
@@ -213,34 +220,43 @@ def newton_cg(
     if max_products is not None and max_products < 1:
         raise ValueError(f"max_products must be at least 1, got {max_products}")
 
-    def init(params: Any) -> NewtonCGState:
-        zero = jnp.zeros((), jnp.int32)
-        return NewtonCGState(start_count(params, learning_rate), start_search(params), zero, zero)
+    def init(params: Params) -> NewtonCGState:
+        zero, search = jnp.zeros((), jnp.int32), init_search(params)
+        return NewtonCGState(start_count(params, learning_rate), search, zero, zero, jnp.zeros_like(search.step_size))
 
-    def update(grads: Any, state: NewtonCGState, params: Any = None, **keywords: Any) -> tuple[Any, NewtonCGState]:
+    def update(
+        grads: Updates, state: NewtonCGState, params: Params = None, **keywords: Any
+    ) -> tuple[Updates, NewtonCGState]:
         if not jax.tree.leaves(grads):
             return grads, state
-        asked = ask("newton_cg", grads, params, **keywords)
+        inputs = search_inputs("newton_cg", grads, params, **keywords)
         wide, dtype = widened(params), state.search.step_size.dtype
-        _, linear = jax.linearize(jax.grad(asked.value_fn), wide)
+        _, linear = jax.linearize(jax.grad(inputs.value_fn), wide)
         most = max_products or min(2 * sum(leaf.size for leaf in jax.tree.leaves(grads)) + 10, 500)
 
-        def product(v: Any) -> Any:
+        def product(v: Updates) -> Updates:
             return optax.tree.cast(linear(optax.tree.cast_like(v, wide)), dtype)
 
-        def inverse(v: Any) -> Any:
+        def inverse(v: Updates) -> Updates:
             return v if preconditioner is None else preconditioner(params, v)
 
-        inner = truncated_cg(product, optax.tree.cast(grads, dtype), inverse, jnp.where(may_move(asked), most, 0))
+        g = optax.tree.cast(grads, dtype)
+        grad_norm = tree_norm(g, dtype)
+        largest_grad = jnp.maximum(state.largest_grad, grad_norm)
+        forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
+        inner = truncated_cg(product, g, inverse, jnp.where(inputs.is_active, most, 0), forcing)
         first = jnp.asarray(rate(state.count), dtype)
-        usable = jnp.isfinite(inner.largest)
-        step = search_along(line_search, asked.unless(~usable), inner.solution, first)
+        slope = optax.tree.vdot(g, inner.solution)
+        usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
+        step = search_along(line_search, inputs.frozen_where(~usable), inner.solution, first)
         status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        gain = jnp.where(usable & ~inner.negative, decrement(slope), jnp.inf)
         return scaled(step.length, inner.solution, params), NewtonCGState(
             next_count(state.count),
-            found(state.search, step, status),
+            next_search(state.search, step, status, gain),
             state.num_products + inner.num_products,
             state.num_negative + inner.negative.astype(jnp.int32),
+            largest_grad,
         )
 
     return Optimizer(init, update)
@@ -248,7 +264,7 @@ def newton_cg(
 
 class InnerSolve(NamedTuple):
     """Conjugate gradients on H d = -g: `solution` d, `residual` r = H d + g, the next `conjugate` direction p, `rho` =
-    r'M r, the `largest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it.
+    r'M r, the `largest` and the `lowest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it.
     """
 
     solution: Any
@@ -256,17 +272,28 @@ class InnerSolve(NamedTuple):
     conjugate: Any
     rho: Array
     largest: Array
+    lowest: Array
     num_products: Array
     negative: Array
 
 
 def truncated_cg(
-    product: Callable[[Any], Any], grads: Any, inverse: Callable[[Any], Any], max_products: Array
+    product: Callable[[Updates], Updates],
+    grads: Updates,
+    inverse: Callable[[Updates], Updates],
+    max_products: Array | int,
+    forcing: Array | float,
 ) -> InnerSolve:
-    """Solve H d = -g until the residual is within the forcing sequence, or curvature is not positive."""
+    """Solve H d = -g until the residual is at most `forcing` |g|, or curvature is not positive.
+
+    The solve is linear in g, and works with g of largest entry 1: squares of small numbers would underflow.
+    """
     vdot, norm, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
+    top = largest_entry(grads, jax.tree.leaves(grads)[0].dtype)
+    unit = jnp.where(top > 0, top, 1)
+    grads = scale(1 / unit, grads)
     size = norm(grads)
-    goal, eps = jnp.minimum(0.5, jnp.sqrt(size)) * size, jnp.finfo(size.dtype).eps
+    goal, eps = forcing * size, jnp.finfo(size.dtype).eps
 
     def body(inner: InnerSolve) -> InnerSolve:
         p = inner.conjugate
@@ -285,15 +312,16 @@ def truncated_cg(
             add_scale(scale(-1, preconditioned), rho / inner.rho, p),
             rho,
             largest,
+            jnp.minimum(inner.lowest, jnp.abs(curvature) / length),
             inner.num_products + 1,
             negative,
         )
 
     first = inverse(grads)
     none, rho = jnp.zeros((), jnp.int32), vdot(grads, first)
-    start = InnerSolve(
-        optax.tree.zeros_like(grads), grads, scale(-1, first), rho, jnp.zeros_like(rho), none, jnp.array(False)
-    )
-    return lax.while_loop(
+    zero, far = jnp.zeros_like(rho), jnp.full_like(rho, jnp.inf)
+    start = InnerSolve(optax.tree.zeros_like(grads), grads, scale(-1, first), rho, zero, far, none, jnp.array(False))
+    inner = lax.while_loop(
         lambda inner: (norm(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products), body, start
     )
+    return inner._replace(solution=scale(unit, inner.solution), residual=scale(unit, inner.residual))

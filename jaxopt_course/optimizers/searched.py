@@ -6,67 +6,78 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import check_floating, widened, working_dtype
 from jaxopt_course.optimizers.leaves import check_match
 from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
+from jaxopt_course.status import Status
 
 
 class Search(NamedTuple):
-    """The last step, and what was found; a part of the state of every optimizer that searches.
+    """The last step and what was learned; a part of the state of every optimizer that searches.
 
     `step_size`: the accepted length in units of the direction, 0 where there was none; `num_evals`: evaluations of
-    value and gradient since `init`, int32; `status`: a `Status`, 0 while all is well, int32; `evaluation`: value,
-    gradient and aux at the new parameters, the value inf before the first step.
+    value and gradient since `init`, int32; `status`: a `Status`, 0 while all is well, int32; `obstacle`: an `Obstacle`,
+    where no lower point was found, int32; `gain`: an estimate of how far the value lay above the minimum where the step
+    started, inf where curvature does not tell; `evaluation`: value, gradient and aux at the new parameters, the value
+    inf before the first step.
     """
 
     step_size: Array
     num_evals: Array
     status: Array
+    obstacle: Array
+    gain: Array
     evaluation: Evaluation | None
 
 
-class Ask(NamedTuple):
-    """The keywords of `update`, sorted out: the objective at the parameters and around them.
+class SearchInputs(NamedTuple):
+    """The checked keywords of `update`: the objective at the parameters and around them.
 
-    `grad` is in at least 32 bits; `budget` bounds the evaluations of this step where there is one, and 0 means: stay.
+    `grad` is in at least 32 bits; `budget` limits the evaluations of this step, and 0 forbids moving; None sets no
+    limit.
     """
 
-    params: Any
+    params: Params
     value: Array
-    grad: Any
-    value_fn: Callable[[Any], Array]
-    value_and_grad_fn: Callable[[Any], tuple[Any, Any]]
+    grad: Updates
+    value_fn: Callable[[Params], Array]
+    value_and_grad_fn: Callable[[Params], tuple[Any, Updates]]
     has_aux: bool
     budget: Array | None
 
-    def unless(self, stay: Array) -> "Ask":
-        """The same, but for no evaluation and no move where `stay`."""
-        return self._replace(budget=jnp.where(stay, 0, MAX_EVALS if self.budget is None else self.budget))
+    def frozen_where(self, frozen: Array) -> "SearchInputs":
+        """The same inputs, but without evaluations and without a move where `frozen`."""
+        return self._replace(budget=jnp.where(frozen, 0, MAX_EVALS if self.budget is None else self.budget))
+
+    @property
+    def is_active(self) -> Array:
+        """Whether this step may move: False for what is frozen, such as a lane of a batch that has ended."""
+        return jnp.asarray(True if self.budget is None else self.budget > 0)
 
 
-def start_search(params: Any) -> Search:
-    """Before the first step."""
+def init_search(params: Params) -> Search:
+    """The record before the first step."""
     check_real(params)
     dtype = working_dtype(params)
     nowhere = Evaluation(jnp.full((), jnp.inf, dtype), widened(jax.tree.map(jnp.zeros_like, params)))
     zero = jnp.zeros((), jnp.int32)
-    return Search(jnp.zeros((), dtype), zero, zero, nowhere)
+    return Search(jnp.zeros((), dtype), zero, zero, zero, jnp.full((), jnp.inf, dtype), nowhere)
 
 
-def ask(
+def search_inputs(
     name: str,
-    grads: Any,
-    params: Any,
+    grads: Updates,
+    params: Params,
     value: Any = None,
-    grad: Any = None,
-    value_fn: Callable[[Any], Any] | None = None,
-    value_and_grad_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+    grad: Updates = None,
+    value_fn: Callable[[Params], Any] | None = None,
+    value_and_grad_fn: Callable[[Params], tuple[Any, Updates]] | None = None,
     has_aux: bool = False,
     budget: Any = None,
     **_: Any,
-) -> Ask:
-    """Check the keywords of `update`, and fill in what follows from the others."""
+) -> SearchInputs:
+    """Check the keywords of `update`, and derive those that were not given."""
     missing = [key for key, given in (("params", params), ("value", value), ("value_fn", value_fn)) if given is None]
     if missing or value_fn is None:
         raise ValueError(
@@ -77,47 +88,70 @@ def ask(
     check_match(grads, "parameters", params)
     check_real(params)
     wide, value = widened(grads if grad is None else grad), jnp.asarray(value)
-    return Ask(params, value, wide, value_fn, value_and_grad_fn or jax.value_and_grad(value_fn), has_aux, budget)
+    derived = value_and_grad_fn or jax.value_and_grad(value_fn)
+    return SearchInputs(params, value, wide, value_fn, derived, has_aux, budget)
 
 
-def search_along(line_search: LineSearch, asked: Ask, direction: Any, first_length: Any) -> Step:
-    return line_search(
-        asked.value_and_grad_fn,
-        asked.params,
-        asked.value,
-        asked.grad,
+def search_along(line_search: LineSearch, inputs: SearchInputs, direction: Updates, first_length: Any) -> Step:
+    """Run the line search along a direction; a first length of 0, as of a warm-up, is a step of 0."""
+    inputs = inputs.frozen_where(first_length <= 0)
+    step = line_search(
+        inputs.value_and_grad_fn,
+        inputs.params,
+        inputs.value,
+        inputs.grad,
         direction,
         first_length=first_length,
-        has_aux=asked.has_aux,
-        budget=asked.budget,
+        has_aux=inputs.has_aux,
+        budget=inputs.budget,
     )
+    return step._replace(status=jnp.where(first_length <= 0, jnp.int32(Status.RUNNING), step.status))
 
 
-def full_step(asked: Ask, length: Array) -> Step:
-    """A step of that length, without a look at where it leads."""
-    length = jnp.where(may_move(asked), length, 0)
+def full_step(inputs: SearchInputs, length: Array) -> Step:
+    """A step of the given length, without an evaluation."""
+    length = jnp.where(inputs.is_active, length, 0)
     none = jnp.zeros((), jnp.int32)
     return Step(length, jnp.full_like(length, jnp.nan), None, none, none)
 
 
-def found(search: Search, step: Step, status: Array) -> Search:
-    """The record of a step."""
+def next_search(search: Search, step: Step, status: Array, gain: Array) -> Search:
+    """The record after a step."""
     dtype = search.step_size.dtype
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
-    return Search(step.length.astype(dtype), search.num_evals + step.num_evals, status.astype(jnp.int32), point)
+    return Search(
+        step_size=step.length.astype(dtype),
+        num_evals=search.num_evals + step.num_evals,
+        status=status.astype(jnp.int32),
+        obstacle=jnp.asarray(step.obstacle, jnp.int32),
+        gain=gain.astype(dtype),
+        evaluation=point,
+    )
 
 
-def check_real(params: Any) -> None:
+def gain_along(slope: Array, curvature: Array | float) -> Array:
+    r"""What a parabola with this slope and curvature has left to gain, $\phi'(0)^2 / (2 \phi'')$; inf without a
+    minimum.
+
+    A gain that underflows counts as the smallest normal number.
+    """
+    curvature = jnp.asarray(curvature, slope.dtype)
+    gain = jnp.where(curvature > 0, slope * (slope / jnp.where(curvature > 0, 2 * curvature, 1)), jnp.inf)
+    return jnp.maximum(gain, jnp.finfo(slope.dtype).tiny)
+
+
+def decrement(slope: Array) -> Array:
+    """Half of Newton's decrement, from the slope along Newton's direction; inf where that does not go down."""
+    return jnp.where(slope <= 0, jnp.maximum(-0.5 * slope, jnp.finfo(slope.dtype).tiny), jnp.inf)
+
+
+def check_real(params: Params) -> None:
     """Raise TypeError that names the first leaf that is not a real floating-point array."""
     check_floating(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise TypeError(
                 f"second-order optimizers need real parameters, params{jax.tree_util.keystr(path)} is "
-                f"{jnp.result_type(leaf)}; optimize its real and imaginary parts as two arrays"
+                f"{jnp.result_type(leaf)}; jaxopt_course.minimize takes complex ones, else optimize the real and "
+                "imaginary parts as two arrays"
             )
-
-
-def may_move(asked: Ask) -> Array:
-    """Whether this step may be taken: False for what is frozen, a lane that has ended among others."""
-    return jnp.asarray(True if asked.budget is None else asked.budget > 0)

@@ -3,7 +3,8 @@
 from jaxopt_course.training.checkpoint import CheckpointError
 from jaxopt_course.training.history import Trace
 from jaxopt_course.training.interrupts import Interrupted
-from jaxopt_course.training.minimize import Result, SolveTrace, minimize
+from jaxopt_course.training.minimize import Result, minimize
+from jaxopt_course.training.solve_steps import SolveTrace
 from jaxopt_course.training.steps import Carry, Record, gradient_norm, start, train_step, train_steps
 from jaxopt_course.training.train import NonFiniteError, Snapshot, TrainResult, train
 

@@ -1,34 +1,51 @@
-"""When is it over: the tests of a solve, in the order in which they count, and the words for how it ended."""
+"""When a solve is over: the tests of its end, in the order in which they count, and the words for how it ended.
+
+A success is a claim about what is left to gain, not about the length of the last step. `gain` estimates how far the
+value lies above the minimum: half of Newton's decrement, the same of a quasi-Newton direction as the search along it
+has corrected it, or what conjugate gradients find (`remaining`). It is compared with what was gained since the start
+and with the rounding of the value, so that a claim depends neither on a factor or a constant of the objective nor on
+units.
+"""
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.status import Status
+from jaxopt_course.dtypes import rounding
+from jaxopt_course.status import Obstacle, Status
+from jaxopt_course.training.remaining import Remaining
 
-BOTTOM = -1e20  # what falls below has no minimum
-PATIENCE = 10  # steps in a row that gain nothing but rounding
+if TYPE_CHECKING:
+    from jaxopt_course.training.minimize import Result
+
+PATIENCE = 10  # steps in a row that lower neither the value nor the gradient
+NEGLIGIBLE = 1e-15  # of what was gained: nothing is left to gain
+LITTLE = 1e-8  # of what was gained, at least 4 units of rounding: next to nothing is left, if no lower point is found
+Case = tuple[Any, Status | Array]
 
 
 class Stopping(NamedTuple):
-    """Tolerances and budgets, as data.
+    """Tolerances and budgets, as data; a tolerance that was not given is None."""
 
-    `near`: the scaled gradient below which a small step or decrease is success; `ceiling`: the value above which it is
-    none, that of the start.
-    """
+    gtol: Array | float | None
+    ftol: Array | float | None
+    xtol: Array | float | None
+    target: Array | float
+    max_steps: Array | int
+    max_evals: Array | int
 
-    gtol: Any
-    ftol: Any
-    xtol: Any
-    near: Any
-    ceiling: Any
-    target: Any
-    max_steps: Any
-    max_evals: Any
+    @property
+    def is_default(self) -> bool:
+        return self.gtol is None and self.ftol is None and self.xtol is None
+
+    @property
+    def needs_gain(self) -> bool:
+        """Whether a success may rest on what is left to gain."""
+        return self.is_default or self.ftol is not None or self.xtol is not None
 
 
 class Facts(NamedTuple):
@@ -36,14 +53,14 @@ class Facts(NamedTuple):
 
     value: Array
     grad_norm: Array
-    decrease: Array
-    moved: Array
-    stride: Array  # the Euclidean norm of the update
-    size: Array  # and of the parameters
+    left: Remaining
+    size: Array  # Euclidean norm of the parameters
+    start_value: Array
+    largest_grad: Array  # norm since the start
+    stalled: Array  # steps in a row without progress
+    optimizer_status: Array
     num_steps: Array
     num_evals: Array
-    reported: Array  # by the optimizer
-    stalled: Array  # steps in a row without progress
 
 
 def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
@@ -52,77 +69,110 @@ def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
         [
             *_not_finite(value, grad_norm),
             (value <= stopping.target, Status.TARGET_REACHED),
-            (grad_norm <= stopping.gtol, Status.GRADIENT_NORM),
+            (grad_norm <= (0 if stopping.gtol is None else stopping.gtol), Status.GRADIENT_NORM),
             (stopping.max_evals <= 1, Status.MAX_EVALS),
             (stopping.max_steps <= 0, Status.MAX_STEPS),
         ]
     )
 
 
-def next_status(facts: Facts, stopping: Stopping) -> Array:
-    """After a step. Success needs a small gradient and no climb, whatever else became small."""
-    scale = jnp.maximum(1, jnp.abs(facts.value))
-    near = (facts.grad_norm <= stopping.near * scale) & (facts.value <= stopping.ceiling)
-    small_step = facts.moved & (facts.stride <= stopping.xtol * jnp.maximum(1, facts.size))
-    small_decrease = facts.moved & (jnp.abs(facts.decrease) <= stopping.ftol * scale)
+def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: bool) -> tuple[Array, Array]:
+    """The status after a step, and whether an exact estimate of what is left to gain is worth its cost.
+
+    `informed`: the optimizer itself knows what is left. Another rule may have chosen a step that gains nothing, such as
+    the first of a warm-up; `facts.left` is then a guess, and never a success. `descends`: it accepts lower points only,
+    so that many steps in a row without progress mean that none is possible.
+    """
+    failed = (facts.optimizer_status == Status.LINE_SEARCH_FAILED) | (facts.optimizer_status == Status.ROUNDOFF_LIMITED)
     tired = facts.stalled >= PATIENCE
-    exhausted = (facts.reported == Status.LINE_SEARCH_FAILED) | (facts.reported == Status.ROUNDOFF_LIMITED) | tired
-    return _first_true(
+    successes = success_cases(facts, stopping, failed | tired)
+    status = _first_true(
         [
             *_not_finite(facts.value, facts.grad_norm),
             (facts.value <= stopping.target, Status.TARGET_REACHED),
-            (facts.grad_norm <= stopping.gtol, Status.GRADIENT_NORM),
-            (near & small_step, Status.SMALL_STEP),
-            (near & (small_decrease | exhausted), Status.SMALL_DECREASE),
+            (facts.grad_norm <= (0 if stopping.gtol is None else stopping.gtol), Status.GRADIENT_NORM),
+            *(successes if informed else []),
             (facts.num_evals >= stopping.max_evals, Status.MAX_EVALS),
-            (facts.reported != Status.RUNNING, facts.reported),
-            (tired, Status.ROUNDOFF_LIMITED),
+            (facts.optimizer_status != Status.RUNNING, facts.optimizer_status),
+            *([(tired, Status.ROUNDOFF_LIMITED)] if descends else []),
             (facts.num_steps >= stopping.max_steps, Status.MAX_STEPS),
         ]
     )
+    worthwhile = _first_true(successes) > 0 if successes and not informed else jnp.array(False)
+    return status, worthwhile
 
 
-def rounding(value: Array) -> Array:
-    """The change of a value that may be its rounding."""
-    return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+def success_status(facts: Facts, stopping: Stopping, exhausted: Array) -> Array:
+    """The success that rests on what is left to gain, or RUNNING."""
+    return _first_true(success_cases(facts, stopping, exhausted))
 
 
-def _not_finite(value: Array, grad_norm: Array) -> list[tuple[Array, Any]]:
+def success_cases(facts: Facts, stopping: Stopping, exhausted: Array) -> list[Case]:
+    """The successes that rest on what is left to gain; `exhausted`: no lower point was found, or no step is left."""
+    gained = jnp.maximum(facts.start_value - facts.value, 0)
+    no_climb = facts.value <= facts.start_value + rounding(facts.start_value)
+    if not stopping.is_default:
+        cases: list[Case] = []
+        if stopping.ftol is not None:
+            scale = jnp.maximum(jnp.abs(facts.value), gained)
+            cases += [(no_climb & (facts.left.gain <= stopping.ftol * scale), Status.SMALL_DECREASE)]
+        if stopping.xtol is not None:
+            cases += [(no_climb & (facts.left.distance <= stopping.xtol * facts.size), Status.SMALL_STEP)]
+        return cases
+    eps = jnp.finfo(facts.value.dtype).eps
+    lost = facts.left.gain <= rounding(facts.value) / 8
+    nothing = facts.left.gain <= NEGLIGIBLE * gained
+    little = (facts.left.gain <= jnp.maximum(LITTLE, 4 * eps) * gained) | lost
+    # Curvature across a kink looks infinite, and what is left to gain too small; but the gradient has not shrunk.
+    shrunk = facts.grad_norm <= eps**0.25 * facts.largest_grad
     return [
-        (value < BOTTOM, Status.UNBOUNDED),
+        (no_climb & nothing, Status.GRADIENT_NORM),
+        (no_climb & exhausted & little & (shrunk | lost), Status.SMALL_DECREASE),
+    ]
+
+
+def _not_finite(value: Array, grad_norm: Array) -> list[Case]:
+    return [
+        (value == -jnp.inf, Status.UNBOUNDED),
         (~jnp.isfinite(value), Status.OBJECTIVE_NOT_FINITE),
         (~jnp.isfinite(grad_norm), Status.GRADIENT_NOT_FINITE),
     ]
 
 
-def _first_true(cases: list[tuple[Any, Any]]) -> Array:
-    answer = jnp.int32(Status.RUNNING)
-    for condition, status in reversed(cases):
-        answer = jnp.where(condition, jnp.int32(status), answer)
-    return answer
+def _first_true(cases: list[Case]) -> Array:
+    conditions, statuses = zip(*cases, strict=True)
+    return jnp.select(list(map(jnp.asarray, conditions)), [jnp.int32(s) for s in statuses], jnp.int32(Status.RUNNING))
 
 
 MEANING = {
     Status.RUNNING: "still running",
-    Status.GRADIENT_NORM: "the gradient is within gtol",
-    Status.SMALL_STEP: "the step is within xtol and the gradient small",
-    Status.SMALL_DECREASE: "the decrease is within ftol and the gradient small",
+    Status.GRADIENT_NORM: "the gradient is within gtol, or nothing is left to gain",
+    Status.SMALL_STEP: "the minimum is estimated to be within xtol",
+    Status.SMALL_DECREASE: "what is estimated to be left to gain is within ftol, or no lower point can be found",
     Status.TARGET_REACHED: "the value is at the target",
     Status.MAX_STEPS: "max_steps were taken; raise it to go on",
     Status.MAX_EVALS: "max_evals are used up; raise it to go on",
     Status.OBJECTIVE_NOT_FINITE: "the objective is not finite; look at the start, or take shorter steps",
     Status.GRADIENT_NOT_FINITE: "the gradient is not finite where the objective is; gradcheck finds the entry",
     Status.HESSIAN_NOT_FINITE: "the Hessian is not finite where the gradient is; lbfgs needs none",
-    Status.LINE_SEARCH_FAILED: "no lower point on the way down: a kink, rounding inside f, or a wrong gradient",
+    Status.LINE_SEARCH_FAILED: "no lower point was found along a direction that goes down",
     Status.NON_DESCENT: "even the direction down the gradient does not go down",
-    Status.ROUNDOFF_LIMITED: "no progress is possible at this precision; try float64, or scale the problem",
+    Status.ROUNDOFF_LIMITED: "what a step could gain is below the rounding of the value",
     Status.UNBOUNDED: "the objective falls without bound",
     Status.INTERRUPTED: "interrupted",
 }
+REASONS = {
+    Obstacle.ROUNDING: "rounding: try float64, or subtract a large constant from the objective",
+    Obstacle.KINK: "a kink: the slope jumps within the shortest step",
+    Obstacle.SCALE: "scale: the value rises steeply even at the shortest step; rescale the parameters",
+    Obstacle.WRONG_GRADIENT: "a wrong gradient: the value rises where the gradient promises a fall; run gradcheck",
+    Obstacle.NOT_FINITE: "the objective is not finite at any trial",
+    Obstacle.UPHILL: "the direction goes up",
+}
 
 
-def describe(result: Any) -> str:
-    """A line for a person; for a batch of solves, how many ended how."""
+def describe(result: "Result") -> str:
+    """One line for a person; for a batch of solves, how many ended how."""
     if isinstance(result.status, jax.core.Tracer):
         return f"a result under trace: {tuple(result)}"
     statuses = np.asarray(result.status)
@@ -131,11 +181,19 @@ def describe(result: Any) -> str:
         return f"{statuses.size} solves: " + ", ".join(f"{count} {name}" for name, count in counts.most_common())
     status = Status(int(statuses))
     steps, evals = int(result.num_steps), int(result.num_evals)
-    curvature = float(getattr(result.state, "lowest_curvature", np.nan))
-    saddle = (
-        f"; a saddle, or a maximum: the lowest curvature is {curvature:.3g}" if status > 0 and curvature < 0 else ""
-    )
     return (
         f"{status.name} after {steps} step{'s' * (steps != 1)} and {evals} evaluation{'s' * (evals != 1)}: value "
-        f"{float(result.value):.9g}, largest gradient entry {float(result.grad_norm):.2e} ({MEANING[status]}{saddle})"
+        f"{float(result.value):.9g}, largest gradient entry {float(result.grad_norm):.2e} ({MEANING[status]}"
+        f"{_reason(result, status)})"
     )
+
+
+def _reason(result: "Result", status: Status) -> str:
+    """What the optimizer's own record adds: a saddle, or why no lower point was found."""
+    curvature = float(getattr(result.state, "lowest_curvature", np.nan))
+    saddle = f"; a saddle, or a maximum: the lowest curvature is {curvature:.3g}" if curvature < 0 else ""
+    search = getattr(result.state, "search", None)
+    obstacle = Obstacle(int(search.obstacle)) if search is not None and status < 0 else Obstacle.NONE
+    failed = status in (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)
+    likely = f"; the likely cause is {REASONS[obstacle]}" if failed and obstacle in REASONS else ""
+    return (saddle if status > 0 or failed else "") + likely

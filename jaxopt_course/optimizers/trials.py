@@ -1,0 +1,86 @@
+r"""What the trials of a line search tell: where to try next, the curvature along the ray, and why nothing was lower.
+
+A trial is an array `[length, value, slope]` of $\phi(t) = f(w + t d)$; the start is a trial of length 0.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxopt_course.annotations import Array
+from jaxopt_course.status import Obstacle
+
+LONGEST = 1e25  # in first trials: what falls as steeply after that many decades has no minimum on this ray
+DECADES = 100.0  # a bracket whose ends differ by more is divided at the geometric mean
+
+
+def more_telling(before: Array, trial: Array, start: Array, noise: Array) -> Array:
+    """The trial where it is finite and its promised fall far exceeds the rounding of the value, else the one before."""
+    tells = jnp.all(jnp.isfinite(trial)) & (-trial[0] * start[2] > 1000 * noise)
+    return jnp.where(tells, trial, before)
+
+
+def ray_curvature(before: Array, trial: Array, start: Array) -> Array:
+    """The change of slope over the length, where it stands out from the rounding of slopes, else the one before."""
+    change = trial[2] - start[2]
+    tells = jnp.isfinite(change) & (jnp.abs(change) >= 0.5 * jnp.abs(start[2]))
+    return jnp.where(tells | jnp.isnan(before), change / trial[0], before)
+
+
+def obstacle(telling: Array, last: Array, start: Array) -> Array:
+    """Judge from the shortest trial that stands out from rounding why no trial was lower.
+
+    A smooth function that was not given enough trials rises steeply there (SCALE); one whose gradient is wrong rises
+    although the slope is as negative as at the start (WRONG_GRADIENT); else the slope jumps in between (KINK).
+    """
+    rise, slope = telling[1] - start[1], telling[2]
+    as_promised = jnp.abs(slope - start[2]) <= 0.5 * jnp.abs(start[2])
+    seen = jnp.isfinite(rise)
+    finite = jnp.isfinite(last[1]) & jnp.isfinite(last[2])
+    cases = [
+        (start[2] >= 0, Obstacle.UPHILL),
+        (seen & (rise > 0) & as_promised, Obstacle.WRONG_GRADIENT),
+        (seen & (slope > 100 * jnp.abs(start[2])), Obstacle.SCALE),
+        (seen & (rise > 0), Obstacle.KINK),
+        (~seen & ~finite, Obstacle.NOT_FINITE),
+    ]
+    conditions, obstacles = zip(*cases, strict=True)
+    return jnp.select(list(conditions), [jnp.int32(each) for each in obstacles], jnp.int32(Obstacle.ROUNDING))
+
+
+def falls_straight(trial: Array, start: Array, first: Array) -> Array:
+    """Whether the value fell over 25 decades of t, as far as the slope promised, and the slope has not risen."""
+    fall = start[1] - trial[1]
+    return (trial[0] >= LONGEST * first) & (trial[2] <= start[2]) & (fall >= -0.5 * trial[0] * start[2])
+
+
+def largest_factor(num_evals: Array, dtype: Any) -> Array:
+    """The largest factor between two trials: 10 for the first two, then squared from trial to trial, 1e16 at most."""
+    return (10.0 ** jnp.clip(2.0 ** (num_evals - 2).astype(dtype), 1, 16)).astype(dtype)
+
+
+def inside(low: Array, high: Array, num_evals: Array) -> Array:
+    """Where the cubic through both ends is least, not too near to either; nearer to the start from trial to trial."""
+    width, halve = high[0] - low[0], num_evals % 3 == 0
+    nearest = jnp.where(low[0] > 0, 0.1, 1 / largest_factor(num_evals, width.dtype))
+    part = jnp.clip(cubic_minimum(low, high), nearest, 0.9)
+    part = jnp.where(jnp.isfinite(part + high[1]), part, jnp.minimum(0.2, 2 * nearest))
+    decades = (low[0] > 0) & (high[0] > DECADES * low[0])
+    middle = jnp.where(decades, (jnp.sqrt(low[0]) * jnp.sqrt(high[0]) - low[0]) / width, 0.5)
+    return low[0] + width * jnp.where(halve, middle, part)
+
+
+def cubic_minimum(a: Array, b: Array) -> Array:
+    """Where the cubic through two trials is least, as a part of the way from a to b."""
+    width = b[0] - a[0]
+    slope_a, slope_b = a[2] * width, b[2] * width
+    z = slope_a + slope_b - 3 * (b[1] - a[1])
+    root = jnp.sqrt(jnp.maximum(z * z - slope_a * slope_b, 0))
+    return 1 - (slope_b + root - z) / (slope_b - slope_a + 2 * root)
+
+
+def outwards(low: Array, trial: Array, num_evals: Array) -> Array:
+    """Where the slope would vanish if it went on as from low to trial: one stride further or up to the bound."""
+    stride, most = trial[0] - low[0], largest_factor(num_evals, trial.dtype) - 1
+    secant = trial[2] / (low[2] - trial[2])
+    return trial[0] + stride * jnp.where(trial[2] > low[2], jnp.clip(secant, 1, most), most)

@@ -1,0 +1,294 @@
+"""The steps of a solve: what continues from one to the next, and the loop over them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxopt_course.annotations import AnyOptimizer, Array, OptState, Params, PyTree, Updates
+from jaxopt_course.dtypes import largest_entry, norm, rounding, vdot
+from jaxopt_course.optimizers import Search
+from jaxopt_course.optimizers.searched import gain_along
+from jaxopt_course.status import Status
+from jaxopt_course.training.remaining import Remaining, remaining
+from jaxopt_course.training.stopping import (
+    PATIENCE,
+    Facts,
+    Stopping,
+    first_status,
+    next_status,
+    success_status,
+)
+
+
+class SolveTrace(NamedTuple):
+    """The history of a solve, `[max_steps + 1]` each: row i is after i steps. Rows beyond the last step are NaN.
+
+    `value`; `grad_norm`, the largest absolute entry of the gradient; `step_size`, the length that a search accepted in
+    units of its direction, or the Euclidean norm of the update of an optimizer that does not search; `num_evals` so
+    far, 0 beyond the last step.
+    """
+
+    value: Array
+    grad_norm: Array
+    step_size: Array
+    num_evals: Array
+
+
+class _Point(NamedTuple):
+    """Parameters, the objective there, and the largest absolute entry of its gradient."""
+
+    params: Params
+    value: Array
+    grad: Updates
+    grad_norm: Array
+    aux: PyTree
+
+
+class _Carry(NamedTuple):
+    """What continues from step to step; `checks` asks for a `_checked` estimate, not before step `next_check`."""
+
+    here: _Point
+    best: _Point | None  # without its gradient; None where the optimizer never climbs
+    state: OptState
+    start_value: Array
+    left: Remaining
+    num_steps: Array
+    num_evals: Array  # of value and gradient
+    least_grad: Array
+    largest_grad: Array
+    stalled: Array  # steps since the value fell or the gradient was the smallest yet
+    next_check: Array
+    checks: Array
+    status: Array
+    looked: Array  # at the curvature of the end
+    trace: SolveTrace | None
+
+
+class Solve(NamedTuple):
+    """What stays the same from step to step."""
+
+    value_and_aux: Callable[[Params], tuple[Array, PyTree]]
+    optimizer: AnyOptimizer
+    stopping: Stopping
+    keep_best: bool
+    dtype: Any  # of scalars
+
+    def value_fn(self, params: Params) -> Array:
+        return self.value_and_aux(params)[0]
+
+    def value_and_grad_fn(self, params: Params) -> tuple[tuple[Array, PyTree], Updates]:
+        return jax.value_and_grad(self.value_and_aux, has_aux=True)(params)
+
+    def at(self, params: Params) -> _Point:
+        (value, aux), grad = self.value_and_grad_fn(params)
+        return _Point(params, value.astype(self.dtype), grad, largest_entry(grad, self.dtype), aux)
+
+
+def solved(solve: Solve, params: Params, state: OptState, trace_length: int | None) -> _Carry:
+    """Run the loop from `params` to its end; `here` of the carry is then the point to return."""
+    carry = _init_carry(solve, params, state, trace_length)
+    step = partial(_step, solve)
+    if not jax.tree.leaves(params):
+        return carry
+    if _search(carry.state) is None and solve.stopping.needs_gain:
+        carry = lax.while_loop(_is_running, lambda c: _checked(solve, lax.while_loop(_goes_on, step, c)), carry)
+    else:
+        carry = lax.while_loop(_goes_on, step, carry)
+    end = carry.here
+    if carry.best is not None:
+        best = carry.best._replace(grad=end.grad)
+        end = _where((carry.status > 0) | ~(best.value < end.value), end, best)
+    lost = (carry.status > 0) & ~jnp.isfinite(largest_entry(end.params, solve.dtype))  # an objective finite at infinity
+    return carry._replace(here=end, status=jnp.where(lost, jnp.int32(Status.UNBOUNDED), carry.status))
+
+
+def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int | None) -> _Carry:
+    """The carry before the first step."""
+    here, none = solve.at(params), jnp.zeros((), jnp.int32)
+    state = solve.optimizer.init(params) if state is None else state
+    evaluates = _evaluates(_search(jax.eval_shape(solve.optimizer.init, params)))
+    state = without_evaluation(state)
+    unknown = jnp.full_like(here.value, jnp.inf)
+    return _Carry(
+        here=here,
+        best=here._replace(grad=None) if solve.keep_best and not evaluates else None,
+        state=state,
+        start_value=here.value,
+        left=Remaining(unknown, unknown),
+        num_steps=none,
+        num_evals=none + 1,
+        least_grad=here.grad_norm,
+        largest_grad=here.grad_norm,
+        stalled=none,
+        next_check=none,
+        checks=jnp.array(False),
+        status=first_status(here.value, here.grad_norm, solve.stopping),
+        looked=jnp.array(not hasattr(state, "lowest_curvature")),
+        trace=_blank_trace(trace_length, here),
+    )
+
+
+def _is_running(carry: _Carry) -> Array:
+    return carry.status == Status.RUNNING
+
+
+def _goes_on(carry: _Carry) -> Array:
+    """Whether to take another step, or after a success to evaluate the curvature at the end once more."""
+    return (_is_running(carry) & ~carry.checks) | ((carry.status > 0) & ~carry.looked)
+
+
+def _step(solve: Solve, carry: _Carry) -> _Carry:
+    """One update, and what it found. After a success it stays where it is, and records the curvature there."""
+    here, running, old = carry.here, _is_running(carry), _search(carry.state)
+    keywords: dict[str, Any] = {"value": here.value, "grad": here.grad, "value_fn": solve.value_fn}
+    if old is not None:
+        budget = jnp.where(running, solve.stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
+        keywords |= {"value_and_grad_fn": solve.value_and_grad_fn, "has_aux": True, "budget": budget}
+    update = optax.with_extra_args_support(solve.optimizer).update
+    updates, state = update(here.grad, carry.state, here.params, **keywords)
+    params, search = optax.apply_updates(here.params, updates), _search(state)
+    if search is None or search.evaluation is None:
+        new = solve.at(params)
+        num_evals = carry.num_evals + running.astype(jnp.int32) + _inner_evaluations(state, carry.state)
+    else:  # where it did not move, it returns what it was given, but for aux
+        grad = optax.tree.cast_like(search.evaluation.grad, here.grad)
+        aux = _where(search.step_size > 0, search.evaluation.aux, here.aux)
+        new = _Point(params, search.evaluation.value, grad, largest_entry(grad, solve.dtype), aux)
+        num_evals = carry.num_evals + search.num_evals - carry.state.search.num_evals
+    if hasattr(state, "lowest_curvature"):
+        lowest, state = state.lowest_curvature, _where(running, without_evaluation(state), carry.state)
+        state = state._replace(lowest_curvature=lowest)
+    return _next(solve, carry, new, updates, state, num_evals)
+
+
+def _next(solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: OptState, num_evals: Array) -> _Carry:
+    """The carry after a step to a new point. A point that is not finite ends the solve, at the one before."""
+    here, running, search = carry.here, _is_running(carry), _search(state)
+    stride = norm(updates, solve.dtype)
+    progress = (here.value - new.value > rounding(here.value)) | (new.grad_norm < carry.least_grad)
+    num_steps = carry.num_steps + running.astype(jnp.int32)
+    stalled = jnp.where(progress, 0, carry.stalled + 1)
+    facts = Facts(
+        value=new.value,
+        grad_norm=new.grad_norm,
+        left=_left(solve, here, new, updates, search, stride),
+        size=norm(here.params, solve.dtype),
+        start_value=carry.start_value,
+        largest_grad=carry.largest_grad,
+        stalled=stalled,
+        optimizer_status=jnp.int32(Status.RUNNING) if search is None else search.status,
+        num_steps=num_steps,
+        num_evals=num_evals,
+    )
+    status, checks = next_status(facts, solve.stopping, informed=search is not None, descends=_evaluates(search))
+    now, best, size = new, carry.best, stride if search is None else search.step_size
+    if not _evaluates(search):
+        finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
+        now = _where(finite & running, new, here)
+        if best is not None:
+            best = _where(finite & (new.value < best.value), new._replace(grad=None), best)
+    return _Carry(
+        here=now,
+        best=best,
+        state=without_evaluation(state),
+        start_value=carry.start_value,
+        left=facts.left,
+        num_steps=num_steps,
+        num_evals=num_evals,
+        least_grad=jnp.minimum(carry.least_grad, now.grad_norm),
+        largest_grad=jnp.maximum(carry.largest_grad, now.grad_norm),
+        stalled=stalled,
+        next_check=carry.next_check,
+        checks=checks & (num_steps >= carry.next_check),
+        status=jnp.where(running, status, carry.status),
+        looked=carry.looked | ~running,
+        trace=carry.trace and _recorded(carry.trace, num_steps, now, size, num_evals),
+    )
+
+
+def _left(solve: Solve, here: _Point, new: _Point, updates: Updates, search: Search | None, stride: Array) -> Remaining:
+    """What is left to gain: as the optimizer says, else by the curvature along its last step."""
+    if search is not None:
+        return Remaining(search.gain, jnp.where(search.step_size > 0, stride / search.step_size, jnp.inf))
+    if not solve.stopping.needs_gain:
+        return Remaining(jnp.full_like(stride, jnp.inf), jnp.full_like(stride, jnp.inf))
+    unit = optax.tree.scale(1 / stride, optax.tree.cast(updates, solve.dtype))
+    curvature = vdot(unit, optax.tree.cast(optax.tree.sub(new.grad, here.grad), solve.dtype), solve.dtype) / stride
+    size = norm(new.grad, solve.dtype)
+    return Remaining(gain_along(size, curvature), jnp.where(curvature > 0, size / curvature, jnp.inf))
+
+
+def _checked(solve: Solve, carry: _Carry) -> _Carry:
+    """Estimate with the Hessian what is left to gain at the lowest point, and end there if that is next to nothing."""
+    here, ended = carry.here, (carry.status == Status.MAX_STEPS) | (carry.status == Status.MAX_EVALS)
+    if carry.best is not None:
+        here = _where(carry.best.value < here.value, carry.best._replace(grad=here.grad), here)
+    facts = Facts(
+        value=here.value,
+        grad_norm=here.grad_norm,
+        left=remaining(jax.grad(solve.value_fn), here.params, carry.left),
+        size=norm(here.params, solve.dtype),
+        start_value=carry.start_value,
+        largest_grad=jnp.full_like(here.value, jnp.inf),  # the Hessian is exact: a kink is not mistaken for curvature
+        stalled=carry.stalled,
+        optimizer_status=jnp.int32(Status.RUNNING),
+        num_steps=carry.num_steps,
+        num_evals=carry.num_evals,
+    )
+    found = success_status(facts, solve.stopping, ended | (carry.stalled >= PATIENCE))
+    success = (found > 0) & (ended | _is_running(carry))
+    return carry._replace(
+        here=_where(success, here, carry.here),
+        status=jnp.where(success, found, carry.status),
+        checks=jnp.array(False),
+        next_check=2 * carry.num_steps + PATIENCE,
+    )
+
+
+def _search(state: Any) -> Search | None:
+    """What the optimizer itself says of its step; None where it does not search, or where others stand around it."""
+    search = getattr(state, "search", None)
+    return search if isinstance(search, Search) else None
+
+
+def _evaluates(search: Search | None) -> bool:
+    """Whether the optimizer evaluates the objective where its step leads; such a one never climbs."""
+    return search is not None and search.evaluation is not None
+
+
+def without_evaluation(state: Any) -> Any:
+    """The state without the evaluation at the new point, which the carry holds already."""
+    search = _search(state)
+    return state if search is None else state._replace(search=search._replace(evaluation=None))
+
+
+def _inner_evaluations(new: Any, old: Any) -> Array:
+    """Evaluations inside an update that only its state tells of: our searches in a chain, and those of optax."""
+
+    def ours(state: Any) -> list[Array]:
+        parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Search))
+        return [part.num_evals for part in parts if isinstance(part, Search)]
+
+    theirs = [jnp.asarray(count, jnp.int32) for _, count in optax.tree.get_all_with_path(new, "num_linesearch_steps")]
+    return sum([*ours(new), *theirs], jnp.zeros((), jnp.int32)) - sum(ours(old), jnp.zeros((), jnp.int32))
+
+
+def _blank_trace(length: int | None, start: _Point) -> SolveTrace | None:
+    if length is None:
+        return None
+    blank, none = jnp.full(length, jnp.nan, start.value.dtype), jnp.zeros(length, jnp.int32)
+    return _recorded(SolveTrace(blank, blank, blank, none), 0, start, jnp.zeros_like(start.value), 1)
+
+
+def _recorded(trace: SolveTrace, row: Any, point: _Point, step_size: Array, num_evals: Any) -> SolveTrace:
+    values = (point.value, point.grad_norm, step_size, num_evals)
+    return SolveTrace(*(rows.at[row].set(value) for rows, value in zip(trace, values, strict=True)))
+
+
+def _where(condition: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
