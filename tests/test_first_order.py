@@ -474,7 +474,7 @@ def test_the_count_stops_at_the_largest_int32(name: str) -> None:
 
 
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
-    "learning_rate": (0.0, -1e-3, float("nan"), float("inf"), np.float32(-1), jnp.asarray(0.0)),
+    "learning_rate": (-1e-3, float("nan"), float("inf"), np.float32(-1), jnp.asarray(-1e-3)),
     "rho": (-0.1, 1.0, float("nan")),
     "decay": (-0.1, 1.0, float("nan")),
     "b1": (-0.1, 1.0, float("nan")),
