@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
-from jaxopt_course.optimizers import first_order
+from jaxopt_course.optimizers import squares
 from tests.tables import FLOATS, RULES, TOLERANCE, TREES, Rule
 
 each_rule = pytest.mark.parametrize("name", RULES)
@@ -319,7 +319,7 @@ def test_one_minus_power_keeps_its_digits(b: float, t: int, x64: bool) -> None:
     with mpmath.workdps(50):
         exact = float(1 - mpmath.mpf(b) ** t)
     with jax.enable_x64(x64):
-        value = first_order.one_minus_power(b, jnp.asarray(t, jnp.int32))
+        value = squares.one_minus_power(b, jnp.asarray(t, jnp.int32))
         np.testing.assert_allclose(float(value), exact, rtol=1e-14 if x64 else 5e-7)
 
 
