@@ -332,8 +332,7 @@ def adam(
             v = b2 * v + (1 - b2) * square(g)
             return -lr * ((m / c1) / (root(v / c2) + eps)), m, v
 
-        scalars = (rate(state.count), b1, b2, eps, c1, c2)
-        updates, mu, nu = map_leaves(rule, grads, (state.mu, state.nu), scalars, params)
+        updates, mu, nu = map_leaves(rule, grads, state[1:], (rate(state.count), b1, b2, eps, c1, c2), params)
         return updates, AdamState(t, mu, nu)
 
     return Optimizer(init, update)
