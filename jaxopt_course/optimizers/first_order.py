@@ -34,7 +34,7 @@ import optax
 from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
 from jaxopt_course.optimizers.hyperparameters import (
     Rate,
-    ScalarLike,
+    Number,
     cached_factory,
     decay_rate,
     learning_rate_at,
@@ -101,7 +101,7 @@ class MomentumState(NamedTuple):
 
 
 @cached_factory
-def momentum(learning_rate: Rate, rho: ScalarLike = 0.9, nesterov: bool = False) -> Optimizer:
+def momentum(learning_rate: Rate, rho: Number = 0.9, nesterov: bool = False) -> Optimizer:
     r"""SGD with a velocity that remembers past gradients; Nesterov's form looks one step ahead.
 
     $$v \leftarrow \rho v + g, \qquad w \leftarrow w - \eta v \qquad (v_0 = 0)$$
@@ -159,7 +159,7 @@ class AdagradState(NamedTuple):
 
 
 @cached_factory
-def adagrad(learning_rate: Rate, eps: ScalarLike = 1e-7) -> Optimizer:
+def adagrad(learning_rate: Rate, eps: Number = 1e-7) -> Optimizer:
     r"""A learning rate for each coordinate, divided by the root of all its past squares.
 
     $$s \leftarrow s + g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon} \qquad (s_0 = 0)$$
@@ -214,7 +214,7 @@ class RMSPropState(NamedTuple):
 
 
 @cached_factory
-def rmsprop(learning_rate: Rate, decay: ScalarLike = 0.99, eps: ScalarLike = 1e-7) -> Optimizer:
+def rmsprop(learning_rate: Rate, decay: Number = 0.99, eps: Number = 1e-7) -> Optimizer:
     r"""AdaGrad that forgets: a moving mean of squares instead of their sum.
 
     $$s \leftarrow \beta s + (1 - \beta) g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
@@ -274,11 +274,7 @@ class AdamState(NamedTuple):
 
 @cached_factory
 def adam(
-    learning_rate: Rate = 1e-3,
-    b1: ScalarLike = 0.9,
-    b2: ScalarLike = 0.999,
-    eps: ScalarLike = 1e-7,
-    bias_correction: bool = True,
+    learning_rate: Rate = 1e-3, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-7, bias_correction: bool = True
 ) -> Optimizer:
     r"""Momentum and RMSProp at once; the correction undoes the pull of both means towards their start at zero.
 

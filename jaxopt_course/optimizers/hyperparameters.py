@@ -19,9 +19,9 @@ import numpy as np
 from jaxopt_course.annotations import Array, Optimizer
 
 Scalar: TypeAlias = float | Array  # what a rule computes with
-ScalarLike: TypeAlias = float | int | np.number | np.ndarray | Array  # what a caller gives: a number or a scalar array
-Schedule: TypeAlias = Callable[[Array], ScalarLike]  # step count -> learning rate
-Rate: TypeAlias = ScalarLike | Schedule
+Number: TypeAlias = float | int | np.number | np.ndarray | Array  # what a caller gives: a number or a scalar array
+Schedule: TypeAlias = Callable[[Array], Number]  # step count -> learning rate
+Rate: TypeAlias = Number | Schedule
 
 P = ParamSpec("P")
 CACHE_SIZE = 256  # optimizers kept for each factory
@@ -30,28 +30,28 @@ CACHE_SIZE = 256  # optimizers kept for each factory
 def learning_rate_at(learning_rate: Rate) -> Callable[[Array | None], Scalar]:
     """`count -> learning rate`, for a number, a traced scalar or a schedule alike. 0 is legal: warm-ups start there."""
     if callable(learning_rate):
-        schedule: Callable[..., ScalarLike] = learning_rate
+        schedule: Callable[..., Number] = learning_rate
         return lambda count: _as_scalar("learning_rate(count)", schedule(count))
     rate = not_negative("learning_rate", learning_rate)
     return lambda count: rate
 
 
-def not_negative(name: str, value: ScalarLike) -> Scalar:
+def not_negative(name: str, value: Number) -> Scalar:
     return _checked(name, value, lambda x: 0 <= x < np.inf, "a finite number >= 0")
 
 
-def decay_rate(name: str, value: ScalarLike) -> Scalar:
+def decay_rate(name: str, value: Number) -> Scalar:
     return _checked(name, value, lambda x: 0 <= x < 1, "a number in [0, 1)")
 
 
-def _checked(name: str, value: ScalarLike, legal: Callable[[float], bool], expected: str) -> Scalar:
+def _checked(name: str, value: Number, legal: Callable[[float], bool], expected: str) -> Scalar:
     scalar = _as_scalar(name, value)
     if isinstance(scalar, float) and not legal(scalar):  # NaN is never legal
         raise ValueError(f"{name} must be {expected}, got {scalar}")
     return scalar
 
 
-def _as_scalar(name: str, value: ScalarLike) -> Scalar:
+def _as_scalar(name: str, value: Number) -> Scalar:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         raise TypeError(f"{name} must be a number or a scalar array, got {type(value).__name__}: {value!r}")
     if np.ndim(value) != 0:
