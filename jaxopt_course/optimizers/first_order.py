@@ -33,8 +33,8 @@ import optax
 
 from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
 from jaxopt_course.optimizers.hyperparameters import (
-    Rate,
     Number,
+    Rate,
     cached_factory,
     decay_rate,
     learning_rate_at,
