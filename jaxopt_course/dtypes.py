@@ -11,9 +11,16 @@ from jax import lax
 def check_floating(params: Any) -> None:
     """Raise TypeError that names the first leaf that is not floating point."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        where = f"params{jax.tree_util.keystr(path)}"
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
+            raise TypeError(
+                f"parameters must be floating-point arrays, {where} is of type {type(leaf).__name__}; of an Equinox "
+                "model, optimize the arrays alone: equinox.filter(model, equinox.is_inexact_array), or "
+                "equinox.partition and equinox.combine"
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
-                f"parameters must be floating point, params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}; "
+                f"parameters must be floating point, {where} is {jnp.result_type(leaf)}; "
                 "cast it, or keep it out of the tree that is optimized (optax.masked)"
             )
 

@@ -141,19 +141,54 @@ def test_no_plan(own_errors: None, num_examples: int, batch_size: int, num_epoch
         minibatches(KEY, num_examples, batch_size, num_epochs)
 
 
-@pytest.mark.parametrize("num_examples", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("num_examples", [1, 2, 3, 4, 5, 6, 7])
 def test_every_order_is_as_likely(num_examples: int) -> None:
     draws = 60_000
     keys = jax.random.split(jax.random.key(1), draws)
     orders = np.asarray(jax.jit(jax.vmap(partial(shuffled, num_examples=num_examples)))(keys))
-    _, counts = np.unique(orders, axis=0, return_counts=True)
+    _, counts = np.unique(orders @ 10 ** np.arange(num_examples), return_counts=True)
     expected = draws / math.factorial(num_examples)
     assert len(counts) == math.factorial(num_examples)
     freedom = max(len(counts) - 1, 1)
-    assert np.sum((counts - expected) ** 2) / expected < freedom + 4 * math.sqrt(2 * freedom)
+    assert abs(np.sum((counts - expected) ** 2) / expected - len(counts) + 1) < 4 * math.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("num_examples", [97, 1437])
+def is_odd(orders: np.ndarray) -> np.ndarray:
+    """Sort each row by swaps and count them."""
+    orders, odd = orders.copy(), np.zeros(len(orders), bool)
+    rows = np.arange(len(orders))
+    for i in range(orders.shape[1]):
+        at = np.argmax(orders == i, axis=1)
+        odd ^= at != i
+        orders[rows, at] = orders[:, i]
+        orders[:, i] = i
+    return odd
+
+
+@pytest.mark.parametrize("num_examples", [2, 8, 9, 121, 529, 1225])
+def test_odd_and_even_orders_are_as_likely(num_examples: int) -> None:
+    draws = 400
+    keys = jax.random.split(jax.random.key(3), draws)
+    odd = is_odd(np.asarray(jax.jit(jax.vmap(partial(shuffled, num_examples=num_examples)))(keys)))
+    assert abs(odd.mean() - 0.5) < 4 * 0.5 / math.sqrt(draws)
+
+
+@pytest.mark.parametrize("num_examples", [1000])
+def test_places_and_neighbours_have_the_frequencies_of_uniform_orders(num_examples: int) -> None:
+    """Chi-squared: which examples come first, in the middle, last; and the distance of each to the next in a table."""
+    draws = 5_000
+    keys = jax.random.split(jax.random.key(4), draws)
+    orders = np.asarray(jax.jit(jax.vmap(partial(shuffled, num_examples=num_examples)))(keys))
+    samples = [orders[:, i] for i in (0, 1, num_examples // 2, -1)]
+    for stride in (1, math.isqrt(num_examples - 1) + 1):
+        samples.append(((orders[:, stride:] - orders[:, :-stride]) % num_examples).ravel() - 1)
+    for sample, kinds in zip(samples, [num_examples] * 4 + [num_examples - 1] * 2, strict=True):
+        expected = sample.size / kinds
+        chi2 = np.sum((np.bincount(sample, minlength=kinds) - expected) ** 2) / expected
+        assert abs(chi2 - (kinds - 1)) < 5 * math.sqrt(2 * (kinds - 1))
+
+
+@pytest.mark.parametrize("num_examples", [97, 529])
 def test_neighbours_are_torn_apart(num_examples: int) -> None:
     """Where i goes says nothing of where i + 1 goes, nor of i itself."""
     keys = jax.random.split(jax.random.key(2), 200)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
-from jaxopt_course.optimizers import first_order
+from jaxopt_course.optimizers import squares
 from tests.tables import FLOATS, RULES, TOLERANCE, TREES, Rule
 
 each_rule = pytest.mark.parametrize("name", RULES)
@@ -319,7 +319,7 @@ def test_one_minus_power_keeps_its_digits(b: float, t: int, x64: bool) -> None:
     with mpmath.workdps(50):
         exact = float(1 - mpmath.mpf(b) ** t)
     with jax.enable_x64(x64):
-        value = first_order.one_minus_power(b, jnp.asarray(t, jnp.int32))
+        value = squares.one_minus_power(b, jnp.asarray(t, jnp.int32))
         np.testing.assert_allclose(float(value), exact, rtol=1e-14 if x64 else 5e-7)
 
 
@@ -344,6 +344,110 @@ def test_gradients_through_ten_steps_are_finite_with_a_dead_feature(name: str) -
     for key in hyper:
         up, down = (after_ten({**hyper, key: hyper[key] * (1 + s * h)}, w) for s in (1, -1))
         np.testing.assert_allclose(meta[0][key], (up - down) / (2 * h * hyper[key]), rtol=1e-4, atol=1e-5)
+
+
+def after_three(make: Callable[..., Any], hyper: dict[str, Any], w: Any, curvature: Any) -> Any:
+    optimizer = make(**hyper)
+    state = optimizer.init(w)
+    for _ in range(3):
+        updates, state = optimizer.update(curvature * w, state, w)
+        w = optax.apply_updates(w, updates)
+    return w
+
+
+def lecture_slopes(name: str, hyper: dict[str, float], w: np.ndarray, curvature: np.ndarray) -> dict[str, np.ndarray]:
+    """Derivatives of the lecture's formulas by complex steps, exact to rounding, also at the end of a range."""
+    slopes = {}
+    for key in hyper:
+        stepper = RULES[name].lecture(w.astype(complex), **{**hyper, key: hyper[key] + 1e-30j})
+        at = next(stepper)
+        for _ in range(3):
+            at = stepper.send(curvature * at)
+        slopes[key] = at.imag / 1e-30
+    return slopes
+
+
+@each_rule
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_meta_gradients_are_right_where_hyperparameters_are_zero(name: str, dtype: Any) -> None:
+    w, curvature = np.array([1.0, -2.0, 0.5]), np.array([1.0, 0.3, 7.0])
+    example = RULES[name].example
+    cases = [example, dict.fromkeys(example, 0.0), *({**example, key: 0.0} for key in example)]
+    end = functools.partial(after_three, RULES[name].make)
+    modes = [jax.jit(mode(end)) for mode in (jax.jacfwd, jax.jacrev)]
+    for hyper in cases:
+        expected = lecture_slopes(name, hyper, w, curvature)
+        given = {key: jnp.asarray(value, dtype) for key, value in hyper.items()}
+        for mode in modes:
+            found = mode(given, jnp.asarray(w, dtype), jnp.asarray(curvature, dtype))
+            for key in hyper:
+                tolerance = 1e-10 if dtype == jnp.float64 else 2e-4
+                np.testing.assert_allclose(found[key], expected[key], rtol=tolerance, atol=tolerance, err_msg=key)
+            dead = mode(given, jnp.asarray(w, dtype), jnp.asarray([1.0, 0.0, 7.0], dtype))
+            chex.assert_tree_all_finite(dead)
+
+
+SQUARING: dict[str, dict[str, float]] = {
+    "adagrad": {},
+    "rmsprop": {"decay": 0.5},
+    "adam": {"b1": 0.5, "b2": 0.5},
+    "adam_uncorrected": {"b1": 0.5, "b2": 0.5},
+}
+HUGE = [  # what overflows when squared, and what has the same direction and does not
+    (jnp.float32, 1e20, 1e10),
+    (jnp.float32, -3e38, -1e10),
+    (jnp.bfloat16, 1e30, 1e10),
+    (jnp.float64, 1e200, 1e10),
+    (jnp.complex64, 1e20 - 3e38j, 1e10 - 1e10j),
+    (jnp.complex128, 1e300j, 1e10j),
+]
+
+
+@pytest.mark.parametrize("name", SQUARING)
+@pytest.mark.parametrize(("dtype", "huge", "large"), HUGE, ids=str)
+def test_a_gradient_whose_square_overflows_does_not_stop_its_entry(
+    name: str, dtype: Any, huge: Any, large: Any
+) -> None:
+    """The rules do not depend on the scale of the gradient, and all but AdaGrad forget it."""
+    hyper = {**RULES[name].example, **SQUARING[name]}
+    optimizer, params = RULES[name].make(**hyper), jnp.ones(2, dtype)
+    large_gradient, huge_gradient = (jnp.asarray([g, 1.0], dtype) for g in (large, huge))
+    tolerance = 1e-5 + 2 * float(jnp.finfo(dtype).eps)
+    with jax.numpy_dtype_promotion("standard" if jnp.iscomplexobj(params) else "strict"):
+        expected, _ = optimizer.update(large_gradient, optimizer.init(params), params)
+        found, state = jax.jit(optimizer.update)(huge_gradient, optimizer.init(params), params)
+        np.testing.assert_allclose(np.asarray(found, complex), np.asarray(expected, complex), rtol=tolerance)
+        gradients = jnp.concatenate([jnp.stack([huge_gradient] * 5), jnp.ones((1500, 2), dtype)])
+        state, updates = jax.lax.scan(lambda s, g: optimizer.update(g, s)[::-1], state, gradients)
+    chex.assert_tree_all_finite((state, updates))
+    if name != "adagrad":
+        np.testing.assert_allclose(np.asarray(updates[-1], complex), -hyper["learning_rate"], rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", SQUARING)
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_is_not_hidden(name: str, bad: float) -> None:
+    optimizer = example(name)
+    for gradient in (jnp.array([bad, 1.0]), jnp.array([bad + 1j, 1.0])):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = jax.jit(optimizer.update)(gradient, optimizer.init(gradient), gradient)
+        assert bool(jnp.isnan(updates[0]))
+        assert bool(jnp.isfinite(updates[1]))
+
+
+@pytest.mark.parametrize("name", SQUARING)
+def test_a_gradient_whose_square_underflows(name: str) -> None:
+    """1e-30 in float32: with an ordinary epsilon the step is right, with none it is short, never long or NaN."""
+    with jax.enable_x64(False):
+        g = jnp.asarray([1e-30], jnp.float32)
+        optimizer = RULES[name].make(**RULES[name].example)
+        found, _ = optimizer.update(g, optimizer.init(g), g)
+        stepper = RULES[name].lecture(np.zeros(1), **RULES[name].example)
+        next(stepper)
+        np.testing.assert_allclose(found, stepper.send(np.array([1e-30])), rtol=1e-5)
+        optimizer = RULES[name].make(**{**RULES[name].example, "eps": 0.0})
+        found, _ = optimizer.update(g, optimizer.init(g), g)
+        assert -RULES[name].example["learning_rate"] < float(found[0]) < 0
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "rmsprop", "adam"])
@@ -474,7 +578,7 @@ def test_the_count_stops_at_the_largest_int32(name: str) -> None:
 
 
 OUT_OF_RANGE: dict[str, tuple[Any, ...]] = {
-    "learning_rate": (0.0, -1e-3, float("nan"), float("inf"), np.float32(-1), jnp.asarray(0.0)),
+    "learning_rate": (-1e-3, float("nan"), float("inf"), np.float32(-1), jnp.asarray(-1e-3)),
     "rho": (-0.1, 1.0, float("nan")),
     "decay": (-0.1, 1.0, float("nan")),
     "b1": (-0.1, 1.0, float("nan")),

@@ -365,6 +365,63 @@ def test_nan_scores_give_nan(name: str, row: list[float], label: int) -> None:
     np.testing.assert_allclose(found[1], value(name, np.zeros_like(scores), labels)[1], rtol=1e-15)
 
 
+BIG = "max"
+ENDS: dict[
+    str, tuple[Any, ...]
+] = {  # scores (the right class is the second): loss, and slopes of the two hinges and of cross-entropy, by limits
+    "beyond the range": ([BIG, "-max"], INF, [1, -1], [1, -1], [1, -1]),
+    "two beyond it": ([BIG, "-max", BIG], INF, [1, -2, 1], [0.5, -1, 0.5], [0.5, -1, 0.5]),
+    "two beyond it, one far below the other": ([BIG, "-max", "max/2"], INF, [1, -2, 1], [1, -1, 0], [1, -1, 0]),
+    "right by more than the range": (["-max", BIG], 0.0, [0, 0], [0, 0], [0, 0]),
+    "a wrong class at +inf": ([INF, 0.0, 1.0], INF, [1, -2, 1], [1, -1, 0], [1, -1, 0]),
+    "a wrong class at +inf, the right at the largest": ([INF, BIG], INF, [1, -1], [1, -1], [1, -1]),
+    "a wrong class at +inf, another at the largest": ([INF, "-max", BIG], INF, [1, -2, 1], [1, -1, 0], [1, -1, 0]),
+    "two wrong classes at +inf": ([INF, 0.0, INF], INF, [1, -2, 1], [0.5, -1, 0.5], [0.5, -1, 0.5]),
+    "the right class at -inf": ([0.0, -INF, "-max"], INF, [1, -2, 1], [1, -1, 0], [1, -1, 0]),
+    "the right class at the smallest": ([-INF, "-max", -INF], 0.0, [0, 0, 0], [0, 0, 0], [0, 0, 0]),
+    "the right class and a wrong one at +inf": ([INF, INF, 0.0], NAN, [NAN] * 3, [NAN] * 3, [NAN] * 3),
+    "a wrong class at NaN": ([NAN, 0.0], NAN, [NAN] * 2, [NAN] * 2, [NAN] * 2),
+    "the right class at NaN": ([-5.0, NAN, INF], NAN, [NAN] * 3, [NAN] * 3, [NAN] * 3),
+    "a wrong class at NaN, the right at +inf": ([NAN, INF], NAN, [NAN] * 2, [NAN] * 2, [NAN] * 2),
+}
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+def test_losses_and_gradients_at_the_ends_of_the_range(name: str, dtype: Any) -> None:
+    largest = float(jnp.finfo(dtype).max)
+    numbers = {BIG: largest, "-max": -largest, "max/2": largest / 2}
+    for case, (row, loss, *slopes) in ENDS.items():
+        wide = [numbers.get(s, s) if isinstance(s, str) else s for s in row] + [-INF] * (3 - len(row))
+        found, gradient = JITTED[name](jnp.asarray([wide, [0.0] * 3], dtype), np.array([1, 1]))
+        np.testing.assert_array_equal(found[0], loss, err_msg=case)
+        expected = np.array(slopes[list(LOSSES).index(name)] + [0.0] * (3 - len(row)))
+        expected = np.full(3, NAN) if np.isnan(loss) else expected
+        np.testing.assert_allclose(np.asarray(gradient[0], float), expected, err_msg=case)
+        assert np.isfinite(np.asarray(gradient[1], float)).all()
+
+
+@each_loss
+def test_a_label_out_of_range_has_no_gradient_either(name: str) -> None:
+    slopes = gradient(name, np.zeros((2, 3)), np.array([3, 0]))
+    assert np.isnan(slopes[0]).all()
+    assert np.isfinite(slopes[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16])
+def test_penalties_at_the_ends_of_the_range(dtype: Any) -> None:
+    largest = float(jnp.finfo(dtype).max)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for w in (largest, -largest, INF, -INF, NAN, 0.0):
+            scalar = jnp.asarray(w, dtype)
+            cost, slope = jax.value_and_grad(losses.l1_penalty)(scalar)
+            np.testing.assert_array_equal([float(cost), float(slope)], [abs(w), np.sign(w)])
+            cost, slope = jax.value_and_grad(losses.l2_penalty)(scalar)
+            wide = np.float64 if dtype == jnp.float64 else np.float32
+            np.testing.assert_allclose([float(cost)], [wide(w) * wide(w)], rtol=1e-6)
+            np.testing.assert_array_equal(float(slope), float(jnp.asarray(2 * wide(w), dtype)))
+
+
 # Dtypes
 
 

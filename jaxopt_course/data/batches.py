@@ -9,7 +9,8 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Int
 
-SHUFFLE_ROUNDS = 8  # with 4, chi-square tells the 24 orders of 4 examples from uniform
+SORTED_BELOW = 512  # up to so many examples a sort of random bits is no slower, and all orders are equally likely
+SHUFFLE_ROUNDS = 8
 
 
 class BatchPlan(NamedTuple):
@@ -71,11 +72,14 @@ def minibatches(
 
 
 def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
-    """The numbers 0..N-1 in random order, without a sort: the work grows with N and no faster.
+    """The numbers 0..N-1 in random order, in time proportional to N.
 
-    Write i as row and column of a table of about sqrt(N) by sqrt(N) places. Eight times, move every place down by a
-    random amount that depends on its column alone, then across by one that depends on its row: each move can be undone,
-    so no two places collide. A place past the end walks on until it is inside.
+    Up to N = 512, sort the numbers by 64 random bits each: every order is equally likely. Beyond, write i as row and
+    column of a table of about sqrt(N) by sqrt(N) places. Eight times, move every place down by a random amount that
+    depends on its column alone, then across by one that depends on its row: each move can be undone, so no two places
+    collide. A place past the end moves again until it is inside. Then swap the first two numbers or not, by a random
+    bit: odd and even orders are equally likely. Such an order is not one of all N!, for which there are too few random
+    bits; where examples go, and which are neighbours, has the frequencies of a uniform order.
 
     Args:
       key: a `jax.random` key.
@@ -97,9 +101,18 @@ def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
     """
     if num_examples < 1:
         raise ValueError(f"shuffled: num_examples must be at least 1, got {num_examples}")
+    return _sorted_by_bits(key, num_examples) if num_examples <= SORTED_BELOW else _moved(key, num_examples)
+
+
+def _sorted_by_bits(key: Array, num_examples: int) -> Array:
+    high, low = jax.random.bits(key, (2, num_examples), jnp.uint32)
+    return lax.sort((high, low, jnp.arange(num_examples, dtype=jnp.int32)), num_keys=2)[2]
+
+
+def _moved(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)
-    down_key, across_key = jax.random.split(key)
+    down_key, across_key, swap_key = jax.random.split(key, 3)
     down = jax.random.randint(down_key, (SHUFFLE_ROUNDS, columns), 0, rows, jnp.int32)
     across = jax.random.randint(across_key, (SHUFFLE_ROUNDS, rows), 0, columns, jnp.int32)
 
@@ -116,9 +129,11 @@ def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
     def walk_on(i: Array) -> Array:
         return jnp.where(i >= num_examples, walk(i), i)
 
-    return lax.while_loop(
+    order = lax.while_loop(
         lambda i: jnp.any(i >= num_examples), walk_on, walk(jnp.arange(num_examples, dtype=jnp.int32))
     )
+    first_two = jnp.where(jax.random.bernoulli(swap_key), order[1::-1], order[:2])
+    return order.at[:2].set(first_two)
 
 
 def check_batch_size(where: str, num_examples: int, batch_size: int) -> None:

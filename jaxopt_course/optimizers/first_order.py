@@ -11,10 +11,19 @@ clipping, decay, and with every loop that takes an optax optimizer. What all rul
 - `learning_rate` is a number, a traced scalar, or a schedule `count -> learning rate` with `count` 0 at first; every
   other hyperparameter is a number or a traced scalar, so a sweep is a `vmap` and never a recompile.
 - A number out of range raises ValueError when the optimizer is made; a traced value and a schedule are always legal.
-- State is a NamedTuple of arrays whose structure, shapes and dtypes never change. Parameters of 16 bits keep moments
-  and all arithmetic in float32; updates have the parameters' dtype. Complex parameters count |g|^2 as the square.
+  A learning rate of 0 is legal. Derivatives with respect to hyperparameters are finite, also at 0.
+- The same plain numbers give the same optimizer object, so that `jit` finds what it compiled for it.
+- State is a NamedTuple of arrays whose structure, shapes, dtypes and shardings never change; moments are sharded like
+  the parameters. Parameters of 16 bits keep moments and all arithmetic in float32; updates have the parameters' dtype.
+  Complex parameters count |g|^2 as the square.
+- Squares do not overflow: AdaGrad, RMSProp and Adam take a gradient entry (of a complex one, its real and its imaginary
+  part) beyond 2^63, for 64-bit parameters 2^511, as this limit, so that one such entry does not stop its parameter for
+  ever. Infinite and NaN gradients give NaN. Squares that underflow count as the smallest normal number, 1e-38 in
+  float32: an error below 1e-12 with the default epsilon; with epsilon 0, entries below 1e-19 give updates that are too
+  short.
 - Parameters that are not floating point raise TypeError; gradients that do not match the parameters or the state raise
-  ValueError. Both name the leaf.
+  ValueError. Both name the leaf. A parameter whose gradient is None has no update, so that `update` takes a whole
+  Equinox model.
 """
 
 from typing import Any, NamedTuple
@@ -22,15 +31,17 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import optax
 
-from jaxopt_course.annotations import Array, Optimizer
+from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
 from jaxopt_course.optimizers.hyperparameters import (
+    Number,
     Rate,
-    Scalar,
+    cached_factory,
     decay_rate,
     learning_rate_at,
     not_negative,
 )
 from jaxopt_course.optimizers.leaves import map_leaves, next_count, start_count, zero_moments
+from jaxopt_course.optimizers.squares import bounded, no_infinity, one_minus_power, root, square
 
 
 class SGDState(NamedTuple):
@@ -39,6 +50,7 @@ class SGDState(NamedTuple):
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
 
 
+@cached_factory
 def sgd(learning_rate: Rate) -> Optimizer:
     r"""Gradient descent; stochastic when the gradient is a minibatch's.
 
@@ -51,7 +63,7 @@ def sgd(learning_rate: Rate) -> Optimizer:
       The optimizer; its state is `SGDState`.
 
     Raises:
-      ValueError: a learning rate that is not finite and > 0.
+      ValueError: a learning rate that is negative or not finite.
 
     Example:
       >>> import jax, optax
@@ -68,10 +80,10 @@ def sgd(learning_rate: Rate) -> Optimizer:
     """
     rate = learning_rate_at(learning_rate)
 
-    def init(params: Any) -> SGDState:
+    def init(params: Params) -> SGDState:
         return SGDState(start_count(params, learning_rate))
 
-    def update(grads: Any, state: SGDState, params: Any = None, **_: Any) -> tuple[Any, SGDState]:
+    def update(grads: Updates, state: SGDState, params: Params = None, **_: Any) -> tuple[Updates, SGDState]:
         def rule(g, lr):
             return (-lr * g,)
 
@@ -85,10 +97,11 @@ class MomentumState(NamedTuple):
     """`count`: as in `SGDState`; `trace`: the velocity v, like the parameters."""
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
-    trace: Any
+    trace: PyTree
 
 
-def momentum(learning_rate: Rate, rho: Scalar = 0.9, nesterov: bool = False) -> Optimizer:
+@cached_factory
+def momentum(learning_rate: Rate, rho: Number = 0.9, nesterov: bool = False) -> Optimizer:
     r"""SGD with a velocity that remembers past gradients; Nesterov's form looks one step ahead.
 
     $$v \leftarrow \rho v + g, \qquad w \leftarrow w - \eta v \qquad (v_0 = 0)$$
@@ -124,10 +137,10 @@ def momentum(learning_rate: Rate, rho: Scalar = 0.9, nesterov: bool = False) -> 
     """
     rate, rho = learning_rate_at(learning_rate), decay_rate("rho", rho)
 
-    def init(params: Any) -> MomentumState:
+    def init(params: Params) -> MomentumState:
         return MomentumState(start_count(params, learning_rate), zero_moments(params))
 
-    def update(grads: Any, state: MomentumState, params: Any = None, **_: Any) -> tuple[Any, MomentumState]:
+    def update(grads: Updates, state: MomentumState, params: Params = None, **_: Any) -> tuple[Updates, MomentumState]:
         def rule(g, v, lr, rho):
             v = rho * v + g
             return -lr * (g + rho * v if nesterov else v), v
@@ -142,10 +155,11 @@ class AdagradState(NamedTuple):
     """`count`: as in `SGDState`; `sum_of_squares`: s, like the parameters, real."""
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
-    sum_of_squares: Any
+    sum_of_squares: PyTree
 
 
-def adagrad(learning_rate: Rate, eps: Scalar = 1e-7) -> Optimizer:
+@cached_factory
+def adagrad(learning_rate: Rate, eps: Number = 1e-7) -> Optimizer:
     r"""A learning rate for each coordinate, divided by the root of all its past squares.
 
     $$s \leftarrow s + g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon} \qquad (s_0 = 0)$$
@@ -177,12 +191,13 @@ def adagrad(learning_rate: Rate, eps: Scalar = 1e-7) -> Optimizer:
     """
     rate, eps = learning_rate_at(learning_rate), not_negative("eps", eps)
 
-    def init(params: Any) -> AdagradState:
+    def init(params: Params) -> AdagradState:
         return AdagradState(start_count(params, learning_rate), zero_moments(params, real=True))
 
-    def update(grads: Any, state: AdagradState, params: Any = None, **_: Any) -> tuple[Any, AdagradState]:
+    def update(grads: Updates, state: AdagradState, params: Params = None, **_: Any) -> tuple[Updates, AdagradState]:
         def rule(g, s, lr, eps):
-            s = s + square(g)
+            g = bounded(g)
+            s = no_infinity(s + square(g))
             return -lr * (g / (root(s) + eps)), s
 
         updates, s = map_leaves(rule, grads, (state.sum_of_squares,), (rate(state.count), eps), params)
@@ -195,10 +210,11 @@ class RMSPropState(NamedTuple):
     """`count`: as in `SGDState`; `nu`: s, the moving mean of squares, like the parameters, real."""
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
-    nu: Any
+    nu: PyTree
 
 
-def rmsprop(learning_rate: Rate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Optimizer:
+@cached_factory
+def rmsprop(learning_rate: Rate, decay: Number = 0.99, eps: Number = 1e-7) -> Optimizer:
     r"""AdaGrad that forgets: a moving mean of squares instead of their sum.
 
     $$s \leftarrow \beta s + (1 - \beta) g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
@@ -233,11 +249,12 @@ def rmsprop(learning_rate: Rate, decay: Scalar = 0.99, eps: Scalar = 1e-7) -> Op
     """
     rate, decay, eps = learning_rate_at(learning_rate), decay_rate("decay", decay), not_negative("eps", eps)
 
-    def init(params: Any) -> RMSPropState:
+    def init(params: Params) -> RMSPropState:
         return RMSPropState(start_count(params, learning_rate), zero_moments(params, real=True))
 
-    def update(grads: Any, state: RMSPropState, params: Any = None, **_: Any) -> tuple[Any, RMSPropState]:
+    def update(grads: Updates, state: RMSPropState, params: Params = None, **_: Any) -> tuple[Updates, RMSPropState]:
         def rule(g, s, lr, decay, eps):
+            g = bounded(g)
             s = decay * s + (1 - decay) * square(g)
             return -lr * (g / (root(s) + eps)), s
 
@@ -251,12 +268,13 @@ class AdamState(NamedTuple):
     """`count`: steps taken, int32; `mu` and `nu`: the moving means of g and of its square, like the parameters."""
 
     count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
-    mu: Any
-    nu: Any
+    mu: PyTree
+    nu: PyTree
 
 
+@cached_factory
 def adam(
-    learning_rate: Rate = 1e-3, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-7, bias_correction: bool = True
+    learning_rate: Rate = 1e-3, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-7, bias_correction: bool = True
 ) -> Optimizer:
     r"""Momentum and RMSProp at once; the correction undoes the pull of both means towards their start at zero.
 
@@ -297,35 +315,20 @@ def adam(
     rate, eps = learning_rate_at(learning_rate), not_negative("eps", eps)
     b1, b2 = decay_rate("b1", b1), decay_rate("b2", b2)
 
-    def init(params: Any) -> AdamState:
+    def init(params: Params) -> AdamState:
         return AdamState(jnp.zeros((), jnp.int32), zero_moments(params), zero_moments(params, real=True))
 
-    def update(grads: Any, state: AdamState, params: Any = None, **_: Any) -> tuple[Any, AdamState]:
+    def update(grads: Updates, state: AdamState, params: Params = None, **_: Any) -> tuple[Updates, AdamState]:
         t = optax.safe_increment(state.count)
         c1, c2 = (one_minus_power(b1, t), one_minus_power(b2, t)) if bias_correction else (1.0, 1.0)
 
         def rule(g, m, v, lr, b1, b2, eps, c1, c2):
+            g = bounded(g)
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * square(g)
             return -lr * ((m / c1) / (root(v / c2) + eps)), m, v
 
-        scalars = (rate(state.count), b1, b2, eps, c1, c2)
-        updates, mu, nu = map_leaves(rule, grads, (state.mu, state.nu), scalars, params)
+        updates, mu, nu = map_leaves(rule, grads, state[1:], (rate(state.count), b1, b2, eps, c1, c2), params)
         return updates, AdamState(t, mu, nu)
 
     return Optimizer(init, update)
-
-
-def square(g: Array) -> Array:
-    """g^2; |g|^2 for a complex gradient."""
-    return (g * jnp.conj(g)).real if jnp.iscomplexobj(g) else g * g
-
-
-def root(v: Array) -> Array:
-    """sqrt(v), with the smallest normal number added inside: at a dead coordinate the derivative is then 0, not NaN."""
-    return jnp.sqrt(v + jnp.finfo(v.dtype).tiny)
-
-
-def one_minus_power(b: Scalar, t: Array) -> Array:
-    """1 - b^t without cancellation: with b = 0.999 in float32 the plain form is off by 6e-6 at t = 1."""
-    return -jnp.expm1(t.astype(float) * jnp.log1p(-(1 - b)))

@@ -6,14 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.shard_alike import shard_alike
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, Params, PyTree, Updates
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import Rate, Scalar
 
 
-def start_count(params: Any, learning_rate: Rate) -> Array | None:
-    """The step counter of a new state: a schedule needs one, a number does not and then pays for none."""
+def start_count(params: Params, learning_rate: Rate) -> Array | None:
+    """The step counter of a new state where the learning rate is a schedule, else None: a number needs no counter."""
     check_floating(params)
     return jnp.zeros((), jnp.int32) if callable(learning_rate) else None
 
@@ -22,34 +23,36 @@ def next_count(count: Array | None) -> Array | None:
     return None if count is None else optax.safe_increment(count)
 
 
-def zero_moments(params: Any, *, real: bool = False) -> Any:
-    """Zeros like the parameters, `real` for moments of |g|^2.
+def zero_moments(params: Params, *, real: bool = False) -> PyTree:
+    """Zeros like the parameters: shape, sharding and varying mesh axes too. `real` for moments of |g|^2.
 
-    At least in 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay.
+    The dtype has at least 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay.
     """
-
     check_floating(params)
 
     def zeros(leaf: Array) -> Array:
         dtype = at_least_32_bits(jnp.result_type(leaf))
-        return jnp.zeros(jnp.shape(leaf), _real(dtype) if real else dtype)
+        made = jnp.zeros_like(leaf, dtype=_real(dtype) if real else dtype)
+        if isinstance(leaf, jax.core.Tracer):  # under jit, `zeros_like` is a constant, which the compiler would gather
+            _, made = shard_alike(leaf, made)
+        return made
 
     return jax.tree.map(zeros, params)
 
 
 def map_leaves(
     rule: Callable[..., tuple[Array, ...]],
-    grads: Any,
-    moments: tuple[Any, ...],
+    grads: Updates,
+    moments: tuple[PyTree, ...],
     scalars: tuple[Scalar, ...],
-    params: Any,
-) -> tuple[Any, ...]:
+    params: Params | None,
+) -> tuple[PyTree, ...]:
     """Apply `rule(g, *moments, *scalars) -> (update, *moments)` to every leaf.
 
     The rule computes in the moments' dtype. Updates come back in the parameters' dtype (the gradients' where the
-    parameters are not given), moments in the dtype they had.
+    parameters are not given), moments in the dtype they had. A parameter whose gradient is None has no update.
     """
-    like = grads if params is None else params
+    like = grads if params is None else _with_gradient(grads, params)
     check_match(grads, "parameters", like)
     for moment in moments:
         check_match(grads, "optimizer state", moment)
@@ -67,7 +70,16 @@ def map_leaves(
     return tuple(jax.tree.unflatten(structure, column) for column in columns)
 
 
-def check_match(grads: Any, name: str, other: Any) -> None:
+def _with_gradient(grads: Updates, params: Params) -> Params:
+    """The parameters, with None where the gradient is None: in a whole Equinox model, what is not an array."""
+    try:
+        return jax.tree.map(lambda g, p: p if g is not None else None, grads, params, is_leaf=lambda g: g is None)
+    except ValueError:  # trees that do not match: `check_match` says where
+        return params
+
+
+def check_match(grads: Updates, name: str, other: PyTree) -> None:
+    """Raise ValueError that names the first leaf where `other` differs from the gradients in structure or shape."""
     trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, other)]
     if trees[0] == trees[1] and all(map(_same_shape, jax.tree.leaves(grads), jax.tree.leaves(other))):
         return
@@ -87,9 +99,13 @@ def _same_shape(a: Any, b: Any) -> bool:
     return jnp.shape(a) == jnp.shape(b)
 
 
-def _shapes(tree: Any) -> dict[str, str]:
+def _shapes(tree: PyTree) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"shape {jnp.shape(leaf)}" for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): _described(leaf) for path, leaf in leaves}
+
+
+def _described(leaf: Any) -> str:
+    return f"a {type(leaf).__name__}" if callable(leaf) or isinstance(leaf, str) else f"shape {jnp.shape(leaf)}"
 
 
 def _real(dtype: Any) -> Any:

@@ -2,18 +2,21 @@
 
 Every loss takes `(scores, labels)` in this order and returns one number for each example; `empirical_risk` takes the
 mean, and nothing else does. They are safe for scores of any size and for infinite ones: a wrong class at -inf counts
-for nothing, the right class at -inf gives a loss of +inf.
+for nothing; the right class at -inf or a wrong one at +inf gives a loss of +inf, and so does a gap between scores
+beyond the largest number of their dtype. Gradients are those of the limit. Where a score is NaN, or the right class and
+a wrong one are both at +inf, the loss and the whole gradient of the example are NaN.
 
-Labels that are out of range raise ValueError where their values are known. Under `jit`, where they are not, the loss of
-such an example is NaN. Scores of 16 bits are widened to float32, and so are the losses made of them.
+Labels that are out of range raise ValueError where their values are known. Under `jit`, where they are not, the loss
+and the gradient of such an example are NaN. Scores of 16 bits are widened to float32, and so are the losses made of
+them.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxopt_course.annotations import Array, ArrayLike, Float, Shaped
+from jaxopt_course.annotations import Array, ArrayLike, Float, Params, Shaped
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
 from jaxopt_course.problems.labels import check_labels, in_range, is_correct_class
 
@@ -55,8 +58,9 @@ def multiclass_hinge(
     the lecture's "Multiclass SVM loss" with these very scores.
     """
     scores, labels = check_labels("multiclass_hinge", scores, labels)
-    gaps, right = _wrong_minus_right(_widen(scores), labels)
-    return _finish(jnp.sum(_positive_part(gaps + margin), axis=-1), right, scores, labels)
+    scores, excluded, right = _rivals(scores, labels)
+    gaps = jnp.where(excluded, -jnp.inf, scores - jnp.expand_dims(right, -1))
+    return _finish(jnp.sum(_positive_part(gaps + margin), axis=-1), scores, right)
 
 
 def crammer_singer_hinge(
@@ -93,9 +97,9 @@ def crammer_singer_hinge(
     JMLR 2, eq. 3; it is what optax and jaxopt call the multiclass hinge loss.
     """
     scores, labels = check_labels("crammer_singer_hinge", scores, labels)
-    gaps, right = _wrong_minus_right(_widen(scores), labels)
-    worst = jnp.where(jnp.any(jnp.isnan(gaps), axis=-1), jnp.nan, jnp.max(gaps, axis=-1))
-    return _finish(_positive_part(worst + margin), right, scores, labels)
+    scores, excluded, right = _rivals(scores, labels)
+    worst = jnp.max(jnp.where(excluded, -jnp.inf, scores), axis=-1)
+    return _finish(_positive_part(_minus(worst, right) + margin), scores, right)
 
 
 def softmax_cross_entropy(
@@ -133,16 +137,16 @@ def softmax_cross_entropy(
     (2006), "Pattern Recognition and Machine Learning", eq. 4.108.
     """
     scores, labels = check_labels("softmax_cross_entropy", scores, labels)
-    wide = _widen(scores)
-    is_correct = is_correct_class(wide, labels)
-    right = jnp.sum(jnp.where(is_correct, wide, 0), axis=-1)
-    anchor = jax.lax.stop_gradient(jnp.where(jnp.isfinite(right), right, 0))
-    gaps = jnp.where(is_correct, -jnp.inf, wide - jnp.expand_dims(anchor, -1))
-    log_odds_against = _logsumexp(gaps) + (anchor - right)
-    return _finish(jnp.logaddexp(log_odds_against, jnp.zeros_like(right)), right, scores, labels)
+    scores, excluded, right = _rivals(scores, labels)
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(excluded, -jnp.inf, scores), axis=-1))
+    below_top = jnp.where(excluded, -jnp.inf, _minus(scores, jnp.expand_dims(top, -1)))
+    total = jnp.sum(jnp.exp(below_top), axis=-1)
+    log_odds_against = jnp.log(jnp.where(total == 0, 1, total)) + _minus(top, right)
+    log_odds_against = jnp.where(total == 0, -jnp.inf, log_odds_against)
+    return _finish(jnp.logaddexp(log_odds_against, jnp.zeros_like(right)), scores, right)
 
 
-def l2_penalty(params: Any) -> Float[Array, ""]:
+def l2_penalty(params: Params) -> Float[Array, ""]:
     r"""The sum of squares of every entry of every leaf, without a factor of one half; the bias counts too.
 
     $$R(W) = \sum_{k, l} W_{k, l}^2$$
@@ -167,10 +171,10 @@ def l2_penalty(params: Any) -> Float[Array, ""]:
 
     Source: the lecture's "Regularization", L2.
     """
-    return _sum_over_leaves(lambda w: (w * jnp.conj(w)).real, params)
+    return _sum_over_leaves(lambda w: w.real**2 + w.imag**2 if jnp.iscomplexobj(w) else w * w, params)
 
 
-def l1_penalty(params: Any) -> Float[Array, ""]:
+def l1_penalty(params: Params) -> Float[Array, ""]:
     r"""The sum of absolute values of every entry of every leaf; the subgradient at 0 is 0.
 
     $$R(W) = \sum_{k, l} |W_{k, l}|$$
@@ -195,7 +199,7 @@ def l1_penalty(params: Any) -> Float[Array, ""]:
 
     Source: the lecture's "Regularization", L1.
     """
-    return _sum_over_leaves(lambda w: jnp.where(w == 0, 0, jnp.abs(w)), params)  # jnp.abs has slope 1 at 0
+    return _sum_over_leaves(_magnitude, params)
 
 
 def _widen(x: Array) -> Array:
@@ -203,12 +207,19 @@ def _widen(x: Array) -> Array:
     return x.astype(at_least_32_bits(x.dtype))
 
 
-def _wrong_minus_right(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """s_j - s_y, with -inf at the right class and at every class that scores -inf; and s_y itself."""
+def _rivals(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Widened scores, all NaN in rows that have no loss; which classes are no rivals of the right one; its score.
+
+    A row has no loss where a score is NaN, the label names no class, or the right class and a wrong one are at +inf.
+    The product makes the gradient of such a row NaN too.
+    """
+    scores = _widen(scores)
     is_correct = is_correct_class(scores, labels)
+    two_infinities = jnp.any(jnp.isposinf(scores) & ~is_correct, -1) & jnp.any(jnp.isposinf(scores) & is_correct, -1)
+    has_loss = in_range(scores, labels) & ~jnp.any(jnp.isnan(scores), axis=-1) & ~two_infinities
+    scores = scores * jnp.expand_dims(jnp.where(has_loss, 1, jnp.nan).astype(scores.dtype), -1)
     right = jnp.sum(jnp.where(is_correct, scores, 0), axis=-1)
-    excluded = is_correct | jnp.isneginf(scores)
-    return jnp.where(excluded, -jnp.inf, scores - jnp.expand_dims(right, -1)), right
+    return scores, is_correct | jnp.isneginf(scores), right
 
 
 def _positive_part(x: Array) -> Array:
@@ -216,22 +227,31 @@ def _positive_part(x: Array) -> Array:
     return jnp.where(x <= 0, 0, x)
 
 
-def _logsumexp(scores: Array) -> Array:
-    """log sum exp over the last axis; where every term is -inf, the lowest finite number and a gradient of zero."""
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    total = jnp.sum(jnp.exp(scores - jnp.expand_dims(top, -1)), axis=-1)
-    lowest = jnp.finfo(scores.dtype).min
-    return jnp.where(total == 0, lowest, jnp.log(jnp.where(total == 0, 1, total)) + top)
+@jax.custom_jvp
+def _minus(a: Array, b: Array) -> Array:
+    """a - b, and 0 where both are the same infinity; the slopes are 1 and -1 everywhere."""
+    return jnp.where(a == b, 0, a - b)
 
 
-def _finish(losses: Array, right: Array, scores: Array, labels: Array) -> Array:
-    """+inf where the right class is impossible, NaN where it scores NaN or the label names no class."""
+@_minus.defjvp
+def _minus_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return _minus(*primals), tangents[0] - tangents[1]
+
+
+def _finish(losses: Array, scores: Array, right: Array) -> Array:
+    """+inf where the right class is impossible, NaN in rows of NaN, which a maximum on a CPU takes for numbers."""
     losses = losses + jnp.where(jnp.isneginf(right), jnp.inf, 0).astype(losses.dtype)
-    return jnp.where(in_range(scores, labels) & ~jnp.isnan(right), losses, jnp.nan)
+    return jnp.where(jnp.isnan(scores[..., 0]), jnp.nan, losses)
 
 
-def _sum_over_leaves(term: Any, params: Any) -> Array:
+def _magnitude(w: Array) -> Array:
+    """|w| with slope 0 at 0 and NaN at NaN; that of `jnp.abs` is 1 and -1 there."""
+    if jnp.iscomplexobj(w):
+        return jnp.where(w == 0, 0, jnp.abs(w))
+    return w * jax.lax.stop_gradient(jnp.sign(w))
+
+
+def _sum_over_leaves(term: Callable[[Array], Array], params: Params) -> Array:
     check_floating(params)
     sums = [jnp.sum(term(_widen(jnp.asarray(leaf)))) for leaf in jax.tree.leaves(params)]
     dtype = widest(*(s.dtype for s in sums)) if sums else float
