@@ -176,7 +176,7 @@ if len(devices) == 8:  # what a step says to the others: its share of the gradie
         plan = jc.data.minibatches(jax.random.key(1), 200, 16, 1).full.reshape(-1, 16)
         piece = next(feed.pieces([(plan, 0, 3)]))
         compiled = _compiled_steps.lower(
-            objective, jc.adam(0.1), carry, piece.data, piece.plan, 0, 3, has_aux=False, on_nonfinite="stop",
+            (objective, jc.adam(0.1)), carry, piece.data, piece.plan, 0, 3, has_aux=False, on_nonfinite="stop",
             everywhere=feed.everywhere,
         ).compile().as_text()
         said = [word for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute")
