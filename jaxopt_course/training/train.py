@@ -14,13 +14,13 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxopt_course.annotations import AnyOptimizer, Array
+from jaxopt_course.annotations import AnyOptimizer, Array, Objective
 from jaxopt_course.data.batches import check_batch_size
 from jaxopt_course.training.checkpoint import kept
 from jaxopt_course.training.feed import Feed, fingerprint, num_examples_of, schedule
 from jaxopt_course.training.history import History, Trace
 from jaxopt_course.training.programs import Program
-from jaxopt_course.training.steps import Carry, Objective, Record, start, train_steps
+from jaxopt_course.training.steps import Carry, Record, init_carry, train_steps
 
 CHECKPOINT_EVERY = 1000
 
@@ -164,7 +164,7 @@ def train(
         raise ValueError(f"train: checkpoint_every needs a checkpoint_dir and a number from 1, got {checkpoint_every}")
 
     feed = Feed(data, batch_size, chunk_size, mesh, max_data_bytes)
-    carry = jax.tree.map(partial(jnp.array, copy=True), start(optimizer, params))  # chunks consume their input
+    carry = jax.tree.map(partial(jnp.array, copy=True), init_carry(optimizer, params))  # chunks consume their input
     run = _Run(feed.replicated(carry), eval_fn, total)
     advance = partial(
         _compiled_steps, (objective, optimizer), has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
