@@ -130,7 +130,9 @@ def linear(problem: Problem, loss: str, args: argparse.Namespace) -> Classifier:
 
     def trained(rate: jax.Array, data: Any, plan: jax.Array) -> Any:
         optimizer = jc.adam(rate)
-        return jc.training.train_steps(objective, optimizer, jc.training.start(optimizer, params), data, plan)[0].params
+        return jc.training.train_steps(objective, optimizer, jc.training.init_carry(optimizer, params), data, plan)[
+            0
+        ].params
 
     every = jax.jit(jax.vmap(trained, (0, None, None)))(jnp.asarray(RATES, jnp.float32), fit, plan)  # lanes of one run
     tried = []

@@ -302,7 +302,7 @@ def learned_templates(lesson: Lesson) -> Shown:
     rates, steps = jnp.asarray([0.01, 0.1, 0.5]), lesson.some(200)
 
     def descend_at(rate: jax.Array, data: Any) -> Any:
-        carry = jc.training.start(jc.sgd(rate), lesson.start())
+        carry = jc.training.init_carry(jc.sgd(rate), lesson.start())
         full = jnp.broadcast_to(jnp.arange(len(data[1])), (steps, len(data[1])))
         return jc.training.train_steps(softmax_risk, jc.sgd(rate), carry, data, full)
 
@@ -555,7 +555,7 @@ def race(lesson: Lesson) -> Shown:
     plan = jc.data.minibatches(lesson.key, len(lesson.train[1]), BATCH, epochs).full.reshape(-1, BATCH)
 
     def trained(make: Any, rate: jax.Array, data: Any, plan: jax.Array) -> Any:
-        carry = jc.training.start(make(rate), lesson.start())
+        carry = jc.training.init_carry(make(rate), lesson.start())
         carry, record = jc.training.train_steps(softmax_risk, make(rate), carry, data, plan)
         return record.loss.reshape(epochs, -1).mean(axis=1), jc.scores.linear(carry.params, lesson.test[0])
 

@@ -433,7 +433,7 @@ def image_floors(args: argparse.Namespace, dataset: jc.data.Dataset) -> list[Row
                 return carry, risk(carry.params, data)
 
             turns = jax.random.split(key, IMAGE_STEPS // IMAGE_EVERY)
-            _, values = lax.scan(some_steps, jc.training.start(rule, best), turns)
+            _, values = lax.scan(some_steps, jc.training.init_carry(rule, best), turns)
             return values[len(turns) // 3 :].mean() - least
 
         lanes = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1))  # rates share their minibatches

@@ -142,7 +142,7 @@ def largest_difference(ours: Any, twin: Any, problem: Problem) -> tuple[float, f
             apart = optax.tree.norm(optax.tree.sub(a.params, b.params), ord=jnp.inf)
             return (a, b), (apart, optax.tree.norm(b.params, ord=jnp.inf))
 
-        start = jc.training.start(ours, params), jc.training.start(twin, params)
+        start = jc.training.init_carry(ours, params), jc.training.init_carry(twin, params)
         _, (apart, size) = jax.jit(lambda start: jax.lax.scan(both, start, plan))(start)
         return float(jnp.max(apart)), float(jnp.max(size))
 

@@ -105,7 +105,7 @@ def swept(contestant: Contestant, problem: Problem, saves: Saves | None = None) 
 
     def begin(rate: jax.Array, key: jax.Array) -> tuple[Any, jax.Array]:
         params = problem.start(key)
-        return jc.training.start(contestant.make(rate), params), problem.objective(params, problem.train)
+        return jc.training.init_carry(contestant.make(rate), params), problem.objective(params, problem.train)
 
     def advance(rate: jax.Array, key: jax.Array, carry: Any, epoch: jax.Array) -> tuple[Any, Any]:
         plan = problem.plan(key, 1, epoch)

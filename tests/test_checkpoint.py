@@ -304,7 +304,7 @@ def test_mutated_checkpoints_are_refused_and_nothing_else(tmp_path: Path) -> Non
     good, rng = files(tmp_path / "good")[0], np.random.default_rng(0)
     content = good.read_bytes()
     params = {"W": jnp.zeros((3, 5)), "b": jnp.zeros(3)}
-    carry = jc.training.start(killable.OPTIMIZER, params)
+    carry = jc.training.init_carry(killable.OPTIMIZER, params)
     facts, _ = checkpoint._load(good)
     (tmp_path / "bad").mkdir()
     store = checkpoint.Checkpoints(tmp_path / "bad", facts["run"], 1, writes=False)

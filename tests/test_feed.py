@@ -119,7 +119,7 @@ def trained_until_bad(bad: Any, labels: Any) -> int:
 def test_data_laid_out_in_steps_needs_no_plan() -> None:
     objective, params, data = problem()
     plan = jc.data.minibatches(jax.random.key(1), ROWS, BATCH, 1).full.reshape(-1, BATCH)
-    carry = jc.training.start(OPTIMIZER, params)
+    carry = jc.training.init_carry(OPTIMIZER, params)
     steps = jax.jit(functools.partial(train_steps, objective, OPTIMIZER))
     a = steps(carry, jax.tree.map(jnp.asarray, data), plan)
     b = steps(carry, jax.tree.map(lambda leaf: jnp.asarray(leaf)[plan], data), None)
@@ -172,11 +172,11 @@ if len(devices) == 8:  # what a step says to the others: its share of the gradie
 
     for limit in (None, 20_000):
         feed = Feed(data, 16, 10, meshes["all"], limit)
-        carry = feed.replicated(jc.training.start(jc.adam(0.1), params))
+        carry = feed.replicated(jc.training.init_carry(jc.adam(0.1), params))
         plan = jc.data.minibatches(jax.random.key(1), 200, 16, 1).full.reshape(-1, 16)
         piece = next(feed.pieces([(plan, 0, 3)]))
         compiled = _compiled_steps.lower(
-            objective, jc.adam(0.1), carry, piece.data, piece.plan, 0, 3, has_aux=False, on_nonfinite="stop",
+            (objective, jc.adam(0.1)), carry, piece.data, piece.plan, 0, 3, has_aux=False, on_nonfinite="stop",
             everywhere=feed.everywhere,
         ).compile().as_text()
         said = [word for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute")

@@ -77,7 +77,7 @@ def test_training_steps_as_a_function_of_the_learning_rate() -> None:
 
     def final_loss(learning_rate: Any) -> Any:
         optimizer = jc.adam(learning_rate)
-        carry = jc.training.start(optimizer, PARAMS)
+        carry = jc.training.init_carry(optimizer, PARAMS)
         carry, _ = jc.training.train_steps(objective, optimizer, carry, (INPUTS, LABELS), plan)
         return objective(carry.params, (INPUTS, LABELS))
 

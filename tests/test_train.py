@@ -264,7 +264,7 @@ def test_sweep_under_vmap_equals_runs_one_by_one() -> None:
     def run(rate: Any, key: Any) -> Any:
         optimizer = jc.adam(rate)
         plan = jc.data.minibatches(key, 50, 16, 4).full.reshape(-1, 16)
-        return jc.training.train_steps(objective, optimizer, jc.training.start(optimizer, params), data, plan)
+        return jc.training.train_steps(objective, optimizer, jc.training.init_carry(optimizer, params), data, plan)
 
     carry, record = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(rates, keys)
     for i, optimizer in enumerate([jc.adam(float(rate)) for rate in rates]):
@@ -283,7 +283,7 @@ def test_one_lane_that_diverges_leaves_the_others_alone() -> None:
 
     def run(rate: Any) -> Any:
         optimizer = jc.sgd(rate)
-        start = jc.training.start(optimizer, jnp.array(1.0))
+        start = jc.training.init_carry(optimizer, jnp.array(1.0))
         return jc.training.train_steps(objective, optimizer, start, x, plan)
 
     rates = jnp.array([1e-2, 1e3, 2e-2])
@@ -303,7 +303,7 @@ def test_training_can_be_differentiated() -> None:
 
     def final_loss(rate: Any) -> Any:
         optimizer = jc.momentum(rate)
-        carry, _ = jc.training.train_steps(objective, optimizer, jc.training.start(optimizer, params), data, plan)
+        carry, _ = jc.training.train_steps(objective, optimizer, jc.training.init_carry(optimizer, params), data, plan)
         return objective(carry.params, data)
 
     slope, h, final_loss = jax.jit(jax.grad(final_loss))(0.01), 1e-6, jax.jit(final_loss)

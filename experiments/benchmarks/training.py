@@ -196,7 +196,7 @@ def train_steps_run(problem: Problem, optimizer: Any) -> timing.Run:
 
     @jax.jit
     def whole(params: Any, data: Any, plan: Any) -> Any:
-        carry = jc.training.start(optimizer, params)
+        carry = jc.training.init_carry(optimizer, params)
         return jc.training.train_steps(objective, optimizer, carry, data, plan)
 
     return lambda: whole(params, problem.data, problem.plan)

@@ -53,6 +53,10 @@ class Surface(NamedTuple):
     window: tuple[tuple[float, float], tuple[float, float]]
     critical_points: tuple[CriticalPoint, ...]
 
+    def __call__(self, params: ArrayLike) -> Array:
+        """The function's value, so that a surface can be passed as an objective."""
+        return self.fn(params)
+
 
 class Noisy(NamedTuple):
     """A surface whose gradient is seen through noise.

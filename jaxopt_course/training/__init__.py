@@ -5,7 +5,7 @@ from jaxopt_course.training.history import Trace
 from jaxopt_course.training.interrupts import Interrupted
 from jaxopt_course.training.minimize import Result, minimize
 from jaxopt_course.training.solve_steps import SolveTrace
-from jaxopt_course.training.steps import Carry, Record, gradient_norm, start, train_step, train_steps
+from jaxopt_course.training.steps import Carry, Record, gradient_norm, init_carry, train_step, train_steps
 from jaxopt_course.training.train import NonFiniteError, Snapshot, TrainResult, train
 
 __all__ = [
@@ -20,8 +20,8 @@ __all__ = [
     "Trace",
     "TrainResult",
     "gradient_norm",
+    "init_carry",
     "minimize",
-    "start",
     "train",
     "train_step",
     "train_steps",

@@ -1,6 +1,6 @@
-"""The pure half of training: one step, and a loop over the rows of a plan, as functions from data to data."""
+"""The pure half of training: one step, and a loop over the rows of a plan, as pure functions."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,60 +10,77 @@ import numpy as np
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array, Bool, Float, Int
+from jaxopt_course.annotations import (
+    AnyOptimizer,
+    Array,
+    Batch,
+    Bool,
+    Float,
+    Int,
+    Objective,
+    OptState,
+    Params,
+    PyTree,
+    Updates,
+)
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
-
-Objective = Callable[[Any, Any], Any]
 
 
 class Carry(NamedTuple):
     """What continues from step to step. `alive` turns False where `on_nonfinite="stop"` stopped."""
 
-    params: Any
-    state: Any
+    params: Params
+    state: OptState
     alive: Bool[Array, ""]
 
 
 class Record(NamedTuple):
-    """What a step leaves behind: the batch's loss and gradient norm before it, and whether it was not taken."""
+    """What a step records: the batch's loss and gradient norm before the step, and whether the step was not taken."""
 
     loss: Float[Array, "..."]
     grad_norm: Float[Array, "..."]
     skipped: Bool[Array, "..."]
-    aux: Any = None
+    aux: PyTree = None
 
 
-def start(optimizer: optax.GradientTransformation, params: Any) -> Carry:
-    """The carry before the first step."""
+def init_carry(optimizer: AnyOptimizer, params: Params) -> Carry:
+    """The carry before the first step. TypeError or ValueError names a leaf of `params` that is no floating array."""
+    check_arrays("params", params)
     check_floating(params)
     return Carry(params, optimizer.init(params), jnp.array(True))
 
 
 def train_step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     carry: Carry,
-    batch: Any,
+    batch: Batch,
     *,
     has_aux: bool = False,
     on_nonfinite: str = "stop",
+    valid: Bool[Array, ""] | bool = True,
 ) -> tuple[Carry, Record]:
-    """One step on one batch: value and gradient, then the update, unless something is not finite. Pure."""
+    """Take one step on one batch, unless the loss or the gradient is not finite. Pure.
 
+    The optimizer gets the direction of steepest ascent: JAX's gradient, conjugated where parameters are complex. Its
+    keyword `grad` is JAX's gradient itself, as optax's line searches expect. Where `valid` is False the batch is not
+    what was asked for, and the step counts as one with a loss of NaN.
+    """
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f'on_nonfinite must be "stop" or "skip", got {on_nonfinite!r}')
 
-    def value_and_aux(params: Any) -> tuple[Array, Any]:
+    def value_and_aux(params: Params) -> tuple[Array, PyTree]:
         return scalar_and_aux("train", objective(params, batch), has_aux)
 
     (value, aux), grads = jax.value_and_grad(value_and_aux, has_aux=True)(carry.params)
+    if valid is not True:
+        value = jnp.where(valid, value, jnp.nan)
     grad_norm = gradient_norm(grads)
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    taken = finite & carry.alive
+    taken = jnp.isfinite(value) & jnp.isfinite(grad_norm) & carry.alive
 
-    def move() -> tuple[Any, Any]:
+    def move() -> tuple[Params, OptState]:
         updates, state = optax.with_extra_args_support(optimizer).update(
-            grads,
+            ascent_direction(grads),
             carry.state,
             carry.params,
             value=value,
@@ -79,9 +96,9 @@ def train_step(
 
 def train_steps(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: AnyOptimizer,
     carry: Carry,
-    data: Any,
+    data: Batch,
     plan: Int[Array, "S B"] | None,
     first: int | Array = 0,
     last: int | Array | None = None,
@@ -97,10 +114,11 @@ def train_steps(
     Args:
       objective: `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`.
       optimizer: any optax transformation.
-      carry: from `start(optimizer, params)` or from the steps before.
+      carry: from `init_carry(optimizer, params)` or from the steps before.
       data: any tree of arrays with a leading axis of N examples.
       plan: indices of examples `[S, B]`, int32, 0..N-1, such as `minibatches(...).full.reshape(-1, B)`; None where the
-        data is laid out in steps already, `[S, B, ...]`.
+        data is laid out in steps already, `[S, B, ...]`. An index out of range is an error where the plan's values are
+        known; in a traced plan it makes the loss of its step NaN.
       first: the first row of the plan to take; it may be traced, and then one compile serves every `first` and `last`.
       last: the row to stop before.
       has_aux: whether the objective returns `(value, aux)`.
@@ -108,6 +126,9 @@ def train_steps(
 
     Returns:
       The carry after the last step, and the `Record` of every step, `[S]`; rows that were not asked for are 0.
+
+    Raises:
+      ValueError: leaves of `data` with different numbers of examples, or indices out of range.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -117,37 +138,143 @@ def train_steps(
       >>> plan = jc.data.minibatches(jax.random.key(0), 8, 4, num_epochs=10).full.reshape(-1, 4)
       >>> def final_loss(learning_rate):
       ...     optimizer = jc.sgd(learning_rate)
-      ...     carry = jc.training.start(optimizer, jnp.array(0.0))
+      ...     carry = jc.training.init_carry(optimizer, jnp.array(0.0))
       ...     carry, _ = jc.training.train_steps(objective, optimizer, carry, points, plan)
       ...     return objective(carry.params, points)
       >>> rates = jnp.array([0.01, 0.1, 1.0])
       >>> print(jax.vmap(final_loss)(rates).round(2))
       [2.73 0.11 0.  ]
     """
+    num_examples = _leading_length(data)
+    steps = num_examples if plan is None else plan.shape[0]
+    first, last = _check_rows(plan, num_examples, first, steps if last is None else last, steps)
     step = partial(train_step, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite)
 
-    def take(i: Array) -> Any:
+    def take(i: Array, carry: Carry) -> tuple[Carry, Record]:
         row = i if plan is None else plan[i]
-        return jax.tree.map(lambda leaf: leaf.at[row].get(mode="clip"), data)
+        valid = True if plan is None else jnp.all((row >= 0) & (row < num_examples))
+        return step(carry, jax.tree.map(lambda leaf: _rows(leaf, row), data), valid=valid)
 
-    aux = jax.eval_shape(step, carry, jax.eval_shape(take, jnp.int32(0)))[1].aux if has_aux else None
-    steps = (jax.tree.leaves(data)[0] if plan is None else plan).shape[0]
+    manual = any(_varying(leaf) for leaf in jax.tree.leaves((carry, data, plan)))
+    aux = jax.eval_shape(take, jnp.int32(0), carry)[1].aux if has_aux else None
     blank = Record(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, bool), _stacked_zeros(aux, steps))
+    if manual:  # a loop's carry varies over the mesh's manual axes from the start as it does at the end
+        carry, record = _vary_to_the_end(take, carry)
+        blank = jax.tree.map(_vary_like, blank, record)
 
     def body(i: Array, so_far: tuple[Carry, Record]) -> tuple[Carry, Record]:
         carry, records = so_far
-        carry, record = step(carry, take(i))
+        carry, record = take(i, carry)
         return carry, jax.tree.map(lambda rows, row: rows.at[i].set(row), records, record)
 
-    return lax.fori_loop(first, steps if last is None else last, body, (carry, blank))
+    return lax.fori_loop(first, last, body, (carry, blank))
 
 
-def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, Any]:
+def _leading_length(data: Batch) -> int:
+    """The number of examples, or steps, of the data; ValueError where leaves differ."""
+    check_arrays("data", data)
+    leaves = [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(data)]
+    if not leaves:
+        raise ValueError("train_steps: data has no arrays")
+    (path, shape), *others = leaves
+    for other, its_shape in [(path, shape), *others]:
+        if not its_shape or its_shape[0] != shape[0]:
+            raise ValueError(
+                "train_steps: every array of the data must have the same number of examples first, "
+                f"got data{path} {shape}, data{other} {its_shape}"
+            )
+    return shape[0]
+
+
+def _check_rows(plan: Array | None, num_examples: int, first: Any, last: Any, steps: int) -> tuple[Any, Any]:
+    """`first` and `last` within the plan; ValueError where known values of these or of the plan are out of range."""
+    if plan is not None and not isinstance(plan, jax.core.Tracer):
+        known = np.asarray(plan)
+        if known.size and not (known.min() >= 0 and known.max() < num_examples):
+            at = tuple(map(int, np.argwhere((known < 0) | (known >= num_examples))[0]))
+            raise ValueError(f"train_steps: plan{list(at)} = {known[at]} is no index of the {num_examples} examples")
+    if isinstance(first, jax.core.Tracer) or isinstance(last, jax.core.Tracer):
+        return jnp.maximum(first, 0), jnp.minimum(last, steps)
+    if not (first >= 0 and last <= steps):
+        raise ValueError(f"train_steps: first and last must be rows of the {steps} steps, got {first} and {last}")
+    return first, last
+
+
+def _rows(leaf: Array, row: Array) -> Array:
+    """Rows of an array; on an explicit mesh, sharded as the array is but along its first axis."""
+    sharding = jax.typeof(leaf).sharding
+    if not any(kind == jax.sharding.AxisType.Explicit for kind in sharding.mesh.axis_types):
+        return leaf.at[row].get(mode="clip")
+    rest = [None] * jnp.ndim(row) + list(sharding.spec[1:])
+    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*rest))
+    return leaf.at[row].get(mode="clip", out_sharding=whole)
+
+
+def _varying(leaf: Any) -> frozenset[Any]:
+    """Manual mesh axes over which an array varies inside `shard_map`."""
+    kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+    axes = getattr(kind, "manual_axis_type", None)
+    return frozenset(getattr(kind, "vma", None) or () if axes is None else axes.varying)
+
+
+def _vary_like(leaf: Array, *others: Any) -> Array:
+    axes = frozenset().union(*map(_varying, others)) - _varying(leaf)
+    return lax.pcast(leaf, tuple(axes), to="varying") if axes else leaf
+
+
+def _vary_to_the_end(take: Any, carry: Carry) -> tuple[Carry, Record]:
+    """The carry, varying over all axes that a step makes it vary over, and the shapes of that step's record."""
+    while True:
+        after, record = jax.eval_shape(take, jnp.int32(0), carry)
+        wider = jax.tree.map(_vary_like, carry, after)
+        if list(map(_varying, jax.tree.leaves(wider))) == list(map(_varying, jax.tree.leaves(carry))):
+            return carry, record
+        carry = wider
+
+
+def ascent_direction(grads: Updates) -> Updates:
+    """The direction of steepest ascent: JAX's gradient, conjugated where it is complex."""
+    return jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
+
+
+def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, PyTree]:
     """What an objective returned, as `(value, aux)`; ValueError where the value is no scalar."""
+    if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
+        raise ValueError(f"{caller}: with has_aux=True the objective must return (value, aux), got {type(returned)}")
+    if not has_aux and (returned is None or isinstance(returned, tuple | list | dict)):
+        raise ValueError(
+            f"{caller}: the objective must return a scalar, got a {type(returned).__name__}; "
+            "if it returns (value, aux), say has_aux=True"
+        )
     value, aux = returned if has_aux else (returned, None)
     if jnp.shape(value) != ():
         raise ValueError(f"{caller}: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean")
     return value, aux
+
+
+def check_arrays(name: str, tree: PyTree) -> None:
+    """Raise ValueError that names the first leaf that JAX would misread: a mask dropped, objects, text, records."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if problem := _misread(leaf):
+            raise ValueError(f"{name}{jax.tree_util.keystr(path)} {problem}")
+
+
+def _misread(leaf: Any) -> str:
+    if isinstance(leaf, np.ma.MaskedArray):
+        return _MASKED if np.ma.getmaskarray(leaf).any() else ""
+    if isinstance(leaf, np.matrix):
+        return "is a np.matrix, whose products differ from those of arrays; pass np.asarray(...) of it"
+    if isinstance(leaf, str | bytes):
+        return "is text; pass an array of numbers"
+    kind = getattr(getattr(leaf, "dtype", None), "kind", "")
+    if isinstance(leaf, np.ndarray) and (kind in "OSUMm" or leaf.dtype.names):
+        return f"has dtype {leaf.dtype}, which JAX has not; pass an array of numbers for each field"
+    if hasattr(leaf, "to_numpy") and hasattr(leaf, "shape"):
+        return f"is a {type(leaf).__name__}; pass its to_numpy() or an array for each column"
+    return ""
+
+
+_MASKED = "is a masked array, whose mask would be dropped; fill it (.filled(value)) or select the rows that are whole"
 
 
 def on_device(leaf: Any) -> Array:
@@ -156,7 +283,9 @@ def on_device(leaf: Any) -> Array:
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """The leaf as an array of a dtype of JAX's; integers beyond its default 32 bits raise, and do not wrap around."""
+    """The leaf as an array of a dtype of JAX's; ValueError for what JAX would misread or wrap around."""
+    if problem := _misread(leaf):
+        raise ValueError(f"an array {problem}")
     array = np.asarray(leaf)
     narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
     if array.dtype.kind in "iu" and narrow.dtype != array.dtype and not np.array_equal(narrow, array):

@@ -14,12 +14,13 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import AnyOptimizer, Array, Objective
 from jaxopt_course.data.batches import check_batch_size
 from jaxopt_course.training.checkpoint import kept
 from jaxopt_course.training.feed import Feed, fingerprint, num_examples_of, schedule
 from jaxopt_course.training.history import History, Trace
-from jaxopt_course.training.steps import Carry, Objective, Record, start, train_steps
+from jaxopt_course.training.programs import Program
+from jaxopt_course.training.steps import Carry, Record, init_carry, train_steps
 
 CHECKPOINT_EVERY = 1000
 
@@ -163,10 +164,10 @@ def train(
         raise ValueError(f"train: checkpoint_every needs a checkpoint_dir and a number from 1, got {checkpoint_every}")
 
     feed = Feed(data, batch_size, chunk_size, mesh, max_data_bytes)
-    carry = jax.tree.map(partial(jnp.array, copy=True), start(optimizer, params))  # chunks consume their input
+    carry = jax.tree.map(partial(jnp.array, copy=True), init_carry(optimizer, params))  # chunks consume their input
     run = _Run(feed.replicated(carry), eval_fn, total)
     advance = partial(
-        _compiled_steps, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
+        _compiled_steps, (objective, optimizer), has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
     )
     stride, every = eval_every or chunk_size, checkpoint_every or CHECKPOINT_EVERY
     stops = (stride,) * (eval_fn is not None) + (every,) * (checkpoint_dir is not None)
@@ -268,10 +269,9 @@ def _kept(
         yield keep_if_due
 
 
-@partial(jax.jit, static_argnums=(0, 1), static_argnames=("has_aux", "on_nonfinite", "everywhere"), donate_argnums=2)
+@partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere"), donate_argnums=1)
 def _compiled_steps(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
+    callables: tuple[Objective, AnyOptimizer],
     carry: Carry,
     data: Any,
     plan: Array | None,
@@ -282,9 +282,7 @@ def _compiled_steps(
     on_nonfinite: str,
     everywhere: NamedSharding | None,
 ) -> tuple[Carry, Record]:
-    ended = train_steps(
-        objective, optimizer, carry, data, plan, first, last, has_aux=has_aux, on_nonfinite=on_nonfinite
-    )
+    ended = train_steps(*callables, carry, data, plan, first, last, has_aux=has_aux, on_nonfinite=on_nonfinite)
     return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)
 
 
