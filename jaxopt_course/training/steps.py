@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Bool, Float, Int
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
+from jaxopt_course.training.checks import check_objective_value
 
 Objective = Callable[[Any, Any], Any]
 
@@ -144,10 +145,8 @@ def train_steps(
 
 def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, Any]:
     """What an objective returned, as `(value, aux)`; ValueError where the value is no scalar."""
-    value, aux = returned if has_aux else (returned, None)
-    if jnp.shape(value) != ():
-        raise ValueError(f"{caller}: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean")
-    return value, aux
+    check_objective_value(caller, returned, has_aux)
+    return returned if has_aux else (returned, None)
 
 
 def on_device(leaf: Any) -> Array:
