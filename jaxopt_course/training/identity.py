@@ -163,15 +163,15 @@ def setting_differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[st
 
 def not_compared(facts: dict[str, Any]) -> list[str]:
     """What the facts do not cover, in words."""
-    said = [
+    gaps = [
         f"the {name} calls Python ({', '.join(function['opaque'])}), whose code is not compared"
         for name, function in facts["functions"].items()
         if function["opaque"]
     ]
     for name, path, leaf in _leaves(facts["arrays"]):
         if leaf["rows_hashed"] < leaf["rows"]:
-            said.append(f"{name}{path} is too large to hash: {leaf['rows_hashed']:,} of {leaf['rows']:,} rows were")
-    return said
+            gaps.append(f"{name}{path} is too large to hash: {leaf['rows_hashed']:,} of {leaf['rows']:,} rows were")
+    return gaps
 
 
 def _leaves(arrays: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -218,14 +218,14 @@ def _how_functions_differ(there: dict[str, Any], here: dict[str, Any]) -> str:
     a, b = there["operations"], here["operations"]
     counts = [f"{op} {a.get(op, 0)} times, here {b.get(op, 0)}" for op in sorted({*a, *b}) if a.get(op) != b.get(op)]
     kinds = [constant.split()[0] for constant in here["constants"] if constant not in there["constants"]]
-    said = []
+    details = []
     if any(numbers):
-        said.append(f"numbers {', '.join(numbers[0]) or 'none'}, here {', '.join(numbers[1]) or 'none'}")
+        details.append(f"numbers {', '.join(numbers[0]) or 'none'}, here {', '.join(numbers[1]) or 'none'}")
     if counts:
-        said.append(f"operations {', '.join(counts[:4])}{', ...' if counts[4:] else ''}")
+        details.append(f"operations {', '.join(counts[:4])}{', ...' if counts[4:] else ''}")
     if kinds:
-        said.append(f"other values in the constants {', '.join(dict.fromkeys(kinds))}")
-    return "; ".join(said) or "the same operations, arranged otherwise"
+        details.append(f"other values in the constants {', '.join(dict.fromkeys(kinds))}")
+    return "; ".join(details) or "the same operations, arranged otherwise"
 
 
 def _comparable(leaf: Any) -> Any:
