@@ -2,8 +2,8 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.contestants import Contestant
-from jaxopt_course.training import checkpoint
-from jaxopt_course.training.feed import fingerprint
+from jaxopt_course.training import Interrupted
+from jaxopt_course.training.checkpoint import Checkpoints
+from jaxopt_course.training.fingerprints import trace
+from jaxopt_course.training.identity import Identity
+from jaxopt_course.training.interrupts import Signals
 
 RATES = np.logspace(-4, 1, 21)  # four a decade
 LOSSES = {"softmax": jc.losses.softmax_cross_entropy, "hinge": jc.losses.multiclass_hinge}
@@ -121,38 +124,53 @@ def swept(contestant: Contestant, problem: Problem, saves: Saves | None = None) 
     rates = jnp.asarray(RATES, float)
     carry, start_loss = lanes(begin, (0, None), (None, 0))(rates, problem.keys)
     step = lanes(advance, (0, None, 0, None), (None, 0, 1, None))
-    records: list[dict[str, np.ndarray]] = []
-    with kept(saves, contestant, problem, carry) as (saved, save_if_due):
-        if saved is not None:
-            carry, records = saved.carry, [saved.history]
-        for epoch in range(saved.step if saved else 0, problem.epochs):
-            carry, record = step(rates, problem.keys, carry, jnp.int32(epoch))
-            records.append({"loss": np.asarray(record.loss), "grad_norm": np.asarray(record.grad_norm)})
-            save_if_due(epoch + 1, carry, records)
+
+    def step_epoch(carry: Any, epoch: int) -> tuple[Any, Any]:
+        return step(rates, problem.keys, carry, jnp.int32(epoch))
+
+    if saves is None:
+        carry, records = run_epochs(step_epoch, carry, problem.epochs, None)
+    else:
+        identity = identity_of(saves, contestant, problem, trace(step_epoch, carry, jnp.int32(0)))
+        folder = saves.folder / contestant.label.lower().replace(",", "").replace(" ", "-")
+        with Checkpoints(folder, identity, carry, keep=2, resume=saves.resume) as store:
+            carry, records = run_epochs(step_epoch, carry, problem.epochs, store, contestant.label)
     steps = joined(records)
     train_loss, test_accuracy = lanes(end, (0,), (1,))(carry)
     return jax.device_get(Sweep(train_loss, test_accuracy, steps["loss"], steps["grad_norm"], start_loss, carry.params))
 
 
-@contextmanager
-def kept(saves: Saves | None, contestant: Contestant, problem: Problem, carry: Any) -> Iterator[Any]:
-    """What a sweep goes on from, and what saves it: now and then, at its end, and when a signal came."""
-    if saves is None:
-        yield None, lambda *_: None
-        return
-    facts = {**saves.facts, "optimizer": contestant.label, "data": fingerprint(problem.train)}
-    folder = saves.folder / contestant.label.lower().replace(",", "").replace(" ", "-")
-    with checkpoint.kept(folder, facts, 2, carry, resume=saves.resume) as (saved, save_if):
-        last = time.monotonic()
+def identity_of(saves: Saves, contestant: Contestant, problem: Problem, step: Any) -> Identity:
+    """What must be the same when a sweep is resumed; `step` is the traced step of all lanes."""
+    settings = {**saves.facts, "optimizer": contestant.label}
+    return Identity(settings, {"step": step}, {"data": problem.train})
 
-        def save_if_due(epoch: int, carry: Any, records: list[Any]) -> None:
-            nonlocal last
-            due = epoch == problem.epochs or time.monotonic() - last > SAVE_AFTER
-            said = f"{contestant.label} is saved after epoch {epoch}, in {folder}; --resume goes on"
-            save_if(due, epoch, carry, lambda: joined(records), lambda name: f"{name}: {said}", lambda: None)
-            last = time.monotonic() if due else last
 
-        yield saved, save_if_due
+def run_epochs(
+    step: Callable[[Any, int], tuple[Any, Any]], carry: Any, epochs: int, store: Checkpoints | None, label: str = ""
+) -> tuple[Any, list[dict[str, np.ndarray]]]:
+    """The carry after all epochs, and the records of each; saved now and then, at the end and after a signal."""
+    records: list[dict[str, np.ndarray]] = []
+    first, saved_at = 0, time.monotonic()
+    if store is not None and store.saved is not None:
+        first, carry, records = store.saved.step, store.saved.carry, [store.saved.history]
+    with Signals() if store is not None else nullcontext() as signals:
+        for epoch in range(first, epochs):
+            carry, record = step(carry, epoch)
+            records.append({"loss": np.asarray(record.loss), "grad_norm": np.asarray(record.grad_norm)})
+            if store is None or signals is None:
+                continue
+            signum = signals.poll()
+            if signum or epoch + 1 == epochs or time.monotonic() - saved_at > SAVE_AFTER:
+                store.save(epoch + 1, carry, joined(records))
+                saved_at = time.monotonic()
+            if signum:
+                store.wait()
+                message = (
+                    f"{signum.name}: {label} is saved after epoch {epoch + 1}, in {store.folder}; --resume goes on"
+                )
+                raise Interrupted(message, signum, epoch + 1, None)
+    return carry, records
 
 
 def joined(records: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

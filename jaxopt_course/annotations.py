@@ -23,6 +23,7 @@ OptState: TypeAlias = PyTree  # of an optimizer
 Batch: TypeAlias = PyTree  # examples along the first axis
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
 AnyOptimizer: TypeAlias = Any  # with `init` and `update`: ours, optax's, `optax.MultiSteps`
+Number: TypeAlias = int | float | np.number
 Objective: TypeAlias = Callable[..., Any]  # (params, batch) -> scalar, or (scalar, aux)
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
@@ -43,6 +44,7 @@ __all__ = [
     "Bool",
     "Float",
     "Int",
+    "Number",
     "Objective",
     "OptState",
     "Optimizer",

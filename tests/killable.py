@@ -27,11 +27,15 @@ def run(folder: str, out: str, cache: str) -> None:
 
 
 def trained(**options: Any) -> Any:
+    defaults = {"num_steps": STEPS, "chunk_size": 3, "eval_fn": lambda p: p["b"], "eval_every": 50}
+    return jc.train(OBJECTIVE, OPTIMIZER, *problem(), key=jax.random.key(5), batch_size=8, **{**defaults, **options})
+
+
+def problem() -> tuple[Any, Any]:
+    """Parameters and data."""
     rng = np.random.default_rng(0)
     data = rng.standard_normal((60, 5)), rng.integers(0, 3, 60).astype(np.int32)
-    params = {"W": jnp.zeros((3, 5)), "b": jnp.zeros(3)}
-    options = {"num_steps": STEPS, "chunk_size": 3, "eval_fn": lambda p: p["b"], "eval_every": 50, **options}
-    return jc.train(OBJECTIVE, OPTIMIZER, params, data, key=jax.random.key(5), batch_size=8, **options)
+    return {"W": jnp.zeros((3, 5)), "b": jnp.zeros(3)}, data
 
 
 OBJECTIVE = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy)

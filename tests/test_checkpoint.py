@@ -21,7 +21,17 @@ import pytest
 from safetensors.numpy import load_file, save
 
 import jaxopt_course as jc
-from jaxopt_course.training import CheckpointError, Interrupted, NonFiniteError, checkpoint, interrupts
+from jaxopt_course.training import (
+    CheckpointError,
+    CheckpointWriteError,
+    Interrupted,
+    NonFiniteError,
+    checkpoint_file,
+    interrupts,
+)
+from jaxopt_course.training.checkpoint import Checkpoints
+from jaxopt_course.training.feed import StepPlan
+from jaxopt_course.training.identity import RunParts, run_identity
 from tests import killable
 from tests.killable import STEPS, trained
 
@@ -116,11 +126,11 @@ def test_a_batch_size_of_numpy_is_a_number_too(tmp_path: Path) -> None:
     assert steps(tmp_path) == [3]
 
 
-def test_data_is_looked_at_only_where_it_must_be_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_hashed_or_traced_without_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_: Any) -> str:
         raise AssertionError
 
-    monkeypatch.setattr(sys.modules["jaxopt_course.training.train"], "fingerprint", never)
+    monkeypatch.setattr(sys.modules["jaxopt_course.training.train"], "run_identity", never)
     trained(num_steps=3)
 
 
@@ -183,8 +193,16 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray
 
 
 CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
-    "version": (lambda facts, _: facts.update(version=2), "of version 2, this one reads 1"),
-    "run": (lambda facts, _: facts["run"].update(batch_size=9), "of another run: its batch_size is 9, here it is 8"),
+    "version": (
+        lambda facts, _: facts.update(version=1),
+        "of version 1, this library reads version 2; version 1 does not",
+    ),
+    "future": (lambda facts, _: facts.update(version=3), "of version 3, this library reads version 2"),
+    "run": (
+        lambda facts, _: facts["run"]["settings"].update(batch_size=9),
+        "of another run: its batch_size is 9, here it is 8",
+    ),
+    "malformed": (lambda facts, _: facts["run"].update(arrays=[]), "its facts are malformed"),
     "step": (lambda facts, _: facts.update(step=7), "contradicts itself"),
     "dtype": (lambda facts, _: facts["leaves"].update({"carry.alive": ["int8", []]}), r"its carry.alive is int8\[\]"),
     "missing": (lambda facts, _: facts["leaves"].pop("carry.alive"), "contradicts itself"),
@@ -223,14 +241,16 @@ def test_another_tree_key_or_data_is_refused(tmp_path: Path) -> None:
     run()
     others: dict[str, dict[str, Any]] = {
         "its key is": {"seed": 1},
-        "its data is": {"data": (np.arange(12.0) + 1, np.arange(12))},
+        r"its data\[0\] has other values among the examples 0 to 0, 1 to 1, 2 to 2, \.\.\.": {
+            "data": (np.arange(12.0) + 1, np.arange(12))
+        },
         "its batch_size is 4, here it is 6": {"batch_size": 6},
         "its drop_last is True, here it is False": {"drop_last": False},
         "its eval_fn is False, here it is True": {"eval_fn": lambda w: w["W"]},
-        r"carry.params\['W'\] is float64\[2\], here it is float64\[3\]": {"params": {"W": jnp.ones(3)}},
-        r"carry.params\['W'\] is float64\[2\], here it is float32\[2\]": {"params": {"W": jnp.ones(2, jnp.float32)}},
-        r"another tree: the checkpoint has no carry.params\['V'\]": {"params": {"V": jnp.ones(2)}},
-        r"another tree: this run has no carry.state.*count": {"optimizer": jc.sgd(0.1)},
+        r"its params\['W'\] is float64\[2\], here it is float64\[3\]": {"params": {"W": jnp.ones(3)}},
+        r"its params\['W'\] is float64\[2\], here it is float32\[2\]": {"params": {"W": jnp.ones(2, jnp.float32)}},
+        r"its params\['V'\] is absent, here it is float64\[2\]": {"params": {"V": jnp.ones(2)}},
+        r"its optimizer is another one": {"optimizer": jc.sgd(0.1)},
     }
     for message, other in others.items():
         with pytest.raises(CheckpointError, match=message):
@@ -258,7 +278,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"checkpoint_every": 5}, "needs a checkpoint_dir"),
-        ({"checkpoint_dir": "x", "checkpoint_every": 0}, "a number from 1, got 0"),
+        ({"checkpoint_dir": "x", "checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0"),
         ({"checkpoint_dir": "x", "keep": 0}, "keep must be at least 1, got 0"),
     ],
 )
@@ -275,10 +295,14 @@ def test_a_disk_that_is_full_is_not_passed_over(tmp_path: Path, monkeypatch: pyt
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(checkpoint_file.os, "fsync", full)
+    with pytest.raises(OSError, match=f"step 10 could not be written: No space left on device: '{tmp_path}'") as caught:
         trained(checkpoint_dir=tmp_path, checkpoint_every=10)
-    assert not files(tmp_path)
+    assert isinstance(caught.value, CheckpointWriteError)
+    assert caught.value.errno == 28
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    result = caught.value.result
+    assert_equal(result.params, trained(num_steps=len(result.trace.loss)).params)
 
 
 def test_without_the_package_it_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +327,12 @@ def test_mutated_checkpoints_are_refused_and_nothing_else(tmp_path: Path) -> Non
     trained(checkpoint_dir=tmp_path / "good", num_steps=6, eval_fn=None, eval_every=None)
     good, rng = files(tmp_path / "good")[0], np.random.default_rng(0)
     content = good.read_bytes()
-    params = {"W": jnp.zeros((3, 5)), "b": jnp.zeros(3)}
+    params, data = killable.problem()
     carry = jc.training.init_carry(killable.OPTIMIZER, params)
-    facts, _ = checkpoint._load(good)
+    plan = StepPlan(jax.random.key(5), 60, 8, True)
+    parts = RunParts(killable.OBJECTIVE, killable.OPTIMIZER, params, None, data, plan, False, "stop", False)
     (tmp_path / "bad").mkdir()
-    store = checkpoint.Checkpoints(tmp_path / "bad", facts["run"], 1, writes=False)
+    store = Checkpoints(tmp_path / "bad", run_identity(parts), carry, keep=1, resume=True)
     accepted = 0
     for trial in range(int(os.environ.get("COUNT", "3000"))):
         harmed = bytearray(content)
@@ -329,14 +354,14 @@ def test_mutated_checkpoints_are_refused_and_nothing_else(tmp_path: Path) -> Non
         path = tmp_path / "bad" / f"step-{6:012d}-{digest}.safetensors"
         path.write_bytes(harmed)
         try:
-            store._read(path, carry)
+            store._read(path)
             accepted += 1
             assert vouched or harmed == content
         except CheckpointError:
             pass
         path.unlink()
     assert accepted > 0  # what changed only numbers, under a name that vouches for it
-    store.pool.shutdown()
+    store._close()
 
 
 # Signals
@@ -368,8 +393,8 @@ def test_without_a_folder_signals_are_left_alone() -> None:
 
 
 def test_a_signal_that_comes_too_late_is_delivered() -> None:
-    with pytest.raises(KeyboardInterrupt), interrupts.noted_signals(1) as signalled:  # noqa: PT012
-        assert signalled() == 0
+    with pytest.raises(KeyboardInterrupt), interrupts.Signals() as signals:  # noqa: PT012
+        assert signals.poll() is None
         os.kill(os.getpid(), signal.SIGINT)
 
 

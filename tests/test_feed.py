@@ -64,7 +64,7 @@ def test_a_file_is_streamed(tmp_path: Path) -> None:
 
 
 def test_no_more_than_asked_for_is_on_the_device() -> None:
-    """Of the images: one piece in use, one on its way."""
+    """Of the images: one chunk in use, one on its way."""
     limit, seen = 4 * A_STEP, []
 
     def look(_: Any) -> None:
@@ -167,16 +167,16 @@ for steps in (90, 200) if port != "0" else ():
                      drop_last=False, mesh=meshes["all"], checkpoint_dir=folder, checkpoint_every=40)
     answers["resumed"] = [np.asarray(saved.params["W"]).tolist(), saved.trace.loss.tolist()]
 if len(devices) == 8:  # what a step says to the others: its share of the gradient and the loss, in one message
-    from jaxopt_course.training.feed import Feed
+    from jaxopt_course.training.feed import Feed, PlannedSteps
     from jaxopt_course.training.train import _compiled_steps
 
     for limit in (None, 20_000):
         feed = Feed(data, 16, 10, meshes["all"], limit)
         carry = feed.replicated(jc.training.init_carry(jc.adam(0.1), params))
         plan = jc.data.minibatches(jax.random.key(1), 200, 16, 1).full.reshape(-1, 16)
-        piece = next(feed.pieces([(plan, 0, 3)]))
+        chunk = next(feed.chunks([PlannedSteps(plan, 0, 3)]))
         compiled = _compiled_steps.lower(
-            (objective, jc.adam(0.1)), carry, piece.data, piece.plan, 0, 3, has_aux=False, on_nonfinite="stop",
+            (objective, jc.adam(0.1)), carry, chunk.data, chunk.plan, 0, 3, has_aux=False, on_nonfinite="stop",
             everywhere=feed.everywhere,
         ).compile().as_text()
         said = [word for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute")

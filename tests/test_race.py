@@ -195,11 +195,11 @@ def test_a_race_that_is_stopped_goes_on_to_the_same_end(tmp_path: Path) -> None:
     saves = ("--checkpoint-dir", str(tmp_path / "saves"))
     code = (
         "import os, signal, sys\n"
-        "from jaxopt_course.training.checkpoint import Checkpoints\n"
+        "from jaxopt_course.training.interrupts import Signals\n"
         "from experiments.__main__ import main\n"
-        "whole = Checkpoints.begin\n"
-        "def begin(*args): os.kill(os.getpid(), signal.SIGTERM); return whole(*args)\n"
-        "Checkpoints.begin = begin\n"
+        "poll = Signals.poll\n"
+        "def killed(self): os.kill(os.getpid(), signal.SIGTERM); return poll(self)\n"
+        "Signals.poll = killed\n"
         f"sys.exit(main({[*SMALL, *saves, '--out', str(tmp_path / 'stopped')]!r}))\n"
     )
     done = program(code)

@@ -341,8 +341,8 @@ def test_gradient_norm_of_nothing_of_zero_of_16_bits_and_of_nan() -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({}, "num_steps or num_epochs"),
     ({"num_steps": 1, "num_epochs": 1}, "num_steps or num_epochs"),
-    ({"num_steps": -1}, "steps >= 0"),
-    ({"num_steps": 1, "chunk_size": 0}, "chunk_size >= 1"),
+    ({"num_steps": -1}, "num_steps must be at least 0, got -1"),
+    ({"num_steps": 1, "chunk_size": 0}, "chunk_size must be at least 1, got 0"),
     ({"num_steps": 1, "batch_size": 51}, "from 1 to the 50 examples"),
     ({"num_steps": 1, "batch_size": 0}, "from 1 to the 50 examples"),
     ({"num_steps": 1, "on_nonfinite": "ignore"}, '"stop" or "skip"'),

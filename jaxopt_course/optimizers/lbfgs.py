@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
 from jaxopt_course.dtypes import at_least_32_bits, largest_entry, norm, vdot, widened, working_dtype
+from jaxopt_course.optimizers.hyperparameters import cached_factory
 from jaxopt_course.optimizers.line_search import LineSearch, Step, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Search,
@@ -171,6 +172,7 @@ class LBFGSState(NamedTuple):
     last_gain: Array
 
 
+@cached_factory
 def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Optimizer:
     r"""Newton's method with an inverse Hessian made of the last m steps, and a search for the length of each.
 

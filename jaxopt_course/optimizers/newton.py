@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
 from jaxopt_course.dtypes import largest_entry, vdot, widened
 from jaxopt_course.dtypes import norm as tree_norm
-from jaxopt_course.optimizers.hyperparameters import Rate, learning_rate_at
+from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
@@ -47,6 +47,7 @@ class NewtonState(NamedTuple):
     radius: Array
 
 
+@cached_factory
 def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong_wolfe) -> Optimizer:
     r"""The lecture's Newton step, with the exact Hessian.
 
@@ -173,6 +174,7 @@ class NewtonCGState(NamedTuple):
     largest_grad: Array
 
 
+@cached_factory
 def newton_cg(
     learning_rate: Rate = 1.0,
     *,

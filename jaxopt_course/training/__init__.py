@@ -1,16 +1,20 @@
 """Who turns the crank: the loops that own the objective."""
 
-from jaxopt_course.training.checkpoint import CheckpointError
-from jaxopt_course.training.history import Trace
+from jaxopt_course.training.checkpoint import CheckpointWriteError
+from jaxopt_course.training.checkpoint_file import CheckpointError
+from jaxopt_course.training.history import Trace, TrainResult
 from jaxopt_course.training.interrupts import Interrupted
 from jaxopt_course.training.minimize import Result, minimize
+from jaxopt_course.training.nonfinite import NonFiniteError
+from jaxopt_course.training.run import Snapshot
 from jaxopt_course.training.solve_steps import SolveTrace
 from jaxopt_course.training.steps import Carry, Record, gradient_norm, init_carry, train_step, train_steps
-from jaxopt_course.training.train import NonFiniteError, Snapshot, TrainResult, train
+from jaxopt_course.training.train import train
 
 __all__ = [
     "Carry",
     "CheckpointError",
+    "CheckpointWriteError",
     "Interrupted",
     "NonFiniteError",
     "Record",

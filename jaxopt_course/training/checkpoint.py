@@ -1,17 +1,10 @@
-"""A training run on disk: complete or not there, and refused where it is not what it says it is.
+"""The checkpoints of a run in a folder: what it goes on from, and how it is saved while it goes on."""
 
-A checkpoint is one safetensors file whose name holds the number of steps and the SHA-256 of its bytes. It is written
-aside, synced and renamed. orbax does less where it matters here: with a bit flipped in an array file it restores the
-wrong numbers in silence, it casts to another dtype unasked, it does not sync, and it holds the loop up for 10 to 20 ms.
-"""
-
-import hashlib
-import json
+import errno
 import os
-import re
-import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxopt_course.training.interrupts import Interrupted, noted_signals
+from jaxopt_course.annotations import PyTree
+from jaxopt_course.training.checkpoint_file import (
+    CheckpointError,
+    checkpoint_files,
+    load_safetensors,
+    read_checkpoint,
+    write_checkpoint,
+)
+from jaxopt_course.training.checks import whole_number
+from jaxopt_course.training.identity import Identity, differences, not_compared, setting_differences
 from jaxopt_course.training.steps import Carry
 
 try:
@@ -31,12 +33,11 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 1
-NAME = re.compile(r"step-(\d{12})-([0-9a-f]{64})\.safetensors")
 
+class CheckpointWriteError(OSError):
+    """A checkpoint could not be written. `result` holds everything that the run has, where the run is `train`."""
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; it says which file, and why."""
+    result: Any = None
 
 
 class Saved(NamedTuple):
@@ -50,116 +51,180 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run in one folder, written by a thread while the run goes on. A context manager.
 
-    `run` holds what must be the same when the run is resumed, as JSON; `keep` is how many of the newest stay; `writes`
-    is False in all but one of several processes: these only read.
+    `saved` is what the run goes on from, None at its beginning; `save` writes, `wait` waits until that is on the disk.
+
+    A checkpoint of another run is refused. Up to `identity.COMPARED_FIRST_BYTES` of data and parameters are compared
+    on entry. More are compared by a thread while the run goes on: before anything is written, and at the latest when
+    the context ends, so that a result of a mixture is neither saved nor returned.
+
+    Args:
+      folder: made if it is not there; `~` is the home directory. A finished run can be read from a read-only folder.
+      identity: what must be the same when the run is resumed.
+      carry: of the start, for the structure, dtypes and placement of its leaves.
+      keep: how many of the newest checkpoints stay.
+      resume: go on from the newest whole checkpoint; False insists on a folder without any.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], run: dict[str, Any], keep: int, *, writes: bool = True):
-        _safetensors()
-        if keep < 1:
-            raise ValueError(f"train: keep must be at least 1, got {keep}")
-        self.folder, self.run, self.keep, self.writes = Path(folder), run, keep, writes
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: Future[None] | None = None
-        if writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = _locked(self.folder)
-            for leftover in self.folder.glob("*.safetensors.part"):
-                leftover.unlink()
+    def __init__(self, folder: str | os.PathLike[str], identity: Identity, carry: Carry, *, keep: int, resume: bool):
+        load_safetensors()
+        self.folder = Path(folder).expanduser()
+        self.identity = identity
+        self.saved: Saved | None = None
+        self._start, self._resume, self._keep = carry, resume, whole_number("train", "keep", keep, 1)
+        self._writes = jax.process_index() == 0  # of several processes one
+        self._lock: int | None = None
+        self._not_writable: OSError | None = None
+        self._pool = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+        self._waiting: tuple[int, dict[str, np.ndarray]] | None = None  # not yet taken by the thread
+        self._mutex = threading.Lock()
+        self._unverified: tuple[Path, dict[str, Any]] | None = None
+        self._newest: int | None = None
 
     def __enter__(self) -> "Checkpoints":
+        try:
+            if self._writes:
+                self._open_folder()
+            self.saved = self._load()
+        except BaseException:
+            self._close()
+            raise
+        self._newest = self.saved.step if self.saved else None
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             self.wait()
+            if error is None or hasattr(error, "result"):
+                self._verify()
         finally:
-            self.pool.shutdown()
-            if self.writes:
-                os.close(self.lock)
+            self._close()
 
-    def begin(self, carry: Carry, resume: bool) -> Saved | None:
-        """What to go on from, the same in all processes; None at the beginning, which `resume=False` insists on."""
-        with _first_alone(self.writes):
-            if not resume:
-                self.insist_on_none()
-            saved = self.latest(carry)
+    def check_writable(self) -> None:
+        """CheckpointWriteError where the folder is read-only, before a run goes on in vain."""
+        if error := self._not_writable:
+            message = f"train: checkpoint_dir is read-only, and the run is not finished ({error.strerror})"
+            raise CheckpointWriteError(error.errno, message, str(self.folder)) from error
+
+    def save(self, step: int, carry: Carry, history: dict[str, np.ndarray]) -> None:
+        """Copy now, write in the background; does nothing where this step is saved already.
+
+        Raises:
+          CheckpointWriteError: the save before this one failed.
+          CheckpointError: the run was resumed from a checkpoint of another run.
+        """
+        if step == self._newest:
+            return
+        self._newest = step
+        if not self._writes:
+            return
+        self.check_writable()
+        arrays = {**_named(carry), **{f"history/{name}": rows for name, rows in history.items()}}
+        copies = {name: np.array(array, order="C", copy=True) for name, array in arrays.items()}
+        if not self._replace_waiting(step, copies):
+            self.wait()
+            self._waiting = step, copies
+            self._pending = self._pool.submit(self._write_waiting)
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk, and raise what went wrong."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _replace_waiting(self, step: int, copies: dict[str, np.ndarray]) -> bool:
+        """Put a newer save in the place of one that still waits for the hashes of large data."""
+        with self._mutex:
+            waits = self._waiting is not None and not self.identity.is_small and not self.identity.is_known
+            if waits:
+                self._waiting = step, copies
+            return waits
+
+    def _write_waiting(self) -> None:
+        run = self.identity.facts()
+        self._verify()
+        with self._mutex:
+            assert self._waiting is not None
+            (step, arrays), self._waiting = self._waiting, None
+        try:
+            write_checkpoint(self.folder, step, run, arrays)
+            for old in checkpoint_files(self.folder)[: -self._keep]:
+                old.unlink()
+        except OSError as error:
+            message = f"train: the checkpoint of step {step} could not be written: {error.strerror or error}"
+            raise CheckpointWriteError(error.errno, message, str(self.folder)) from error
+
+    def _open_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            message = "train: checkpoint_dir must be a folder, and here is a file"
+            raise NotADirectoryError(errno.ENOTDIR, message, str(error.filename or self.folder)) from error
+        except OSError as error:
+            raise OSError(
+                error.errno, f"train: checkpoint_dir cannot be made: {error.strerror}", str(self.folder)
+            ) from error
+        try:
+            self._lock = _locked(self.folder)
+            for leftover in self.folder.glob("*.safetensors.part"):
+                leftover.unlink()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            self._not_writable = error
+
+    def _close(self) -> None:
+        self.identity.cancel()
+        self._pool.shutdown()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _load(self) -> Saved | None:
+        """What to go on from, the same in all processes."""
+        with _first_alone(self._writes):
+            found = checkpoint_files(self.folder)
+            if found and not self._resume:
+                raise FileExistsError(
+                    f"train: {self.folder} holds {len(found)} checkpoints, the newest {found[-1].name}; "
+                    "resume=True goes on from it, another checkpoint_dir begins anew"
+                )
+            saved = self._newest_usable(found)
         if jax.process_count() > 1:
             step = np.int32(saved.step if saved else 0)
             multihost_utils.assert_equal(step, f"train: not all processes see the same files in {self.folder}")
-        return saved and saved._replace(carry=jax.tree.map(_placed, saved.carry, carry))
+        return saved and saved._replace(carry=jax.tree.map(_placed, saved.carry, self._start))
 
-    def insist_on_none(self) -> None:
-        """FileExistsError where there are checkpoints."""
-        if found := _files(self.folder):
-            raise FileExistsError(
-                f"train: {self.folder} holds {len(found)} checkpoints, the newest {found[-1].name}; "
-                "resume=True goes on from it, another checkpoint_dir begins anew"
-            )
+    def _newest_usable(self, found: list[Path]) -> Saved | None:
+        """The newest checkpoint that is whole and of this run, on the host; None where there are no checkpoints.
 
-    def latest(self, carry: Carry) -> Saved | None:
-        """The newest that is whole and of this run, on the host; None in an empty folder.
-
-        The ones that are refused on the way are named in a warning and set aside as `*.refused`. CheckpointError when
-        there is none but those.
+        Newer ones that are refused are named in a warning and renamed to `*.refused`.
         """
-        refused = []
-        for path in reversed(_files(self.folder)):
+        refused: list[tuple[Path, CheckpointError]] = []
+        for path in reversed(found):
             try:
-                saved = self._read(path, carry)
+                saved = self._read(path)
             except CheckpointError as error:
                 refused.append((path, error))
                 continue
             for bad, why in refused:
                 warnings.warn(f"{why}; set aside, going on from step {saved.step}", RuntimeWarning, stacklevel=2)
-                if self.writes:
+                if self._writes and self._not_writable is None:
                     bad.rename(f"{bad}.refused")
+            if self.identity.is_small:
+                self._verify()
             return saved
         if refused:
-            listed = "\n".join(f"- {why}" for _, why in refused)
             raise CheckpointError(
                 f"train: no checkpoint in {self.folder} can be resumed. Choose another checkpoint_dir to begin anew.\n"
-                + listed
+                + "\n".join(f"- {why}" for _, why in refused)
             )
         return None
 
-    def save(self, step: int, carry: Carry, history: dict[str, np.ndarray]) -> None:
-        """Copy now, write meanwhile. What went wrong with the one before is raised here."""
-        self.wait()
-        if self.writes:
-            arrays = {**_named(carry), **{f"history/{name}": rows for name, rows in history.items()}}
-            copies = {name: np.array(array, order="C", copy=True) for name, array in arrays.items()}
-            self.pending = self.pool.submit(self._write, step, copies)
-
-    def wait(self) -> None:
-        """Until what was saved is on the disk."""
-        if self.pending is not None:
-            pending, self.pending = self.pending, None
-            pending.result()
-
-    def _write(self, step: int, arrays: dict[str, np.ndarray]) -> None:
-        leaves = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
-        facts = {"version": VERSION, "step": step, "run": self.run, "leaves": leaves}
-        raw = {name: array.reshape(-1).view(np.uint8) for name, array in arrays.items()}
-        content = _safetensors().numpy.save(raw, metadata={"jaxopt_course": json.dumps(facts)})
-        path = self.folder / f"step-{step:012d}-{hashlib.sha256(content).hexdigest()}.safetensors"
-        aside = path.with_suffix(".safetensors.part")
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        _sync(self.folder)
-        for old in _files(self.folder)[: -self.keep]:
-            old.unlink()
-
-    def _read(self, path: Path, carry: Carry) -> Saved:
-        facts, arrays = _load(path)
-        for name in sorted({*facts["run"], *self.run}):
-            theirs, ours = facts["run"].get(name), self.run.get(name)
-            if theirs != ours:
-                raise CheckpointError(f"{path} is of another run: its {name} is {theirs}, here it is {ours}")
-        wanted = _named(carry)
+    def _read(self, path: Path) -> Saved:
+        facts, arrays = read_checkpoint(path)
+        self._compare(path, facts["run"], all_facts=self.identity.is_small)
+        wanted = _named(self._start)
         history = {name.removeprefix("history/"): arrays.pop(name) for name in [*arrays] if name.startswith("history/")}
         if missing := sorted({*wanted} ^ {*arrays}):
             where = "this run" if missing[0] in arrays else "the checkpoint"
@@ -168,77 +233,30 @@ class Checkpoints:
             theirs, ours = (f"{a.dtype.name}{list(a.shape)}" for a in (arrays[name], leaf))
             if theirs != ours:
                 raise CheckpointError(f"{path} does not fit: its {name} is {theirs}, here it is {ours}")
-        on_host = jax.tree.unflatten(jax.tree.structure(carry), [arrays[name] for name in wanted])
+        on_host = jax.tree.unflatten(jax.tree.structure(self._start), [arrays[name] for name in wanted])
+        self._unverified = path, facts["run"]
         return Saved(facts["step"], on_host, history)
 
+    def _compare(self, path: Path, run: dict[str, Any], *, all_facts: bool) -> None:
+        try:
+            if all_facts:
+                found = differences(run, self.identity.facts())
+            else:
+                found = "; ".join(setting_differences(run["settings"], self.identity.settings))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise CheckpointError(f"{path} is no checkpoint of this library: its facts are malformed") from error
+        if found:
+            raise CheckpointError(f"{path} is of another run: {found}")
 
-@contextmanager
-def kept(
-    folder: str | os.PathLike[str], run: dict[str, Any], keep: int, carry: Carry, *, resume: bool
-) -> Iterator[tuple[Saved | None, Callable[..., None]]]:
-    """What a run goes on from, and a function that saves it: where it is due, and when a signal came, which ends it.
-
-    `save_if(due, step, carry, history, said, result)`: `history()` is what to save beside the carry, `said(name)` the
-    message of the `Interrupted` that a signal of that name becomes, and `result()` what it holds.
-    """
-    with (
-        Checkpoints(folder, run, keep, writes=jax.process_index() == 0) as files,
-        noted_signals(jax.process_count()) as signalled,
-    ):
-        saved = files.begin(carry, resume)
-        newest = saved.step if saved else None
-
-        def save_if(
-            due: bool,
-            step: int,
-            carry: Carry,
-            history: Callable[[], dict[str, np.ndarray]],
-            said: Callable[[str], str],
-            result: Callable[[], Any],
-        ) -> None:
-            nonlocal newest
-            signum = signalled()
-            if step != newest and (due or signum):
-                files.save(step, carry, history())
-                newest = step
-            if signum:
-                files.wait()
-                raise Interrupted(said(signal.Signals(signum).name), signum, step, result())
-
-        yield saved, save_if
-
-
-def _files(folder: Path) -> list[Path]:
-    """Of the folder's checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name))
-
-
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Facts and arrays of a file that is what its name says; nothing of it is looked at before its hash is right."""
-    match = NAME.fullmatch(path.name)
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if match is None or digest != match[2]:
-            raise CheckpointError(f"{path} is torn or was changed: its SHA-256 is {digest}, not the one in its name")
-        with _safetensors().safe_open(path, framework="numpy") as file:
-            facts = json.loads(file.metadata()["jaxopt_course"])
-            if facts["version"] != VERSION:
-                raise CheckpointError(f"{path} is of version {facts['version']}, this one reads {VERSION}")
-            raw = {name: file.get_tensor(name) for name in facts["leaves"]}
-            extra = {*file.keys()} - {*raw}
-        if extra or facts["step"] != int(match[1]) or not isinstance(facts["run"], dict):
-            raise ValueError("it contradicts itself")
-        leaves = {name: _typed(raw[name], *facts["leaves"][name]) for name in raw}
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a file from elsewhere can make a parser say
-        raise CheckpointError(f"{path} is no checkpoint of this library: {type(error).__name__}: {error}") from error
-    return facts, leaves
-
-
-def _typed(raw: np.ndarray, dtype: str, shape: list[int]) -> np.ndarray:
-    return raw.view(jnp.dtype(dtype)).reshape(shape)
+    def _verify(self) -> None:
+        """Compare everything with the checkpoint that the run went on from, and say what cannot be compared."""
+        if self._unverified is None:
+            return
+        path, run = self._unverified
+        self._compare(path, run, all_facts=True)
+        self._unverified = None
+        for gap in not_compared(self.identity.facts()):
+            warnings.warn(f"train: going on from {path}, taken for the same run: {gap}", RuntimeWarning, stacklevel=2)
 
 
 def _named(carry: Carry) -> dict[str, Any]:
@@ -251,7 +269,7 @@ def _numbers(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
 
 
-def _placed(array: np.ndarray, like: Any) -> Any:
+def _placed(array: np.ndarray, like: Any) -> PyTree:
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
     return jax.device_put(np.array(array), like.sharding)
@@ -274,7 +292,7 @@ def _first_alone(is_first: bool) -> Iterator[None]:
 
 
 def _locked(folder: Path) -> int:
-    """Held until it is closed, or the process ends: two runs in one folder would delete each other's files."""
+    """A lock that is held until it is closed or the process ends: two runs in one folder would delete files."""
     lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         if fcntl is not None:
@@ -283,23 +301,3 @@ def _locked(folder: Path) -> int:
         os.close(lock)
         raise CheckpointError(f"train: another run is writing to {folder}; choose another checkpoint_dir") from error
     return lock
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on the disk only when its folder is."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            "train: checkpoints need the package safetensors: pip install safetensors, "
-            f"or this project's extra: pip install 'jaxopt_course[checkpoints]' ({error})"
-        ) from error
-    return safetensors

@@ -1,31 +1,57 @@
-"""What goes to the devices, and when: all examples at once, or a piece of the plan at a time, one ahead."""
+"""What goes to the devices, and when: all examples at once, or a chunk of the plan at a time, one ahead."""
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, PyTree
 from jaxopt_course.data.batches import minibatches
-from jaxopt_course.training.steps import on_device, on_host
+from jaxopt_course.training.steps import check_arrays, on_device, on_host
 
 SPARE = 0.8  # of the memory that a device says is free, for data
-LOOKED_AT = 64  # examples of a data set, to know it again
+MOST_LISTED = 8  # arrays that a message lists
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-class Piece(NamedTuple):
-    """Steps in a row: rows `first` to `last` of a plan over `data`; of data that is laid out in steps there is none."""
+class StepPlan(NamedTuple):
+    """The minibatches of a run: epochs of `num_examples` in an order that `key` fixes."""
 
-    data: Any
-    plan: Any
+    key: Array
+    num_examples: int
+    batch_size: int
+    drop_last: bool
+
+    @property
+    def steps_per_epoch(self) -> int:
+        whole, rest = divmod(self.num_examples, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+
+class PlannedSteps(NamedTuple):
+    """Rows `first` to `last` of a plan, `[S, B]` indices of examples."""
+
+    plan: Array
     first: int
     last: int
-    indices: Any  # of the examples of step i, in row i
+
+
+class Chunk(NamedTuple):
+    """Consecutive steps of one compiled call: rows `first` to `last` of a plan over `data`.
+
+    `plan` is None where the data is laid out in steps. Row i of `indices` holds the examples of step i.
+    """
+
+    data: PyTree
+    plan: Array | None
+    first: int
+    last: int
+    indices: Array | np.ndarray
 
 
 class Feed:
@@ -35,7 +61,7 @@ class Feed:
     `max_bytes`: of examples on a device at once, None for what the device says it has.
     """
 
-    def __init__(self, data: Any, batch_size: int, chunk_size: int, mesh: Mesh | None, max_bytes: int | None):
+    def __init__(self, data: PyTree, batch_size: int, chunk_size: int, mesh: Mesh | None, max_bytes: int | None):
         if mesh is not None:
             mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
         shards = 1 if mesh is None else mesh.size
@@ -58,32 +84,30 @@ class Feed:
         place = on_host if self.streams else self._resident
         self.data = jax.tree.map(place, data)
 
-    def replicated(self, tree: Any) -> Any:
+    def replicated(self, tree: PyTree) -> PyTree:
         """The same on every device of the mesh."""
         return tree if self.mesh is None else jax.device_put(tree, self.everywhere)
 
-    def pieces(self, schedule: Iterable[tuple[Array, int, int]]) -> Iterator[Piece]:
-        """The pieces of a schedule of (plan, first, last), with their examples on the device."""
-        return _one_ahead(self._streamed, schedule) if self.streams else map(self._planned, schedule)
+    def chunks(self, planned: Iterable[PlannedSteps]) -> Iterator[Chunk]:
+        """The planned steps, with their examples on the device."""
+        return _one_ahead(self._streamed, planned) if self.streams else map(self._resident_chunk, planned)
 
     def _resident(self, leaf: Any) -> Array:
         return on_device(leaf) if self.everywhere is None else _put(on_host(leaf), self.everywhere)
 
-    def _planned(self, scheduled: tuple[Array, int, int]) -> Piece:
-        plan, first, last = scheduled
-        return Piece(self.data, self._split(plan), first, last, plan)
+    def _resident_chunk(self, steps: PlannedSteps) -> Chunk:
+        return Chunk(self.data, self._split(steps.plan), steps.first, steps.last, steps.plan)
 
-    def _streamed(self, scheduled: tuple[Array, int, int]) -> Piece:
-        plan, first, last = scheduled
-        indices = np.asarray(plan)[first:last]
-        shape = (min(self.steps_at_once, len(plan)), plan.shape[1])  # always the same: one compile
+    def _streamed(self, steps: PlannedSteps) -> Chunk:
+        indices = np.asarray(steps.plan)[steps.first : steps.last]
+        shape = (min(self.steps_at_once, len(steps.plan)), steps.plan.shape[1])  # always the same: one compile
 
         def gathered(leaf: np.ndarray) -> Any:
             rows = np.zeros((*shape, *leaf.shape[1:]), leaf.dtype)
             np.take(leaf, indices, axis=0, out=rows[: len(indices)], mode="clip")  # any other mode copies once more
             return self._split(rows)
 
-        return Piece(jax.tree.map(gathered, self.data), None, 0, last - first, indices)
+        return Chunk(jax.tree.map(gathered, self.data), None, 0, len(indices), indices)
 
     def _split(self, rows: Any) -> Array:
         """The second axis split among the devices; the rest of an epoch that does not divide goes to all of them."""
@@ -94,33 +118,25 @@ class Feed:
         return _put(np.asarray(rows), NamedSharding(self.mesh, axes))
 
 
-def schedule(
-    key: Array,
-    num_examples: int,
-    batch_size: int,
-    drop_last: bool,
-    step: int,
-    total: int,
-    at_once: int,
-    stops: tuple[int, ...],
-) -> Iterator[tuple[Array, int, int]]:
-    """(plan, first, last) of the pieces from `step` to `total`, at most `at_once` steps, cut at multiples of `stops`.
+def plan_chunks(
+    steps: StepPlan, first_step: int, last_step: int, at_once: int, stops: tuple[int, ...]
+) -> Iterator[PlannedSteps]:
+    """Yield chunks of at most `at_once` steps that never cross a multiple of any interval in `stops`.
 
-    The plans are made a few epochs at a time, so that a piece is not cut short by a small epoch.
+    The plans are made a few epochs at a time, so that a chunk is not cut short by a small epoch.
     """
-    whole, rest = divmod(num_examples, batch_size)
-    keep = rest > 0 and not drop_last
-    epochs, per_epoch = 1 if keep else max(1, at_once // whole), whole + keep
+    per_epoch, step = steps.steps_per_epoch, first_step
+    whole = steps.num_examples // steps.batch_size
+    keeps_rest = per_epoch > whole
+    epochs = 1 if keeps_rest else max(1, at_once // whole)
     begun = step - step % (epochs * per_epoch)
-    for first_epoch in range(begun // per_epoch, -(-total // per_epoch), epochs):
-        made = _compiled_plan(
-            key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=np.int32(first_epoch)
-        )
-        for plan in (made.full.reshape(-1, batch_size), *([made.last] if keep else [])):
-            row, even = step - begun, -(-len(plan) // -(-len(plan) // at_once))  # of one length, none a crumb
-            while row < len(plan) and step < total:
-                count = min(even, len(plan) - row, total - step, *(every - step % every for every in stops))
-                yield plan, row, row + count
+    for first_epoch in range(begun // per_epoch, -(-last_step // per_epoch), epochs):
+        made = _compiled_plan(*steps[:3], epochs, drop_last=steps.drop_last, first_epoch=np.int32(first_epoch))
+        for plan in (made.full.reshape(-1, steps.batch_size), *([made.last] if keeps_rest else [])):
+            row, even = step - begun, -(-len(plan) // -(-len(plan) // at_once))  # chunks of nearly equal length
+            while row < len(plan) and step < last_step:
+                count = min(even, len(plan) - row, last_step - step, *(every - step % every for every in stops))
+                yield PlannedSteps(plan, row, row + count)
                 row, step = row + count, step + count
             begun += len(plan)
 
@@ -128,37 +144,47 @@ def schedule(
 _compiled_plan = jax.jit(minibatches, static_argnums=(1, 2, 3), static_argnames="drop_last")
 
 
-def num_examples_of(data: Any) -> int:
-    """N, the same for every array; ValueError where it is not."""
-    shapes = {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
-    if not shapes:
+def num_examples_of(data: PyTree) -> int:
+    """N, the same for every array.
+
+    Raises:
+      ValueError: no data, leaves that are no arrays of numbers, or arrays of different lengths.
+    """
+    check_arrays("train: data", data)
+    leaves = {f"data{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
+    if not leaves:
         raise ValueError("train: the data is empty")
-    lengths = {shape[0] if shape else None for shape in shapes.values()}
-    if len(lengths) > 1 or None in lengths:
-        listed = ", ".join(f"data{path} {shape}" for path, shape in shapes.items())
-        raise ValueError(f"train: every array of the data needs the same number of examples first, got {listed}")
-    return int(lengths.pop() or 0)
+    for name, leaf in leaves.items():
+        _check_array(name, leaf, len(leaves))
+    lengths = {leaf.shape[0] for leaf in leaves.values()}
+    if len(lengths) > 1:
+        listed = ", ".join(f"{name} {leaf.shape}" for name, leaf in [*leaves.items()][:MOST_LISTED])
+        more = f" and {len(leaves) - MOST_LISTED} more" if len(leaves) > MOST_LISTED else ""
+        raise ValueError(f"train: every array of the data needs the same number of examples first, got {listed}{more}")
+    return int(lengths.pop())
 
 
-def fingerprint(data: Any) -> str:
-    """Of the shapes, dtypes and some of the examples: enough to tell that it is not the data of before."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-        some = np.linspace(0, len(leaf) - 1, min(len(leaf), LOOKED_AT)).astype(int)
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-        digest.update(np.ascontiguousarray(leaf[some]).tobytes())
-    return digest.hexdigest()
+def _check_array(name: str, leaf: Any, num_leaves: int) -> None:
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        lists = "; lists are trees: convert them with numpy.asarray" if num_leaves > 1 else ""
+        raise ValueError(
+            f"train: {name} is a {type(leaf).__name__}, expected an array with a leading axis of examples{lists}"
+        )
+    if not leaf.shape:
+        raise ValueError(f"train: {name} is a scalar of dtype {leaf.dtype}, expected a leading axis of examples")
+    if isinstance(leaf.dtype, np.dtype) and leaf.dtype.kind in "OSUMm":
+        raise ValueError(f"train: {name} has dtype {leaf.dtype}, expected numbers or booleans")
 
 
-def _one_ahead(make: Any, items: Iterable[Any]) -> Iterator[Any]:
+def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """`map(make, items)`, where the next is made while this one is in use."""
     with ThreadPoolExecutor(1) as pool:
-        coming: list[Future[Any]] = []
+        ahead: list[Future[B]] = []
         for item in items:
-            coming.append(pool.submit(make, item))
-            if len(coming) == 2:
-                yield coming.pop(0).result()
-        for last in coming:
+            ahead.append(pool.submit(make, item))
+            if len(ahead) == 2:
+                yield ahead.pop(0).result()
+        for last in ahead:
             yield last.result()
 
 

@@ -1,28 +1,37 @@
 """What a training run leaves behind, as it grows."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxopt_course.training.checkpoint import CheckpointError
+from jaxopt_course.annotations import OptState, Params, PyTree
+from jaxopt_course.training.checkpoint_file import CheckpointError
 from jaxopt_course.training.steps import Record
 
 
 class Trace(NamedTuple):
-    """The history of a training run, NumPy arrays. Row i is step i + 1, at the parameters before it moved them.
+    """The history of a training run, NumPy arrays. Row i is step i + 1, at the parameters before that step.
 
     `loss[S]`, `grad_norm[S]`: of the step's minibatch; `skipped[S]`: True where a non-finite step was not taken;
-    `aux`: what the objective returned beside its value, stacked; `eval_steps[M]`: steps taken when `eval_fn` was asked,
-    0 and the last among them; `evals`: what it said, stacked.
+    `aux`: the aux outputs of the objective, stacked; `eval_steps[M]`: steps taken before each call of `eval_fn`, 0 and
+    the last among them; `evals`: what `eval_fn` returned, stacked.
     """
 
     loss: np.ndarray
     grad_norm: np.ndarray
     skipped: np.ndarray
-    aux: Any
+    aux: PyTree
     eval_steps: np.ndarray
-    evals: Any
+    evals: PyTree
+
+
+class TrainResult(NamedTuple):
+    """`params` and optimizer `state` after the last step, and the `trace`."""
+
+    params: Params
+    state: OptState
+    trace: Trace
 
 
 class History:
@@ -31,29 +40,33 @@ class History:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.eval_steps: list[int] = []
-        self.evals: list[Any] = []
+        self.evals: list[PyTree] = []
 
-    def evaluated(self, step: int, said: Any) -> None:
+    def add_evaluation(self, step: int, evaluation: PyTree) -> None:
         self.eval_steps.append(step)
-        self.evals.append(jax.device_get(said))
+        self.evals.append(jax.device_get(evaluation))
 
     def trace(self) -> Trace:
-        if self.records:  # as one from now on: joined over and over they would cost the square of the steps
+        if len(self.records) > 1:  # kept as one: joining them again at every call would take quadratic time
             self.records = [jax.tree.map(lambda *rows: np.concatenate(rows), *self.records)]
-        record: Any = self.records[0] if self.records else (np.zeros(0), np.zeros(0), np.zeros(0, bool), None)
-        loss, grad_norm, skipped, aux = record
-        stacked = jax.tree.map(lambda *rows: np.stack(rows), *self.evals) if self.evals else None
-        return Trace(loss, grad_norm, skipped, aux, np.array(self.eval_steps, int), stacked)
+        empty = Record(*(np.zeros(0), np.zeros(0), np.zeros(0, bool)))  # type: ignore[arg-type]
+        loss, grad_norm, skipped, aux = self.records[0] if self.records else empty
+        evals = jax.tree.map(lambda *rows: np.stack(rows), *self.evals) if self.evals else None
+        return Trace(loss, grad_norm, skipped, aux, np.array(self.eval_steps, int), evals)  # type: ignore[arg-type]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The trace by names, for a file."""
+        """The trace as named arrays, for a file."""
         paths = jax.tree_util.tree_leaves_with_path(self.trace())
         return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
     @classmethod
-    def of_arrays(cls, arrays: dict[str, np.ndarray], aux: Any, said: Any) -> "History":
-        """From `arrays`; `aux` and `said` are trees like the aux of a step and an answer of `eval_fn`."""
-        blank = Trace(*(np.zeros(0),) * 3, aux, np.zeros(0), said)
+    def from_arrays(cls, arrays: dict[str, np.ndarray], aux: PyTree, evaluation: PyTree) -> "History":
+        """The history of `arrays`; `aux` and `evaluation` are trees like those of one step and one evaluation.
+
+        Raises:
+          CheckpointError: arrays of other names.
+        """
+        blank = Trace(*(np.zeros(0),) * 3, aux, np.zeros(0), evaluation)
         paths, tree = jax.tree_util.tree_flatten_with_path(blank)
         names = [jax.tree_util.keystr(path) for path, _ in paths]
         if {*names} != {*arrays}:

@@ -1,12 +1,11 @@
-"""Ctrl-C and SIGTERM: noted at once, obeyed between two compiled chunks, when nothing is half done."""
+"""Ctrl-C and SIGTERM: noted when they arrive, acted on between two compiled chunks, when nothing is half done."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
+import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -26,46 +25,49 @@ class Interrupted(KeyboardInterrupt, SystemExit):
         self.result = result
 
 
-@contextmanager
-def noted_signals(num_processes: int) -> Iterator[Callable[[], int]]:
-    """Within, SIGINT and SIGTERM are noted: the function says which, or 0, and in all processes alike.
+class Signals:
+    """A context in which SIGINT and SIGTERM only leave a note, which `poll` returns.
 
-    A second one ends the process at once; one that nobody asked for is delivered at the end. Only the main thread gets
-    signals; elsewhere there are none to note.
+    A second signal ends the process at once. A signal that was never returned by `poll` is raised again at the end of
+    the context. Only the main thread receives signals; in another thread `poll` returns None.
     """
-    noted, told, asked = 0, False, 0
 
-    def note(signum: int, _: Any) -> None:
-        nonlocal noted
-        if noted:
-            os._exit(128 + signum)
-        noted = signum
+    def __init__(self) -> None:
+        self._received = 0
+        self._reported = False
+        self._polls = 0
+        self._handlers: dict[signal.Signals, Any] = {}
 
-    def which() -> int:
-        nonlocal told, asked
-        asked, say = asked + 1, noted
-        if num_processes > 1:
-            say = signal.SIGTERM if _preempted(asked) else noted
-            say = int(np.max(multihost_utils.process_allgather(np.int32(say))))
-        told = told or say > 0
-        return say
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        return self
 
-    if threading.current_thread() is not threading.main_thread():
-        yield which
-        return
-    before = {signum: signal.signal(signum, note) for signum in SIGNALS}
-    try:
-        yield which
-    finally:
-        for signum, handler in before.items():
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        if noted and not told:
-            signal.raise_signal(noted)
+        if self._received and not self._reported:
+            signal.raise_signal(self._received)
+
+    def poll(self) -> signal.Signals | None:
+        """The signal that arrived, or None; the same answer in all processes of `jax.distributed`."""
+        self._polls += 1
+        received = self._received
+        if jax.process_count() > 1:
+            received = signal.SIGTERM if _preempted(self._polls) else received
+            received = int(np.max(multihost_utils.process_allgather(np.int32(received))))
+        self._reported = self._reported or received > 0
+        return signal.Signals(received) if received else None
+
+    def _note(self, signum: int, _: Any) -> None:
+        if self._received:
+            os._exit(128 + signum)
+        self._received = signum
 
 
-def _preempted(asked: int) -> bool:
-    """Of several processes one was sent SIGTERM: `jax.distributed` catches it, and tells all at the same asking."""
+def _preempted(polls: int) -> bool:
+    """Of several processes one was sent SIGTERM: `jax.distributed` catches it and tells all at the same poll."""
     try:
-        return multihost_utils.reached_preemption_sync_point(asked)
-    except RuntimeError:  # its service is switched off, and ours gets the signal
+        return multihost_utils.reached_preemption_sync_point(polls)
+    except RuntimeError:  # the service is switched off, and the signal reaches `Signals`
         return False

@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
 from jaxopt_course.dtypes import check_floating, working_dtype
+from jaxopt_course.training.checks import check_objective_argument, check_optimizer_argument
+from jaxopt_course.training.programs import Program
 from jaxopt_course.training.solve_steps import Solve, solved, without_evaluation
-from jaxopt_course.training.steps import on_device, scalar_and_aux
+from jaxopt_course.training.states import continued_state
+from jaxopt_course.training.steps import check_arrays, on_device, scalar_and_aux
 from jaxopt_course.training.stopping import Stopping, describe
 
 Tolerance = int | float | Array | None
@@ -124,6 +128,10 @@ def minimize(
     Source: the lecture's "L-BFGS": "if you can afford to do full batch updates"; Newton's decrement as the measure of
     what is left after Boyd and Vandenberghe (2004), "Convex optimization", section 9.5.1.
     """
+    check_optimizer_argument("minimize", optimizer)
+    check_objective_argument("minimize", objective, *(["params"] if data is None else ["params", "data"]))
+    check_arrays("params", params)
+    check_arrays("data", data)
     check_floating(params)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
     at_least = {"gtol": (gtol, 0), "ftol": (ftol, 0), "xtol": (xtol, 0)}
@@ -142,7 +150,7 @@ def minimize(
         (objective, optimizer),
         params,
         jax.tree.map(on_device, data),
-        None if state is None else _given_state(optimizer, params, state),
+        None if state is None else _continued(optimizer, params, state),
         stopping,
         with_data=data is not None,
         has_aux=has_aux,
@@ -151,7 +159,7 @@ def minimize(
     )
 
 
-@partial(jax.jit, static_argnums=(0,), static_argnames=("with_data", "has_aux", "trace_length", "keep_best"))
+@partial(Program, static_argnames=("with_data", "has_aux", "trace_length", "keep_best"))
 def _solve(
     functions: tuple[Objective, AnyOptimizer],
     params: Params,
@@ -194,20 +202,8 @@ def from_real_pairs(pairs: Params, like: Params) -> Params:
     return jax.tree.unflatten(structure, [leaf(original) for original in jax.tree.leaves(like)])
 
 
-def _given_state(optimizer: AnyOptimizer, params: Params, state: OptState) -> OptState:
-    """The optimizer state to go on from, taken out of a result; ValueError where it belongs to something else."""
-    state = without_evaluation(state.state if hasattr(state, "params") and hasattr(state, "state") else state)
-    expected = jax.eval_shape(lambda w: without_evaluation(optimizer.init(real_pairs(w))), params)
-    given, wanted = (_shapes(tree) for tree in (state, expected))
-    for path in [*wanted, *given]:
-        if given.get(path) != wanted.get(path):
-            raise ValueError(
-                f"minimize: state does not belong to this optimizer and these parameters: at state{path} it has "
-                f"{given.get(path, 'no leaf')}, expected {wanted.get(path, 'no leaf')}"
-            )
-    return jax.tree.map(jnp.asarray, jax.tree.unflatten(jax.tree.structure(expected), jax.tree.leaves(state)))
-
-
-def _shapes(tree: PyTree) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in leaves}
+def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptState:
+    """The state to go on from, for real pairs, and without the evaluation that the loop carries itself."""
+    given = without_evaluation(given.state if hasattr(given, "params") and hasattr(given, "state") else given)
+    bare = optax.GradientTransformation(lambda w: without_evaluation(optimizer.init(w)), optimizer.update)
+    return continued_state("minimize", given, bare, real_pairs(params))

@@ -24,6 +24,7 @@ from jaxopt_course.annotations import (
     Updates,
 )
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
+from jaxopt_course.training.checks import check_objective_value
 
 
 class Carry(NamedTuple):
@@ -239,17 +240,8 @@ def ascent_direction(grads: Updates) -> Updates:
 
 def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, PyTree]:
     """What an objective returned, as `(value, aux)`; ValueError where the value is no scalar."""
-    if has_aux and not (isinstance(returned, tuple) and len(returned) == 2):
-        raise ValueError(f"{caller}: with has_aux=True the objective must return (value, aux), got {type(returned)}")
-    if not has_aux and (returned is None or isinstance(returned, tuple | list | dict)):
-        raise ValueError(
-            f"{caller}: the objective must return a scalar, got a {type(returned).__name__}; "
-            "if it returns (value, aux), say has_aux=True"
-        )
-    value, aux = returned if has_aux else (returned, None)
-    if jnp.shape(value) != ():
-        raise ValueError(f"{caller}: the objective must return a scalar, got shape {jnp.shape(value)}; take the mean")
-    return value, aux
+    check_objective_value(caller, returned, has_aux)
+    return returned if has_aux else (returned, None)
 
 
 def check_arrays(name: str, tree: PyTree) -> None:

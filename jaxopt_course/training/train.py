@@ -1,82 +1,66 @@
-"""The loop that people call: minibatch training in compiled chunks, with eyes and ears in between."""
+"""The loop that people call: minibatch training in compiled chunks, with callbacks and checkpoints in between."""
 
+import math
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
-from jaxopt_course.annotations import AnyOptimizer, Array, Objective
+from jaxopt_course.annotations import AnyOptimizer, Array, Number, Objective, OptState, Params, PyTree
 from jaxopt_course.data.batches import check_batch_size
-from jaxopt_course.training.checkpoint import kept
-from jaxopt_course.training.feed import Feed, fingerprint, num_examples_of, schedule
-from jaxopt_course.training.history import History, Trace
+from jaxopt_course.training.checkpoint import Checkpoints, CheckpointWriteError
+from jaxopt_course.training.checks import (
+    check_key_argument,
+    check_not_traced,
+    check_objective_argument,
+    check_optimizer_argument,
+    whole_number,
+)
+from jaxopt_course.training.feed import Feed, StepPlan, num_examples_of, plan_chunks
+from jaxopt_course.training.history import TrainResult
+from jaxopt_course.training.identity import RunParts, run_identity
+from jaxopt_course.training.interrupts import Signals
 from jaxopt_course.training.programs import Program
+from jaxopt_course.training.progress import progress_bar
+from jaxopt_course.training.run import Run, Snapshot
+from jaxopt_course.training.states import continued_state
 from jaxopt_course.training.steps import Carry, Record, init_carry, train_steps
 
 CHECKPOINT_EVERY = 1000
 
 
-class TrainResult(NamedTuple):
-    """`params` and optimizer `state` after the last step, and the `trace`."""
-
-    params: Any
-    state: Any
-    trace: Trace
-
-
-class Snapshot(NamedTuple):
-    """What a callback sees between two chunks. `params` and `state` are used up by the next chunk: copy to keep."""
-
-    step: int
-    num_steps: int
-    params: Any
-    state: Any
-    loss: float
-    grad_norm: float
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient was not finite. `step` counts from 1; `result` holds everything from before that step."""
-
-    def __init__(self, message: str, step: int, result: TrainResult):
-        super().__init__(message)
-        self.step = step
-        self.result = result
-
-
 def train(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
-    params: Any,
-    data: Any,
+    optimizer: AnyOptimizer,
+    params: Params,
+    data: PyTree,
     *,
     key: Array,
-    batch_size: int,
-    num_steps: int | None = None,
-    num_epochs: int | None = None,
+    batch_size: Number,
+    num_steps: Number | None = None,
+    num_epochs: Number | None = None,
     drop_last: bool = True,
     has_aux: bool = False,
-    eval_fn: Callable[[Any], Any] | None = None,
-    eval_every: int | None = None,
+    eval_fn: Callable[[Params], PyTree] | None = None,
+    eval_every: Number | None = None,
     on_nonfinite: str = "stop",
     callback: Callable[[Snapshot], None] | None = None,
     progress: bool | None = None,
-    chunk_size: int = 100,
+    chunk_size: Number = 100,
     mesh: Mesh | None = None,
-    max_data_bytes: int | None = None,
+    max_data_bytes: Number | None = None,
+    state: OptState | TrainResult | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
-    checkpoint_every: int | None = None,
+    checkpoint_every: Number | None = None,
     resume: bool = True,
-    keep: int = 3,
+    keep: Number = 3,
 ) -> TrainResult:
     r"""Train on minibatches for a number of steps or epochs.
 
@@ -94,7 +78,16 @@ def train(
     up to rounding. The same call in every process of `jax.distributed`, over `jax.devices()`, trains on many hosts.
 
     With a `checkpoint_dir` a run that was stopped, or killed, goes on where it was and ends bit-equal to one that never
-    was. SIGINT and SIGTERM then save before they end the run.
+    was. SIGINT and SIGTERM then save before they end the run. Another run in the same folder is refused, and what
+    differs is named: the traced objective and optimizer with all their constants, the start, every byte of the data,
+    key, batch size, `drop_last`, `on_nonfinite`, and whether there is an `eval_fn`. More steps, another `chunk_size`,
+    `checkpoint_every` or mesh are the same run. Python code behind `jax.pure_callback` and data beyond 64 GiB cannot be
+    compared in full; a warning says so on resuming. Hashing goes on beside the training; only a resumed run with up to
+    100 MiB of data waits for it. With more, callbacks see steps of a run that may still be refused; results are neither
+    saved nor returned before the comparison is done.
+
+    With a `state` the optimizer goes on from there: `train(state=result.state)` with `result.params` continues moments
+    and counters, also with another learning rate; the order of the minibatches begins anew from `key`.
 
     Args:
       objective: `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`; `batch` is `data` with B examples.
@@ -104,7 +97,7 @@ def train(
       key: a `jax.random` key; it fixes the order of the examples as `data.minibatches` states.
       batch_size: B, from 1 to N.
       num_steps: steps to take; or
-      num_epochs: times to visit every example. Exactly one of the two.
+      num_epochs: times to visit every example; a fraction is rounded to whole steps. Exactly one of the two.
       drop_last: drop the last, partial batch of each epoch, or train on it too (its shape is compiled once more).
       has_aux: whether the objective returns `(value, aux)`; the trace stacks the aux.
       eval_fn: `params -> tree of arrays`, asked before the first step, after the last, and
@@ -117,7 +110,9 @@ def train(
       mesh: devices to share each minibatch among, along all its axes; their number divides `batch_size`.
       max_data_bytes: most bytes of examples on a device at once; more than that is streamed. By default what the device
         says is free, and no limit where it does not say (a CPU).
-      checkpoint_dir: a folder for checkpoints of this run and no other.
+      state: the optimizer state to begin with, or a `TrainResult` that holds it; that of `optimizer.init` unless given.
+        A state of the same rule is converted between ours and optax's by the names of its fields. It is not used up.
+      checkpoint_dir: a folder for checkpoints of this run and no other; `~` is the home directory.
       checkpoint_every: steps from one to the next, 1,000 unless given; there is also one at the end.
       resume: go on from the newest checkpoint that is whole; False insists on a folder without any.
       keep: how many of the newest stay.
@@ -126,9 +121,12 @@ def train(
       `TrainResult(params, state, trace)`.
 
     Raises:
-      ValueError: arguments that do not fit together, a batch larger than the data, an objective that is not scalar.
-      TypeError: parameters that are not floating point.
-      CheckpointError: there are checkpoints and none can be resumed: torn, or of another tree, dtype, key, data.
+      ValueError: arguments that do not fit together, a batch larger than the data, a `state` of another rule or shape,
+        an objective that does not return a floating-point scalar.
+      TypeError: parameters that are not floating point; an optimizer, objective or key that is none; a call under jit,
+        vmap or grad, for which `train_steps` is made.
+      CheckpointError: there are checkpoints and none can be resumed: torn, of another version, or of another run.
+      CheckpointWriteError: an `OSError`; a checkpoint could not be written. Its `result` holds all there is.
       Interrupted: SIGINT or SIGTERM came, and the run is saved. A `KeyboardInterrupt` with the exit code 130 or 143.
       NonFiniteError: with "stop", at the first step that is not finite; with either, when the parameters end so. It
         names the step and the leaf, and its `result` holds all there was before.
@@ -149,124 +147,91 @@ def train(
 
     Source: the lecture's "Stochastic Gradient Descent (SGD)" loop.
     """
-    num_examples = num_examples_of(data)
-    check_batch_size("train", num_examples, batch_size)
-    whole, rest = divmod(num_examples, batch_size)
-    steps_per_epoch = whole + (rest > 0 and not drop_last)
-    if (num_steps is None) == (num_epochs is None):
-        raise ValueError(f"train: give num_steps or num_epochs, one of them; got {num_steps} and {num_epochs}")
-    total = num_steps if num_steps is not None else int(num_epochs or 0) * steps_per_epoch
-    if total < 0 or chunk_size < 1:
-        raise ValueError(f"train: need steps >= 0 and chunk_size >= 1, got {total} and {chunk_size}")
-    if eval_every is not None and (eval_fn is None or eval_every < 1):
-        raise ValueError(f"train: eval_every needs an eval_fn and must be at least 1, got {eval_every}")
-    if checkpoint_every is not None and (checkpoint_dir is None or checkpoint_every < 1):
-        raise ValueError(f"train: checkpoint_every needs a checkpoint_dir and a number from 1, got {checkpoint_every}")
+    _check_arguments(objective, optimizer, params, data, key)
+    size = whole_number("train", "batch_size", batch_size, 0)
+    plan = StepPlan(key, num_examples_of(data), size, bool(drop_last))
+    check_batch_size("train", plan.num_examples, plan.batch_size)
+    total = _total_steps(num_steps, num_epochs, plan)
+    at_once = whole_number("train", "chunk_size", chunk_size, 1)
+    keep = whole_number("train", "keep", keep, 1)
+    eval_stride = _optional_number("eval_every", eval_every, 1, eval_fn, "an eval_fn") or at_once
+    save_stride = _optional_number("checkpoint_every", checkpoint_every, 1, checkpoint_dir, "a checkpoint_dir")
 
-    feed = Feed(data, batch_size, chunk_size, mesh, max_data_bytes)
-    carry = jax.tree.map(partial(jnp.array, copy=True), init_carry(optimizer, params))  # chunks consume their input
-    run = _Run(feed.replicated(carry), eval_fn, total)
+    feed = Feed(data, plan.batch_size, at_once, mesh, _optional_number("max_data_bytes", max_data_bytes, 0))
+    if state is not None:
+        state = continued_state("train", state, optimizer, params)
+    carry = init_carry(optimizer, params)
+    carry = carry if state is None else carry._replace(state=state)
+    carry = jax.tree.map(partial(jnp.array, copy=True), carry)  # chunks consume their input
+    check_not_traced("train", objective_or_optimizer=carry)
+    run = Run(feed.replicated(carry), eval_fn, total, eval_stride, save_stride or CHECKPOINT_EVERY)
     advance = partial(
         _compiled_steps, (objective, optimizer), has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
     )
-    stride, every = eval_every or chunk_size, checkpoint_every or CHECKPOINT_EVERY
-    stops = (stride,) * (eval_fn is not None) + (every,) * (checkpoint_dir is not None)
-
-    def facts() -> dict[str, Any]:
-        numbers = np.asarray(jax.random.key_data(key)).tolist()
-        rest = {"drop_last": bool(drop_last), "on_nonfinite": on_nonfinite, "eval_fn": eval_fn is not None}
-        return {"data": fingerprint(data), "key": numbers, "batch_size": int(batch_size), **rest}
-
-    def aux_of_a_step() -> Any:
-        few = jax.tree.map(lambda leaf: leaf[:batch_size], data)
-        return jax.eval_shape(objective, run.carry.params, few)[1] if has_aux else None
-
-    with (
-        _kept(run, checkpoint_dir, facts, every, keep, resume, aux_of_a_step) as keep_if_due,
-        _progress_bar(progress, total) as show,
-    ):
-        if run.step == 0:
-            run.evaluate()
-        planned = schedule(key, num_examples, batch_size, drop_last, run.step, total, feed.steps_at_once, stops)
-        for piece in feed.pieces(planned):
-            first, last = piece.first, piece.last
-            run.carry, records = advance(run.carry, piece.data, piece.plan, np.int32(first), np.int32(last))
-            records = jax.tree.map(lambda rows, a=first, b=last: np.asarray(rows)[a:b], records)
-            if not bool(run.carry.alive):
-                good = int(np.argmax(records.skipped))
-                indices = np.asarray(piece.indices[first + good])
-                batch = jax.tree.map(lambda leaf, at=indices: jnp.asarray(leaf[at]), data)
-                why = _what_was_not_finite(objective, jax.device_get(run.carry.params), batch, has_aux, records, good)
-                run.record(jax.tree.map(lambda rows, n=good: rows[:n], records))
-                raise NonFiniteError(f"train: step {run.step + 1} of {total}: {why}", run.step + 1, run.result())
-            run.record(records)
-            if run.step % stride == 0:
+    parts = RunParts(objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None)
+    stops = (run.eval_every,) * (eval_fn is not None) + (run.save_every,) * (checkpoint_dir is not None)
+    try:
+        with ExitStack() as contexts:
+            if checkpoint_dir is not None:
+                store = Checkpoints(checkpoint_dir, run_identity(parts), run.carry, keep=keep, resume=resume)
+                run.store, run.signals = contexts.enter_context(store), contexts.enter_context(Signals())
+                run.resume(parts)
+            show = contexts.enter_context(progress_bar("train", progress, total))
+            if run.step == 0:
                 run.evaluate()
-            loss, norm = float(records.loss[-1]), float(records.grad_norm[-1])
-            show(run.step, loss)
-            if callback is not None:
-                callback(Snapshot(run.step, total, run.carry.params, run.carry.state, loss, norm))
-            keep_if_due()
-        run.evaluate()
-        keep_if_due(last=True)
-    if overflowed := _not_finite("params", run.carry.params):
-        message = (
-            f"train: after step {run.step}, the last, {', '.join(overflowed)} not finite. Try a smaller learning rate."
-        )
-        raise NonFiniteError(message, run.step, run.result())
+            for chunk in feed.chunks(plan_chunks(plan, run.step, total, feed.steps_at_once, stops)):
+                run.carry, records = advance(
+                    run.carry, chunk.data, chunk.plan, np.int32(chunk.first), np.int32(chunk.last)
+                )
+                run.record(records, chunk, parts)
+                if run.step % run.eval_every == 0:
+                    run.evaluate()
+                snapshot = run.snapshot()
+                show(run.step, snapshot.loss)
+                if callback is not None:
+                    callback(snapshot)
+                run.save_if_due()
+            run.evaluate()
+            run.save_if_due(last=True)
+    except CheckpointWriteError as error:
+        error.result = run.result()
+        raise
+    run.check_end()
     return run.result()
 
 
-class _Run:
-    """Where a run stands."""
-
-    def __init__(self, carry: Carry, eval_fn: Callable[[Any], Any] | None, total: int):
-        self.carry, self.eval_fn, self.total = carry, eval_fn, total
-        self.step, self.history = 0, History()
-
-    def record(self, records: Record) -> None:
-        self.history.records.append(records)
-        self.step += len(records.loss)
-
-    def evaluate(self) -> None:
-        if self.eval_fn is not None and self.step not in self.history.eval_steps:
-            self.history.evaluated(self.step, self.eval_fn(self.carry.params))
-
-    def result(self) -> TrainResult:
-        return TrainResult(self.carry.params, self.carry.state, self.history.trace())
+def _check_arguments(objective: Any, optimizer: Any, params: Any, data: Any, key: Any) -> None:
+    check_optimizer_argument("train", optimizer)
+    check_objective_argument("train", objective, "params", "batch")
+    check_not_traced("train", params=params, data=data, key=key)
+    check_key_argument("train", key)
 
 
-@contextmanager
-def _kept(
-    run: _Run,
-    folder: str | os.PathLike[str] | None,
-    facts: Callable[[], dict[str, Any]],
-    every: int,
-    keep: int,
-    resume: bool,
-    aux_of_a_step: Callable[[], Any],
-) -> Iterator[Callable[..., None]]:
-    """Go on from the folder's newest checkpoint; within, save every so many steps, at the last, and after a signal."""
-    if folder is None:
-        yield lambda last=False: None
-        return
-    with kept(folder, facts(), keep, run.carry, resume=resume) as (saved, save_if):
-        if saved is not None:
-            if saved.step > run.total:
-                raise ValueError(f"train: {folder} is at step {saved.step}, beyond the {run.total} asked for")
-            said = None if run.eval_fn is None else run.eval_fn(saved.carry.params)
-            run.step, run.carry = saved.step, saved.carry
-            run.history = History.of_arrays(saved.history, aux_of_a_step(), said)
+def _optional_number(name: str, value: Any, least: int, needed: Any = True, what: str = "") -> int | None:
+    """The whole number, or None where it is not given; it makes sense only with `needed`."""
+    if value is None:
+        return None
+    if needed is None:
+        raise ValueError(f"train: {name} needs {what}, got {name}={value} alone")
+    return whole_number("train", name, value, least)
 
-        def interrupted(name: str) -> str:
-            where = f"after step {run.step} of {run.total}, saved in {folder}"
-            return f"train: {name} {where}; the same call goes on from there"
 
-        def keep_if_due(last: bool = False) -> None:
-            due = last or run.step % every == 0
-            save_if(due, run.step, run.carry, run.history.arrays, interrupted, run.result)
-
-        yield keep_if_due
+def _total_steps(num_steps: Any, num_epochs: Any, plan: StepPlan) -> int:
+    """The number of steps; a fraction of an epoch is rounded to the nearest number of steps."""
+    if (num_steps is None) == (num_epochs is None):
+        raise ValueError(f"train: give num_steps or num_epochs, one of them; got {num_steps} and {num_epochs}")
+    if num_epochs is None:
+        return whole_number("train", "num_steps", num_steps, 0)
+    if isinstance(num_epochs, bool | np.bool_) or not isinstance(num_epochs, int | float | np.integer | np.floating):
+        raise TypeError(f"train: num_epochs must be a number, got {type(num_epochs).__name__} {num_epochs!r}"[:120])
+    if not 0 <= num_epochs < math.inf:
+        raise ValueError(f"train: num_epochs must be a finite number, at least 0, got {num_epochs}")
+    steps = round(float(num_epochs) * plan.steps_per_epoch)
+    if steps == 0 and num_epochs > 0:
+        raise ValueError(
+            f"train: num_epochs={num_epochs} is less than half a step; an epoch has {plan.steps_per_epoch}"
+        )
+    return steps
 
 
 @partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere"), donate_argnums=1)
@@ -284,52 +249,3 @@ def _compiled_steps(
 ) -> tuple[Carry, Record]:
     ended = train_steps(*callables, carry, data, plan, first, last, has_aux=has_aux, on_nonfinite=on_nonfinite)
     return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)
-
-
-def _what_was_not_finite(objective: Objective, params: Any, batch: Any, has_aux: bool, rows: Record, at: int) -> str:
-    try:
-        grads = jax.grad(objective, has_aux=has_aux)(params, batch)
-    except ValueError as error:  # what only a value that is known can tell, such as a label out of range
-        return (
-            f"loss {rows.loss[at]:g}, gradient norm {rows.grad_norm[at]:g}. The objective says of this batch: {error}"
-        )
-    loss = [] if np.isfinite(rows.loss[at]) else ["the loss"]
-    bad = [*loss, *_not_finite("gradient", grads[0] if has_aux else grads), *_not_finite("params", params)]
-    return (
-        f"loss {rows.loss[at]:g}, gradient norm {rows.grad_norm[at]:g}; not finite: {', '.join(bad)}. The parameters "
-        'from before this step are in error.result.params. Try a smaller learning rate, or on_nonfinite="skip".'
-    )
-
-
-def _not_finite(name: str, tree: Any) -> list[str]:
-    """The leaves that hold something that is not finite, by path."""
-    return [
-        f"{name}{jax.tree_util.keystr(path)} ({int(jnp.sum(~jnp.isfinite(leaf)))} of {leaf.size} entries)"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if not bool(jnp.all(jnp.isfinite(leaf)))
-    ]
-
-
-@contextmanager
-def _progress_bar(progress: bool | None, total: int) -> Iterator[Callable[[int, float], None]]:
-    wanted = progress if progress is not None else sys.stderr.isatty()
-    try:
-        if wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError as error:
-        if progress:
-            raise ImportError("train: progress=True needs the package rich: pip install rich") from error
-        wanted = False
-    if not wanted:
-        yield lambda step, loss: None
-        return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4g}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("train", total=total, loss=float("nan"))
-        yield lambda step, loss: bar.update(task, completed=step, loss=loss)

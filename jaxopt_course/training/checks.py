@@ -1,0 +1,135 @@
+"""Checks of the arguments that the loops share. Each says what was given, what is expected and what to do."""
+
+import inspect
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import PyTree
+
+SHORT_NAMES = {"jaxopt_course": "jc", "optax": "optax"}
+
+
+def whole_number(caller: str, name: str, value: Any, least: int) -> int:
+    """`value` as an int: ints, NumPy's integers and floats without a fraction, from `least` on.
+
+    Raises:
+      TypeError: a bool, or no number.
+      ValueError: a fraction, or a number below `least`.
+    """
+    array = np.asarray(value) if isinstance(value, int | float | np.generic | np.ndarray | jax.Array) else None
+    if array is None or array.ndim or array.dtype.kind not in "iuf":
+        raise TypeError(f"{caller}: {name} must be a whole number, got {_brief(value)}")
+    number = array.item()
+    if number != number or number in (float("inf"), -float("inf")) or number != int(number):
+        raise ValueError(f"{caller}: {name} must be a whole number, got {number}")
+    if number < least:
+        raise ValueError(f"{caller}: {name} must be at least {least}, got {int(number)}")
+    return operator.index(int(number))
+
+
+def check_optimizer_argument(caller: str, optimizer: Any) -> None:
+    """TypeError where the argument is no optimizer; a factory that was not called is named."""
+    if callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None)):
+        return
+    if callable(optimizer):
+        name = _dotted_name(optimizer)
+        raise TypeError(f"{caller}: {name} is a factory; call it: {name}({_example_arguments(optimizer)})")
+    raise TypeError(
+        f"{caller}: the optimizer must have init and update, such as jc.adam(0.01) or optax.adam(0.01); "
+        f"got {_brief(optimizer)}"
+    )
+
+
+def check_key_argument(caller: str, key: Any) -> None:
+    """TypeError or ValueError where the argument is not one `jax.random` key."""
+    try:
+        shape = np.shape(jax.random.key_data(key))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{caller}: key must be a random key, such as jax.random.key(0); got {_brief(key)}") from error
+    if len(shape) != 1:
+        raise ValueError(f"{caller}: key must be one random key, got an array of keys of shape {shape[:-1]}")
+
+
+def check_objective_argument(caller: str, objective: Any, *argument_names: str) -> None:
+    """TypeError where the argument is not a function of as many arguments as there are names."""
+    wanted = f"({', '.join(argument_names)})"
+    if not callable(objective):
+        raise TypeError(f"{caller}: the objective must be a function {wanted} -> scalar, got {_brief(objective)}")
+    try:
+        signature = inspect.signature(objective)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind(*argument_names)
+    except TypeError as error:
+        raise TypeError(
+            f"{caller}: the objective is called as objective{wanted}, but {_dotted_name(objective)} takes "
+            f"{signature}: {error}"
+        ) from error
+
+
+def check_objective_value(caller: str, returned: Any, has_aux: bool) -> None:
+    """ValueError where an objective did not return a floating-point scalar, or `(scalar, aux)` with `has_aux`."""
+    if has_aux:
+        if not isinstance(returned, tuple | list) or len(returned) != 2:
+            raise ValueError(
+                f"{caller}: with has_aux=True the objective must return (value, aux), got {_brief(returned)}"
+            )
+        returned = returned[0]
+    elif isinstance(returned, tuple | list | dict) or returned is None:
+        hint = "; for (value, aux) pass has_aux=True" if isinstance(returned, tuple) else ""
+        raise ValueError(f"{caller}: the objective must return a scalar, got {_brief(returned)}{hint}")
+    if jnp.shape(returned) != ():
+        raise ValueError(
+            f"{caller}: the objective must return a scalar, got shape {jnp.shape(returned)}; take the mean"
+        )
+    if not jnp.issubdtype(jnp.result_type(returned), jnp.floating):
+        raise ValueError(
+            f"{caller}: the objective must return a real floating-point scalar, got {jnp.result_type(returned)}"
+        )
+
+
+def check_not_traced(caller: str, **trees: PyTree) -> None:
+    """TypeError where a tree holds a tracer: the caller is under jit, vmap or grad."""
+    for name, tree in trees.items():
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
+            raise TypeError(
+                f"{caller}: {name} is traced. {caller} is a Python loop and does not run under jit, vmap or grad; "
+                "training.train_steps is the pure function for that"
+            )
+
+
+def _brief(value: Any) -> str:
+    """A short description of a value of any size."""
+    if isinstance(value, bool | int | float | str | None | np.bool_):
+        return f"{type(value).__name__} {value!r}"[:80]
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"an array {value.dtype}{list(value.shape)}"
+    if isinstance(value, tuple | list | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"an object of type {type(value).__name__}"
+
+
+def _dotted_name(function: Any) -> str:
+    """The name that a user writes: `jc.adam`, `optax.adam`."""
+    function = getattr(function, "func", function)  # of a partial
+    name = getattr(function, "__qualname__", type(function).__name__)
+    package = str(getattr(function, "__module__", "")).split(".")[0]
+    return f"{SHORT_NAMES[package]}.{name}" if package in SHORT_NAMES else name
+
+
+def _example_arguments(factory: Any) -> str:
+    try:
+        parameters = [*inspect.signature(factory).parameters.values()]
+    except (TypeError, ValueError):
+        return ""
+    needed = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if parameters and parameters[0].name == "learning_rate" and parameters[0].default is not None and needed[1:] == []:
+        return "0.01"
+    return ", ".join("0.01" if name == "learning_rate" else name for name in needed)

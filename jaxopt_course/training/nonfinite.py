@@ -1,0 +1,53 @@
+"""A step that is not finite: the error that ends the run, and what it says."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import Batch, Objective, Params, PyTree
+from jaxopt_course.training.history import TrainResult
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient was not finite. `step` counts from 1; `result` holds everything from before that step."""
+
+    def __init__(self, message: str, step: int, result: TrainResult):
+        super().__init__(message)
+        self.step = step
+        self.result = result
+
+
+class NonFiniteStep(NamedTuple):
+    """The parameters and the batch of a step that was not taken, with its loss and gradient norm."""
+
+    params: Params
+    batch: Batch
+    loss: float
+    grad_norm: float
+
+
+def explain(step: NonFiniteStep, objective: Objective, has_aux: bool) -> str:
+    """What was not finite, by leaf, and what to do."""
+    size = f"loss {step.loss:g}, gradient norm {step.grad_norm:g}"
+    try:
+        grads = jax.grad(objective, has_aux=has_aux)(step.params, step.batch)
+    except ValueError as error:  # found only where values are known, such as a label out of range
+        return f"{size}. The objective says of this batch: {error}"
+    loss = [] if np.isfinite(step.loss) else ["the loss"]
+    gradient = not_finite_leaves("gradient", grads[0] if has_aux else grads)
+    bad = [*loss, *gradient, *not_finite_leaves("params", step.params)]
+    return (
+        f"{size}; not finite: {', '.join(bad)}. The parameters from before this step are in error.result.params. "
+        'Try a smaller learning rate, or on_nonfinite="skip".'
+    )
+
+
+def not_finite_leaves(name: str, tree: PyTree) -> list[str]:
+    """The leaves that hold something that is not finite, by path."""
+    return [
+        f"{name}{jax.tree_util.keystr(path)} ({int(jnp.sum(~jnp.isfinite(leaf)))} of {leaf.size} entries)"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if not bool(jnp.all(jnp.isfinite(leaf)))
+    ]
