@@ -1,8 +1,10 @@
 """The solver: where it ends, what it says of it, what it costs, and that it is a pure function like any other."""
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -229,7 +231,7 @@ def test_the_objective_is_traced_a_few_times_and_then_never() -> None:
     jc.minimize(objective, optimizer, START)
     first = len(traces)
     assert first <= 4, f"traced {first} times"
-    jc.minimize(objective, optimizer, START + 1, gtol=1e-3, max_steps=7)
+    jc.minimize(objective, optimizer, START + 1, target=1e-3, max_steps=7)
     assert len(traces) == first
     jax.jit(partial(jc.minimize, objective, optimizer))(START)
     assert len(traces) <= 2 * first
@@ -269,13 +271,79 @@ def test_a_nan_in_a_large_gradient_is_seen(optimizer: Any) -> None:
     assert result.status == Status.GRADIENT_NOT_FINITE
 
 
-def test_complex_parameters_by_rules_that_take_them() -> None:
-    f: Callable[[Any], Any] = lambda w: jnp.sum(jnp.abs(w - (1 + 2j)) ** 2)  # noqa: E731
-    conjugated = optax.chain(optax.stateless(lambda updates, _: jax.tree.map(jnp.conj, updates)), jc.sgd(0.3))
-    result = jc.minimize(f, conjugated, jnp.zeros(3, complex))
-    assert result.status == Status.GRADIENT_NORM
+COMPLEX: dict[str, Any] = SEARCHING | {"sgd": jc.sgd(0.3), "adam": jc.adam(0.1), "optax.lbfgs": optax.lbfgs()}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_parameters_are_optimized_by_every_rule(name: str) -> None:
+    f: Callable[[Any], Any] = lambda w: jnp.sum(jnp.abs(w["z"] - (1 + 2j)) ** 2) + (w["x"] - 3) ** 2  # noqa: E731
+    start = {"z": jnp.zeros(3, complex), "x": jnp.array(0.0)}
+    with jax.numpy_dtype_promotion("standard"):
+        result = jc.minimize(f, COMPLEX[name], start, max_steps=2000)
+    assert result.status > 0, str(result)
     assert result.value.dtype == jnp.float64
-    np.testing.assert_allclose(result.params, 1 + 2j, rtol=1e-7)
+    assert result.params["z"].dtype == jnp.complex128
+    np.testing.assert_allclose(result.params["z"], 1 + 2j, rtol=1e-6)
+    np.testing.assert_allclose(result.params["x"], 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "newton", "newton_cg"])
+def test_a_solve_goes_on_from_a_result_as_if_it_had_not_stopped(name: str) -> None:
+    whole = jc.minimize(rosenbrock, SEARCHING[name], START, max_steps=12)
+    half = jc.minimize(rosenbrock, SEARCHING[name], START, max_steps=5)
+    both = jc.minimize(rosenbrock, SEARCHING[name], half.params, state=half, max_steps=7)
+    np.testing.assert_allclose(both.params, whole.params, rtol=1e-9)
+    again = jc.minimize(rosenbrock, SEARCHING[name], half.params, state=half.state, max_steps=7)
+    np.testing.assert_array_equal(again.params, both.params)
+
+
+def test_a_state_may_come_from_another_rate_from_optax_and_from_training() -> None:
+    first = jc.minimize(rosenbrock, jc.adam(0.1), START, max_steps=30)
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = jc.minimize(rosenbrock, optax.adam(0.1, eps=1e-7), START, max_steps=30)
+    slower = [jc.minimize(rosenbrock, jc.adam(0.01), first.params, state=s, max_steps=50) for s in (first, theirs)]
+    assert slower[0].value < first.value
+    np.testing.assert_allclose(slower[0].params, slower[1].params, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"minimize: "):
+        jc.minimize(rosenbrock, jc.lbfgs(), START, state=first)
+    with pytest.raises(ValueError, match=r"float64\[4\].*float64\[2\]"):
+        jc.minimize(rosenbrock, jc.adam(0.1), START[:2], state=first)
+
+
+@pytest.mark.parametrize("gtol", [1e-7, 1e-12])
+@each_search
+def test_a_tolerance_that_is_asked_for_is_not_overruled(name: str, gtol: float) -> None:
+    def zakharov(w: Any) -> Any:
+        s = jnp.sum(0.5 * jnp.arange(1, len(w) + 1, dtype=w.dtype) * w)
+        return jnp.sum(w**2) + s**2 + s**4
+
+    for f, start in ((zakharov, START.astype(jnp.float32)), (lambda w: jnp.sum(w**4), START)):
+        result = jc.minimize(f, SEARCHING[name], start, gtol=gtol)
+        assert (result.status > 0) == bool(result.grad_norm <= gtol), str(result)
+        assert result.status <= 0 or result.status == Status.GRADIENT_NORM
+    assert result.status > 0
+
+
+def test_a_new_factory_call_is_the_same_program_and_objectives_are_not_kept() -> None:
+    traces = []
+
+    def objective(w: Any) -> Any:
+        traces.append(1)
+        return jnp.sum((w - 1) ** 2)
+
+    for _ in range(3):
+        jc.minimize(objective, jc.lbfgs(), START)
+        jc.minimize(objective, jc.lbfgs(memory_size=10), START)
+    assert len(traces) <= 3
+    kept = []
+    for _ in range(3):
+        big = jnp.ones(1000)
+        f = lambda w, big=big: jnp.sum((w - jnp.mean(big)) ** 2)  # noqa: E731
+        jc.minimize(f, jc.lbfgs(), START)
+        kept.append(weakref.ref(f))
+    del f, big
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
 
 
 def test_tolerances_may_be_traced() -> None:
@@ -302,7 +370,9 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(TypeError, match=r"params\['a'\] is int64"):
         jc.minimize(lambda w: jnp.sum(w["a"]), jc.lbfgs(), {"a": jnp.arange(3)})
     with pytest.raises(TypeError, match=r"need real parameters, params is complex128"):
-        jc.minimize(lambda w: jnp.sum(jnp.abs(w) ** 2), jc.lbfgs(), jnp.ones(3, complex))
+        jc.lbfgs().init(jnp.ones(3, complex))
+    with pytest.raises(TypeError, match=r"minimize: jc.lbfgs is a factory; call it: jc.lbfgs\(\)"):
+        jc.minimize(rosenbrock, jc.lbfgs, START)
     with pytest.raises(ValueError, match=r"must return a scalar, got shape \(4,\)"):
         jc.minimize(lambda w: w**2, jc.lbfgs(), START)
 

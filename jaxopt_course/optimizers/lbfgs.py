@@ -272,4 +272,5 @@ def gain_left(slope: Array, step: Step, has_pairs: Array, has_model: Array) -> A
     """
     along = gain_along(slope, step.curvature)
     along = jnp.where((step.length == 0) & has_model & jnp.isinf(along), 0, along)
+    along = jnp.where(slope <= 0, along, jnp.inf)
     return jnp.maximum(jnp.where(has_pairs, decrement(slope), 0), along)

@@ -104,16 +104,15 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         g, _ = ravel_pytree(widened(grads))
         hessian = jax.jacfwd(lambda w: ravel_pytree(jax.grad(inputs.value_fn)(unravel(w)))[0])(w)
         usable = jnp.all(jnp.isfinite(hessian))
-        newton_step, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
+        newton_step, gain, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
         direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
         inputs = inputs.frozen_where(~usable)
         step = full_step(inputs, first) if line_search is None else search_along(line_search, inputs, direction, first)
         status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         reached = lax.stop_gradient(step.length * jnp.linalg.norm(newton_step))
-        slope = vdot(inputs.grad, direction, state.radius.dtype)
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
-            next_search(state.search, step, status, jnp.where(usable & (lowest >= 0), decrement(slope), jnp.inf)),
+            next_search(state.search, step, status, jnp.where(usable, gain, jnp.inf)),
             state.num_shifts + (~definite).astype(jnp.int32),
             lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
@@ -124,8 +123,10 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
 
 def newton_direction(
     hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
-) -> tuple[Float[Array, " n"], Float[Array, ""], Array]:
-    """-H^-1 g, the lowest curvature of H, and whether it was positive definite; as `newton` says where it was not.
+) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
+    """-H^-1 g, what its model has left to gain, the lowest curvature of H, and whether it was positive definite.
+
+    Where it was not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0.
 
     H is first scaled to a diagonal of ones, so that the units of the parameters do not matter.
     """
@@ -153,12 +154,14 @@ def newton_direction(
 
     direction, lowest = lax.cond(definite, solve, reflect)
     direction = -scale * direction
+    convex = (lowest >= 0) & (jnp.max(diagonal) > 0)
+    gain = lax.stop_gradient(jnp.where(convex, decrement(jnp.dot(g, direction)), jnp.inf))
     size = lax.stop_gradient(jnp.max(jnp.abs(direction), initial=0))
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     length = size * jnp.linalg.norm(direction / size)  # its square may be beyond all range where its length is not
     cut = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length)
     direction = lax.stop_gradient(cut) * direction
-    return direction, lowest.astype(radius.dtype), definite
+    return direction, gain, lowest.astype(radius.dtype), definite
 
 
 class NewtonCGState(NamedTuple):

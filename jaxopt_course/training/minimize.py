@@ -66,8 +66,9 @@ def minimize(
 
     $$w_{t+1} = w_t + u_t, \qquad u_t, \sigma_{t+1} = \mathrm{update}\bigl(\nabla f(w_t), \sigma_t, w_t\bigr)$$
 
-    One compiled loop; calls with the same objective, optimizer and shapes compile once. It is a pure function, so it
-    goes inside `jit`, and under `vmap` every lane stops at its own end. It ends with the first of these that is true:
+    One compiled loop; calls with the same objective, optimizer, shapes and kinds of tolerance compile once. It is a
+    pure function, so it goes inside `jit`, and under `vmap` every lane stops at its own end. It ends with the first of
+    these that is true:
 
     - TARGET_REACHED: the value is at most `target`;
     - GRADIENT_NORM: the gradient is 0, or its largest absolute entry is at most `gtol`. Where no tolerance is given:
@@ -83,9 +84,10 @@ def minimize(
     A tolerance that is given decides alone. No success is claimed above the value of the start, and none because a step
     was short. What is left to gain is half of Newton's decrement for `newton` and `newton_cg`, and for `lbfgs` the same
     of its model, corrected by the slopes that its searches found. Other optimizers may take steps of any length, so for
-    them up to 30 products with the Hessian estimate it by conjugate gradients: when the curvature along the last step
-    suggests that the end is near, when ten steps in a row gained nothing, and when the budget is used up. These claims
-    do not depend on a factor or a constant of the objective, as far as rounding lets them.
+    them one more evaluation and up to 30 products with the Hessian estimate it by conjugate gradients: when the
+    curvature along the last step suggests that the end is near, when ten steps in a row gained nothing, and when the
+    budget is used up. These claims do not depend on a factor or a constant of the objective, as far as rounding lets
+    them.
 
     Optimizers that search for their step hand on the evaluation at its end, and nothing is computed twice; for others
     there is one evaluation a step. Complex parameters are optimized as pairs of real ones.

@@ -96,7 +96,7 @@ def solved(solve: Solve, params: Params, state: OptState, trace_length: int | No
     if not jax.tree.leaves(params):
         return carry
     if _search(carry.state) is None and solve.stopping.needs_gain:
-        carry = lax.while_loop(_is_running, lambda c: _checked(solve, lax.while_loop(_goes_on, step, c)), carry)
+        carry = lax.while_loop(_is_running, lambda c: _checked_if_due(solve, lax.while_loop(_goes_on, step, c)), carry)
     else:
         carry = lax.while_loop(_goes_on, step, carry)
     end = carry.here
@@ -223,9 +223,15 @@ def _left(solve: Solve, here: _Point, new: _Point, updates: Updates, search: Sea
     return Remaining(gain_along(size, curvature), jnp.where(curvature > 0, size / curvature, jnp.inf))
 
 
+def _checked_if_due(solve: Solve, carry: _Carry) -> _Carry:
+    due = (carry.status == Status.MAX_STEPS) | (_is_running(carry) & carry.checks)
+    due &= carry.num_evals < solve.stopping.max_evals
+    return lax.cond(due, partial(_checked, solve), lambda c: c, carry)
+
+
 def _checked(solve: Solve, carry: _Carry) -> _Carry:
     """Estimate with the Hessian what is left to gain at the lowest point, and end there if that is next to nothing."""
-    here, ended = carry.here, (carry.status == Status.MAX_STEPS) | (carry.status == Status.MAX_EVALS)
+    here, ended, num_evals = carry.here, carry.status == Status.MAX_STEPS, carry.num_evals + 1
     if carry.best is not None:
         here = _where(carry.best.value < here.value, carry.best._replace(grad=here.grad), here)
     facts = Facts(
@@ -238,13 +244,15 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         stalled=carry.stalled,
         optimizer_status=jnp.int32(Status.RUNNING),
         num_steps=carry.num_steps,
-        num_evals=carry.num_evals,
+        num_evals=num_evals,
     )
     found = success_status(facts, solve.stopping, ended | (carry.stalled >= PATIENCE))
     success = (found > 0) & (ended | _is_running(carry))
+    spent = num_evals >= solve.stopping.max_evals
     return carry._replace(
         here=_where(success, here, carry.here),
-        status=jnp.where(success, found, carry.status),
+        status=jnp.where(success, found, jnp.where(_is_running(carry) & spent, Status.MAX_EVALS, carry.status)),
+        num_evals=num_evals,
         checks=jnp.array(False),
         next_check=2 * carry.num_steps + PATIENCE,
     )

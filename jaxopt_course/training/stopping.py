@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PATIENCE = 10  # steps in a row that lower neither the value nor the gradient
 NEGLIGIBLE = 1e-15  # of what was gained: nothing is left to gain
 LITTLE = 1e-8  # of what was gained, at least 4 units of rounding: next to nothing is left, if no lower point is found
+NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)  # found by a search
 Case = tuple[Any, Status | Array]
 
 
@@ -83,7 +84,7 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
     the first of a warm-up; `facts.left` is then a guess, and never a success. `descends`: it accepts lower points only,
     so that many steps in a row without progress mean that none is possible.
     """
-    failed = (facts.optimizer_status == Status.LINE_SEARCH_FAILED) | (facts.optimizer_status == Status.ROUNDOFF_LIMITED)
+    failed = jnp.isin(facts.optimizer_status, jnp.array(NOTHING_LOWER, jnp.int32))
     tired = facts.stalled >= PATIENCE
     successes = success_cases(facts, stopping, failed | tired)
     status = _first_true(
@@ -91,6 +92,7 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
             *_not_finite(facts.value, facts.grad_norm),
             (facts.value <= stopping.target, Status.TARGET_REACHED),
             (facts.grad_norm <= (0 if stopping.gtol is None else stopping.gtol), Status.GRADIENT_NORM),
+            (facts.optimizer_status == Status.UNBOUNDED, Status.UNBOUNDED),
             *(successes if informed else []),
             (facts.num_evals >= stopping.max_evals, Status.MAX_EVALS),
             (facts.optimizer_status != Status.RUNNING, facts.optimizer_status),
@@ -124,11 +126,8 @@ def success_cases(facts: Facts, stopping: Stopping, exhausted: Array) -> list[Ca
     nothing = facts.left.gain <= NEGLIGIBLE * gained
     little = (facts.left.gain <= jnp.maximum(LITTLE, 4 * eps) * gained) | lost
     # Curvature across a kink looks infinite, and what is left to gain too small; but the gradient has not shrunk.
-    shrunk = facts.grad_norm <= eps**0.25 * facts.largest_grad
-    return [
-        (no_climb & nothing, Status.GRADIENT_NORM),
-        (no_climb & exhausted & little & (shrunk | lost), Status.SMALL_DECREASE),
-    ]
+    sound = no_climb & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
+    return [(sound & nothing, Status.GRADIENT_NORM), (sound & exhausted & little, Status.SMALL_DECREASE)]
 
 
 def _not_finite(value: Array, grad_norm: Array) -> list[Case]:
@@ -194,6 +193,6 @@ def _reason(result: "Result", status: Status) -> str:
     saddle = f"; a saddle, or a maximum: the lowest curvature is {curvature:.3g}" if curvature < 0 else ""
     search = getattr(result.state, "search", None)
     obstacle = Obstacle(int(search.obstacle)) if search is not None and status < 0 else Obstacle.NONE
-    failed = status in (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)
+    failed = status in NOTHING_LOWER
     likely = f"; the likely cause is {REASONS[obstacle]}" if failed and obstacle in REASONS else ""
     return (saddle if status > 0 or failed else "") + likely
