@@ -14,7 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
-from jaxopt_course.dtypes import largest_entry, vdot, widened
+from jaxopt_course.dtypes import largest_entry, widened
 from jaxopt_course.dtypes import norm as tree_norm
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
