@@ -14,13 +14,14 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
-from jaxopt_course.dtypes import at_least_32_bits, largest_entry, norm, vdot, widened, working_dtype
+from jaxopt_course.dtypes import at_least_32_bits, vdot, widened, working_dtype
 from jaxopt_course.optimizers.hyperparameters import cached_factory
 from jaxopt_course.optimizers.line_search import LineSearch, Step, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
     Search,
     SearchInputs,
     decrement,
+    down_the_gradient,
     gain_along,
     init_search,
     next_search,
@@ -28,8 +29,6 @@ from jaxopt_course.optimizers.searched import (
     search_inputs,
 )
 from jaxopt_course.status import Status
-
-FIRST_MOVE = 0.1  # of the largest parameter: the first trial while nothing is known of the curvature
 
 
 class History(NamedTuple):
@@ -179,7 +178,7 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
     $$w \leftarrow w - t H g, \qquad s = w_{new} - w, \qquad y = g_{new} - g$$
 
     H is `inverse_hessian_product`'s and t = 1 the first trial. While there are no pairs the direction is -g/|g|, and
-    the first trial has the scale of the parameters, FIRST_MOVE max|w|, or |f|/|g| where they are 0: neither depends on
+    the first trial has the scale of the parameters, 0.1 max|w|, or |f|/|g| where they are 0: neither depends on
     the units of f or w. A pair is skipped when s'y <= eps |s| |y|. Where no lower point is found along -H g, the
     history is dropped and the next step goes down the gradient; where that fails too, the state's `search.status` says
     why.
@@ -254,14 +253,10 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
 
 def direction_and_length(history: History, grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
     """-H g and 1; where there are no pairs, -g/|g| and a length in the scale of the parameters."""
-    dtype, has_pairs = history.scale.dtype, history.num_stored > 0
-
-    size, grad_norm = largest_entry(inputs.params, dtype), norm(grads, dtype)
-    grad_norm = jnp.where(grad_norm > 0, grad_norm, 1)
-    fall = jnp.abs(inputs.value).astype(dtype) / grad_norm
-    first = jnp.where(size > 0, FIRST_MOVE * size, jnp.where(fall > 0, fall, 1))
-    scale = jnp.where(has_pairs, -1, -1 / grad_norm)
-    direction = jax.tree.map(lambda d: scale.astype(d.dtype) * d, inverse_hessian_product(grads, history))
+    has_pairs = history.num_stored > 0
+    downhill, first = down_the_gradient(grads, inputs)
+    product = inverse_hessian_product(grads, history)
+    direction = jax.tree.map(lambda h, d: jnp.where(has_pairs, -h, d), product, downhill)
     return direction, jnp.where(has_pairs, 1, first)
 
 

@@ -14,8 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
-from jaxopt_course.dtypes import largest_entry, widened
-from jaxopt_course.dtypes import norm as tree_norm
+from jaxopt_course.dtypes import largest_entry, norm, widened
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
@@ -25,8 +24,10 @@ from jaxopt_course.optimizers.searched import (
     full_step,
     init_search,
     next_search,
+    retreat,
     search_along,
     search_inputs,
+    unless_retreating,
 )
 from jaxopt_course.status import Status
 
@@ -37,7 +38,8 @@ class NewtonState(NamedTuple):
     `lowest_curvature`: of the Hessian at the parameters that the last step started from; where it was positive definite
     its least pivot, else that along its most negative direction once scaled, 0 where that is lost in rounding, and NaN
     before the first step;
-    `radius`: how far a step may go next along directions without positive curvature.
+    `radius`: how far a step may go next along directions without positive curvature; `reset_status`: the line-search
+    status after which the next step goes down the gradient, else 0, int32.
     """
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
@@ -45,6 +47,7 @@ class NewtonState(NamedTuple):
     num_shifts: Array
     lowest_curvature: Array
     radius: Array
+    reset_status: Array
 
 
 @cached_factory
@@ -92,7 +95,8 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
             search = search._replace(evaluation=None)
         size, dtype = jnp.asarray(optax.tree.norm(lax.stop_gradient(widened(params)))), search.step_size.dtype
         radius, unknown = jnp.where(size > 0, size, 1).astype(dtype), jnp.full((), jnp.nan, dtype)
-        return NewtonState(start_count(params, learning_rate), search, jnp.zeros((), jnp.int32), unknown, radius)
+        zero = jnp.zeros((), jnp.int32)
+        return NewtonState(start_count(params, learning_rate), search, zero, unknown, radius, zero)
 
     def update(
         grads: Updates, state: NewtonState, params: Params = None, **keywords: Any
@@ -102,20 +106,27 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         inputs = search_inputs("newton", grads, params, **keywords)
         w, unravel = ravel_pytree(widened(params))
         g, _ = ravel_pytree(widened(grads))
-        hessian = jax.jacfwd(lambda w: ravel_pytree(jax.grad(inputs.value_fn)(unravel(w)))[0])(w)
+        _, product = jax.linearize(lambda w: ravel_pytree(jax.grad(inputs.value_fn)(unravel(w)))[0], w)
+        hessian = jax.vmap(product, out_axes=1)(jnp.eye(len(w), dtype=w.dtype))
         usable = jnp.all(jnp.isfinite(hessian))
         newton_step, gain, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
         direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
         inputs = inputs.frozen_where(~usable)
-        step = full_step(inputs, first) if line_search is None else search_along(line_search, inputs, direction, first)
-        status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
-        reached = lax.stop_gradient(step.length * jnp.linalg.norm(newton_step))
+        if line_search is None:
+            step = full_step(inputs, first)
+        else:
+            direction, first = unless_retreating(direction, first, state.reset_status, inputs)
+            step = search_along(line_search, inputs, direction, first)
+        after = retreat(step, gain, state.reset_status, inputs)
+        status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        reached = lax.stop_gradient(step.length * norm(direction, step.length.dtype))
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
             next_search(state.search, step, status, jnp.where(usable, gain, jnp.inf)),
             state.num_shifts + (~definite).astype(jnp.int32),
             lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
+            after.remembered,
         )
 
     return Optimizer(init, update)
@@ -124,9 +135,9 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
 def newton_direction(
     hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
 ) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
-    """-H^-1 g, what its model has left to gain, the lowest curvature of H, and whether it was positive definite.
+    """-H^-1 g, what its model has left to gain, the lowest curvature of H, and whether it is positive definite.
 
-    Where it was not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0.
+    Where it is not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0.
 
     H is first scaled to a diagonal of ones, so that the units of the parameters do not matter.
     """
@@ -167,7 +178,7 @@ def newton_direction(
 class NewtonCGState(NamedTuple):
     """`count`: as in `SGDState`; `search`: the last step; `num_products`: products with the Hessian; `num_negative`:
     inner solves that met negative curvature; `largest_grad`: the largest Euclidean norm of the gradient, which sets the
-    scale of the forcing sequence. Counts and the norm since `init`.
+    scale of the forcing sequence; `reset_status`: as in `NewtonState`. Counts and the norm since `init`.
     """
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
@@ -175,6 +186,7 @@ class NewtonCGState(NamedTuple):
     num_products: Array
     num_negative: Array
     largest_grad: Array
+    reset_status: Array
 
 
 @cached_factory
@@ -227,7 +239,9 @@ def newton_cg(
 
     def init(params: Params) -> NewtonCGState:
         zero, search = jnp.zeros((), jnp.int32), init_search(params)
-        return NewtonCGState(start_count(params, learning_rate), search, zero, zero, jnp.zeros_like(search.step_size))
+        return NewtonCGState(
+            start_count(params, learning_rate), search, zero, zero, jnp.zeros_like(search.step_size), zero
+        )
 
     def update(
         grads: Updates, state: NewtonCGState, params: Params = None, **keywords: Any
@@ -246,22 +260,26 @@ def newton_cg(
             return v if preconditioner is None else preconditioner(params, v)
 
         g = optax.tree.cast(grads, dtype)
-        grad_norm = tree_norm(g, dtype)
+        grad_norm = norm(g, dtype)
         largest_grad = jnp.maximum(state.largest_grad, grad_norm)
         forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
         inner = truncated_cg(product, g, inverse, jnp.where(inputs.is_active, most, 0), forcing)
         first = jnp.asarray(rate(state.count), dtype)
         slope = optax.tree.vdot(g, inner.solution)
         usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
-        step = search_along(line_search, inputs.frozen_where(~usable), inner.solution, first)
-        status = jnp.where(usable, step.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        inputs = inputs.frozen_where(~usable)
+        direction, first = unless_retreating(inner.solution, first, state.reset_status, inputs)
+        step = search_along(line_search, inputs, direction, first)
         gain = jnp.where(usable & ~inner.negative, decrement(slope), jnp.inf)
-        return scaled(step.length, inner.solution, params), NewtonCGState(
+        after = retreat(step, gain, state.reset_status, inputs)
+        status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        return scaled(step.length, direction, params), NewtonCGState(
             next_count(state.count),
             next_search(state.search, step, status, gain),
             state.num_products + inner.num_products,
             state.num_negative + inner.negative.astype(jnp.int32),
             largest_grad,
+            after.remembered,
         )
 
     return Optimizer(init, update)
@@ -293,11 +311,11 @@ def truncated_cg(
 
     The solve is linear in g, and works with g of largest entry 1: squares of small numbers would underflow.
     """
-    vdot, norm, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
+    vdot, size_of, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
     top = largest_entry(grads, jax.tree.leaves(grads)[0].dtype)
     unit = jnp.where(top > 0, top, 1)
     grads = scale(1 / unit, grads)
-    size = norm(grads)
+    size = size_of(grads)
     goal, eps = forcing * size, jnp.finfo(size.dtype).eps
 
     def body(inner: InnerSolve) -> InnerSolve:
@@ -327,6 +345,8 @@ def truncated_cg(
     zero, far = jnp.zeros_like(rho), jnp.full_like(rho, jnp.inf)
     start = InnerSolve(optax.tree.zeros_like(grads), grads, scale(-1, first), rho, zero, far, none, jnp.array(False))
     inner = lax.while_loop(
-        lambda inner: (norm(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products), body, start
+        lambda inner: (size_of(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products),
+        body,
+        start,
     )
     return inner._replace(solution=scale(unit, inner.solution), residual=scale(unit, inner.residual))

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxopt_course.annotations import Array, Params, Updates
-from jaxopt_course.dtypes import check_floating, widened, working_dtype
+from jaxopt_course.dtypes import check_floating, largest_entry, norm, rounding, widened, working_dtype
 from jaxopt_course.optimizers.leaves import check_match
 from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
 from jaxopt_course.status import Status
+
+FIRST_MOVE = 0.1  # of the largest parameter: the first trial down the gradient
 
 
 class Search(NamedTuple):
@@ -106,6 +108,45 @@ def search_along(line_search: LineSearch, inputs: SearchInputs, direction: Updat
         budget=inputs.budget,
     )
     return step._replace(status=jnp.where(first_length <= 0, jnp.int32(Status.RUNNING), step.status))
+
+
+def down_the_gradient(grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
+    """-g/|g|, and a first length in the scale of the parameters, or |f|/|g| where these are 0: free of units."""
+    dtype = working_dtype(inputs.params)
+    size, grad_norm = largest_entry(inputs.params, dtype), norm(grads, dtype)
+    grad_norm = jnp.where(grad_norm > 0, grad_norm, 1)
+    fall = jnp.abs(inputs.value).astype(dtype) / grad_norm
+    first = jnp.where(size > 0, FIRST_MOVE * size, jnp.where(fall > 0, fall, 1))
+    return jax.tree.map(lambda g: g / -grad_norm.astype(g.dtype), grads), first
+
+
+def unless_retreating(
+    direction: Updates, first_length: Array, reset_status: Array, inputs: SearchInputs
+) -> tuple[Updates, Array]:
+    """The direction and its first length; those down the gradient after a search that found nothing lower."""
+    downhill, first = down_the_gradient(inputs.grad, inputs)
+    retreating = reset_status < 0
+    chosen = jax.tree.map(lambda d, g: jnp.where(retreating, g.astype(d.dtype), d), direction, downhill)
+    return chosen, jnp.where(retreating, first.astype(first_length.dtype), first_length)
+
+
+class Retreat(NamedTuple):
+    """What follows from a search that found nothing lower: the status to report, and the one to remember, else 0."""
+
+    status: Array
+    remembered: Array
+
+
+def retreat(step: Step, gain: Array, remembered: Array, inputs: SearchInputs) -> Retreat:
+    """Let the next step go down the gradient where a search failed and curvature does not say that this is the end.
+
+    A search down the gradient that fails too is reported.
+    """
+    failed = (step.status == Status.LINE_SEARCH_FAILED) | (step.status == Status.ROUNDOFF_LIMITED)
+    unexplained = (gain > rounding(inputs.value)) | (step.status == Status.LINE_SEARCH_FAILED)
+    retreats = (step.length == 0) & failed & unexplained & inputs.is_active & (remembered == 0)
+    running = jnp.int32(Status.RUNNING)
+    return Retreat(jnp.where(retreats, running, step.status), jnp.where(retreats, step.status, running))
 
 
 def full_step(inputs: SearchInputs, length: Array) -> Step:

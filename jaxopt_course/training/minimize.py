@@ -181,8 +181,8 @@ def _solve(
         whole = from_real_pairs(params_, params)
         return scalar_and_aux("minimize", objective(whole, data) if with_data else objective(whole), has_aux)
 
-    solve = Solve(value_and_aux, optimizer, stopping, keep_best, working_dtype(start))
-    carry = solved(solve, start, state, trace_length)
+    solve = Solve(start, value_and_aux, optimizer, stopping, keep_best, working_dtype(start))
+    carry = solved(solve, state, trace_length)
     end = carry.here
     whole = from_real_pairs(end.params, params)
     counts = carry.status, carry.num_steps, carry.num_evals

@@ -1,14 +1,14 @@
 """How much is left to gain at a point: what the end of a solve by a rule that does not search for its step rests on."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxopt_course.annotations import Array, Params, Updates
-from jaxopt_course.dtypes import norm
+from jaxopt_course.dtypes import largest_entry, norm
 from jaxopt_course.optimizers.newton import truncated_cg
 from jaxopt_course.optimizers.searched import decrement, gain_along
 
@@ -19,14 +19,16 @@ RESIDUAL = 1e-3  # of the gradient, at which the inner solve ends
 class Remaining(NamedTuple):
     """An estimate of how far a point lies above the minimum, and of how far away that is; inf where it is unknown.
 
-    `gain`: units of value; `distance`: Euclidean, units of the parameters.
+    `gain`: units of value; `distance`: Euclidean, units of the parameters; `relative`: the largest entry of the way to
+    the minimum, each in units of its parameter's size or of its way from the start, whichever is larger.
     """
 
     gain: Array
     distance: Array
+    relative: Array
 
 
-def remaining(grad_fn: Callable[[Params], Updates], params: Params, otherwise: Remaining) -> Remaining:
+def remaining(grad_fn: Callable[[Params], Updates], params: Params, start: Params, otherwise: Remaining) -> Remaining:
     r"""Estimate what Newton's method would gain from here, by conjugate gradients on products with the Hessian.
 
     $$\tfrac12 g^T H^{-1} g \approx -\tfrac12 g^T d + \frac{|r|^2}{2 \mu}, \qquad H d = -g + r$$
@@ -37,6 +39,7 @@ def remaining(grad_fn: Callable[[Params], Updates], params: Params, otherwise: R
     Args:
       grad_fn: `params -> gradient`, like the parameters.
       params: real floating-point arrays.
+      start: where the solve began.
       otherwise: the answer for a gradient that JAX cannot differentiate, such as that of a callback.
 
     Returns:
@@ -60,4 +63,20 @@ def remaining(grad_fn: Callable[[Params], Updates], params: Params, otherwise: R
     hidden = gain_along(norm(inner.residual, dtype), inner.lowest)
     gain = decrement(optax.tree.vdot(grads, inner.solution)) + jnp.where(jnp.isfinite(hidden), hidden, 0)
     known = ~inner.negative & jnp.isfinite(inner.largest)
-    return Remaining(jnp.where(known, gain, jnp.inf), jnp.where(known, norm(inner.solution, dtype), jnp.inf))
+    found = Remaining(gain, norm(inner.solution, dtype), relative_size(inner.solution, params, start, dtype))
+    return jax.tree.map(lambda estimate: jnp.where(known, estimate, jnp.inf), found)
+
+
+def relative_size(step: Updates, params: Params, start: Params, dtype: Any) -> Array:
+    """The largest entry of a step in units of its parameter, or of the parameter's way from the start.
+
+    Entries below sqrt(eps) of the largest parameter count in units of that: they may be 0 at the minimum.
+    """
+
+    def unit(w: Array, w0: Array) -> Array:
+        return jnp.maximum(jnp.abs(w), jnp.abs(w - w0)).astype(dtype)
+
+    units = jax.tree.map(unit, params, start)
+    least = jnp.sqrt(jnp.finfo(dtype).eps) * largest_entry(units, dtype)
+    parts = jax.tree.map(lambda s, u: jnp.abs(s).astype(dtype) / jnp.maximum(u, least), step, units)
+    return largest_entry(parts, dtype)

@@ -14,7 +14,7 @@ from jaxopt_course.dtypes import largest_entry, norm, rounding, vdot
 from jaxopt_course.optimizers import Search
 from jaxopt_course.optimizers.searched import gain_along
 from jaxopt_course.status import Status
-from jaxopt_course.training.remaining import Remaining, remaining
+from jaxopt_course.training.remaining import Remaining, relative_size, remaining
 from jaxopt_course.training.stopping import (
     PATIENCE,
     Facts,
@@ -72,6 +72,7 @@ class _Carry(NamedTuple):
 class Solve(NamedTuple):
     """What stays the same from step to step."""
 
+    start: Params
     value_and_aux: Callable[[Params], tuple[Array, PyTree]]
     optimizer: AnyOptimizer
     stopping: Stopping
@@ -89,11 +90,11 @@ class Solve(NamedTuple):
         return _Point(params, value.astype(self.dtype), grad, largest_entry(grad, self.dtype), aux)
 
 
-def solved(solve: Solve, params: Params, state: OptState, trace_length: int | None) -> _Carry:
-    """Run the loop from `params` to its end; `here` of the carry is then the point to return."""
-    carry = _init_carry(solve, params, state, trace_length)
+def solved(solve: Solve, state: OptState, trace_length: int | None) -> _Carry:
+    """Run the loop from the start to its end; `here` of the carry is then the point to return."""
+    carry = _init_carry(solve, solve.start, state, trace_length)
     step = partial(_step, solve)
-    if not jax.tree.leaves(params):
+    if not jax.tree.leaves(solve.start):
         return carry
     if _search(carry.state) is None and solve.stopping.needs_gain:
         carry = lax.while_loop(_is_running, lambda c: _checked_if_due(solve, lax.while_loop(_goes_on, step, c)), carry)
@@ -119,7 +120,7 @@ def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int
         best=here._replace(grad=None) if solve.keep_best and not evaluates else None,
         state=state,
         start_value=here.value,
-        left=Remaining(unknown, unknown),
+        left=Remaining(unknown, unknown, unknown),
         num_steps=none,
         num_evals=none + 1,
         least_grad=here.grad_norm,
@@ -176,7 +177,7 @@ def _next(solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: Opt
     facts = Facts(
         value=new.value,
         grad_norm=new.grad_norm,
-        left=_left(solve, here, new, updates, search, stride),
+        left=_left(solve, carry, new, updates, search),
         size=norm(here.params, solve.dtype),
         start_value=carry.start_value,
         largest_grad=carry.largest_grad,
@@ -211,16 +212,24 @@ def _next(solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: Opt
     )
 
 
-def _left(solve: Solve, here: _Point, new: _Point, updates: Updates, search: Search | None, stride: Array) -> Remaining:
-    """What is left to gain: as the optimizer says, else by the curvature along its last step."""
-    if search is not None:
-        return Remaining(search.gain, jnp.where(search.step_size > 0, stride / search.step_size, jnp.inf))
+def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Search | None) -> Remaining:
+    """What is left to gain: as the optimizer says, else a guess by the curvature along its last step."""
+    stride, unknown = norm(updates, solve.dtype), jnp.full((), jnp.inf, solve.dtype)
     if not solve.stopping.needs_gain:
-        return Remaining(jnp.full_like(stride, jnp.inf), jnp.full_like(stride, jnp.inf))
+        return Remaining(unknown, unknown, unknown)
+    if search is not None:  # whose direction, a step of length 1, leads to the minimum of its model
+        part = relative_size(updates, carry.here.params, solve.start, solve.dtype)
+        moved, whole = search.step_size > 0, jnp.where(search.step_size > 0, search.step_size, 1)
+        return Remaining(
+            search.gain,
+            jnp.where(moved, stride / whole, carry.left.distance),
+            jnp.where(moved, part / whole, carry.left.relative),
+        )
     unit = optax.tree.scale(1 / stride, optax.tree.cast(updates, solve.dtype))
-    curvature = vdot(unit, optax.tree.cast(optax.tree.sub(new.grad, here.grad), solve.dtype), solve.dtype) / stride
-    size = norm(new.grad, solve.dtype)
-    return Remaining(gain_along(size, curvature), jnp.where(curvature > 0, size / curvature, jnp.inf))
+    change = optax.tree.cast(optax.tree.sub(new.grad, carry.here.grad), solve.dtype)
+    curvature, size = vdot(unit, change, solve.dtype) / stride, norm(new.grad, solve.dtype)
+    distance = jnp.where(curvature > 0, size / curvature, jnp.inf)
+    return Remaining(gain_along(size, curvature), distance, jnp.zeros_like(distance))
 
 
 def _checked_if_due(solve: Solve, carry: _Carry) -> _Carry:
@@ -237,7 +246,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
     facts = Facts(
         value=here.value,
         grad_norm=here.grad_norm,
-        left=remaining(jax.grad(solve.value_fn), here.params, carry.left),
+        left=remaining(jax.grad(solve.value_fn), here.params, solve.start, carry.left),
         size=norm(here.params, solve.dtype),
         start_value=carry.start_value,
         largest_grad=jnp.full_like(here.value, jnp.inf),  # the Hessian is exact: a kink is not mistaken for curvature

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from jaxopt_course.training.minimize import Result
 
 PATIENCE = 10  # steps in a row that lower neither the value nor the gradient
+LITTLE_PATIENCE = 2  # the same, where next to nothing is left to gain
 NEGLIGIBLE = 1e-15  # of what was gained: nothing is left to gain
 LITTLE = 1e-8  # of what was gained, at least 4 units of rounding: next to nothing is left, if no lower point is found
 NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)  # found by a search
+NEAR = 0.03  # of each parameter, or of its way from the start: the minimum is no farther
 Case = tuple[Any, Status | Array]
 
 
@@ -86,7 +88,7 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
     """
     failed = jnp.isin(facts.optimizer_status, jnp.array(NOTHING_LOWER, jnp.int32))
     tired = facts.stalled >= PATIENCE
-    successes = success_cases(facts, stopping, failed | tired)
+    successes = success_cases(facts, stopping, failed | (facts.stalled >= LITTLE_PATIENCE))
     status = _first_true(
         [
             *_not_finite(facts.value, facts.grad_norm),
@@ -126,7 +128,8 @@ def success_cases(facts: Facts, stopping: Stopping, exhausted: Array) -> list[Ca
     nothing = facts.left.gain <= NEGLIGIBLE * gained
     little = (facts.left.gain <= jnp.maximum(LITTLE, 4 * eps) * gained) | lost
     # Curvature across a kink looks infinite, and what is left to gain too small; but the gradient has not shrunk.
-    sound = no_climb & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
+    # A start far above all else makes everything later look small; but the minimum is then not near.
+    sound = no_climb & (facts.left.relative <= NEAR) & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
     return [(sound & nothing, Status.GRADIENT_NORM), (sound & exhausted & little, Status.SMALL_DECREASE)]
 
 
