@@ -68,7 +68,7 @@ FAULTS = {
     "zero gradient at a saddle": Fault(lambda w: w[0] ** 2 - w[1] ** 2, (0, 0), everyone(Status.GRADIENT_NORM)),
     "constant": Fault(lambda w: 3 + 0 * jnp.sum(w), (1, 2), everyone(Status.GRADIENT_NORM)),
     "NaN beyond the minimum": Fault(
-        lambda w: jnp.sum(w - 0.1 * jnp.log(w)), (1, 2), only(SEARCHING, Status.GRADIENT_NORM)
+        lambda w: jnp.sum(w - 0.1 * jnp.log(w)), (1, 2), only(SEARCHING, Status.GRADIENT_NORM, Status.SMALL_DECREASE)
     ),
     "a cliff beside the minimum": Fault(
         lambda w: jnp.where(w[0] > -0.1, jnp.sum((w - 0.1) ** 2), jnp.inf),
@@ -76,7 +76,7 @@ FAULTS = {
         only(SEARCHING, Status.GRADIENT_NORM),
     ),
     "linear": Fault(lambda w: -jnp.sum(w), (1, 2), UNBOUNDED),
-    "concave": Fault(lambda w: -jnp.sum(w**2), (1, 2), UNBOUNDED | only(("sgd",), Status.UNBOUNDED)),
+    "concave": Fault(lambda w: -jnp.sum(w**2), (1, 2), UNBOUNDED | only(("sgd",), Status.MAX_STEPS)),
     "minus infinity": Fault(
         lambda w: jnp.sum(jnp.where(w > 0.5, w**2, -jnp.inf)), (1, 2), only(SEARCHING, Status.UNBOUNDED)
     ),
@@ -92,7 +92,9 @@ FAULTS = {
     "Hessian not finite": Fault(
         lambda w: jnp.sum(w) + jnp.sum(jnp.abs(w) ** 1.5), (0, 0), only(WITH_HESSIAN, Status.HESSIAN_NOT_FINITE)
     ),
-    "singular Hessian": Fault(lambda w: (w[0] + w[1] - 1) ** 2, (1, 2), everyone(Status.GRADIENT_NORM)),
+    "singular Hessian": Fault(
+        lambda w: (w[0] + w[1] - 1) ** 2, (1, 2), everyone(Status.GRADIENT_NORM, Status.SMALL_DECREASE)
+    ),
 }
 STARTS = jnp.array([fault.start for fault in FAULTS.values()], float)
 WHICH = jnp.arange(len(FAULTS))

@@ -240,8 +240,9 @@ def exact_on_quadratics(
 def fixed(
     rate: float, value_and_grad_fn: Any, params: Any, value: Any, grads: Any, direction: Any, **asked: Any
 ) -> Step:
-    """That part of the first length."""
-    t = jnp.asarray(rate * asked["first_length"])
+    """That part of a quasi-Newton step, or of min(1, 1/|g|) times the gradient while there are no pairs."""
+    first = jnp.where(asked["first_length"] == 1, 1, jnp.minimum(1, optax.tree.norm(grads)))
+    t = jnp.asarray(rate * first)
     value, grads = value_and_grad_fn(optax.tree.add_scale(params, t, direction))
     value, aux = value if asked["has_aux"] else (value, None)
     slope = optax.tree.vdot(grads, direction)
@@ -311,7 +312,7 @@ START = jnp.linspace(-2, 2, 8)
 
 @pytest.mark.parametrize("memory_size", [1, 4])
 def test_equals_optax_along_the_path_of_fixed_steps(memory_size: int) -> None:
-    """30 steps, so that a memory of 4 is overwritten several times. Both scale the first step by min(1, 1 / |g|)."""
+    """30 steps, so that a memory of 4 is overwritten several times. The first is scaled by min(1, 1 / |g|)."""
     rate = 0.2
     ours = jc.lbfgs(memory_size, partial(fixed, rate))
     theirs = optax.chain(optax.scale_by_lbfgs(memory_size, scale_init_precond=True), optax.scale(-rate))
@@ -543,7 +544,8 @@ def test_16_bit_parameters(dtype: Any) -> None:
     for scale in (0.0, 1e-4, 1.0, 6e4):
         ws, state, values, before = losses(np.float32(scale), start)
         assert ws.dtype == dtype
-        chex.assert_tree_all_finite((ws, state, values))
+        chex.assert_tree_all_finite((ws, state.history, state.search.evaluation, values))
+        assert not np.isnan(state.search.gain)  # it is inf while nothing is known
         assert np.all(np.diff(np.array([before, *values])) <= 1e-6 * before)
         assert values[-1] <= before / 1.5 or scale == 0
 

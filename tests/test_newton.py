@@ -22,7 +22,24 @@ from tests.tables import FLOATS
 METHODS: dict[str, Callable[..., Any]] = {"newton": jc.newton, "newton_cg": jc.newton_cg}
 each_method = pytest.mark.parametrize("name", METHODS)
 seeds = st.integers(0, 10**6)
-compiled_direction = jax.jit(newton_direction)
+
+
+@jax.jit
+def compiled_direction(hessian: Any, g: Any, radius: Any) -> Any:
+    """Without the gain, which has a test of its own."""
+    direction, _, lowest, definite = newton_direction(hessian, g, radius)
+    return direction, lowest, definite
+
+
+def test_the_gain_is_newtons_decrement_where_the_model_has_a_minimum() -> None:
+    g, far = jnp.array([3.0, -4.0]), jnp.array(1e3)
+    for hessian, expected in (
+        (np.diag([2.0, 8.0]), 9 / 4 + 16 / 16),
+        (np.diag([2e-9, 8.0]), 9 / 4e-9 + 1),
+        (np.diag([2.0, -8.0]), np.inf),
+        (np.zeros((2, 2)), np.inf),
+    ):
+        assert newton_direction(jnp.asarray(hessian), g, far)[1] == pytest.approx(expected, rel=1e-9)
 
 
 def symmetric(seed: int, values: Any) -> np.ndarray:
@@ -249,8 +266,8 @@ def test_it_trains_on_minibatches_and_in_a_chain(name: str) -> None:
 @each_method
 def test_what_is_wrong_is_said(name: str) -> None:
     make = METHODS[name]
-    with pytest.raises(ValueError, match="learning_rate must be a finite number > 0, got 0"):
-        make(0.0)
+    with pytest.raises(ValueError, match="learning_rate must be a finite number >= 0, got -1"):
+        make(-1.0)
     optimizer, w = make(), jnp.ones(2)
     with pytest.raises(ValueError, match=rf"{name}: update needs params, value= and value_fn=; value, value_fn not"):
         optimizer.update(w, optimizer.init(w), w)

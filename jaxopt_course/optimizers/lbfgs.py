@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array, Optimizer, Params, PyTree, Updates
+from jaxopt_course.annotations import Array, ArrayLike, Optimizer, Params, PyTree, Updates
 from jaxopt_course.dtypes import at_least_32_bits, vdot, widened, working_dtype
 from jaxopt_course.optimizers.hyperparameters import cached_factory
 from jaxopt_course.optimizers.line_search import LineSearch, Step, scaled, strong_wolfe
@@ -50,7 +50,7 @@ def empty_history(params: Params, memory_size: int) -> History:
     """A history of no pairs, with room for m."""
     slots, dtype = memory_size + 1, working_dtype(params)
 
-    def zeros(p: Array) -> Array:
+    def zeros(p: ArrayLike) -> Array:
         return jnp.zeros((2, slots, *jnp.shape(p)), at_least_32_bits(jnp.result_type(p)))
 
     square = jnp.zeros((slots, slots), dtype)

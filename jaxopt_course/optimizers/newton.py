@@ -137,9 +137,8 @@ def newton_direction(
 ) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
     """-H^-1 g, what its model has left to gain, the lowest curvature of H, and whether it is positive definite.
 
-    Where it is not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0.
-
-    H is first scaled to a diagonal of ones, so that the units of the parameters do not matter.
+    Where it is not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0. H is
+    first scaled to a diagonal of ones, so that the units of the parameters do not matter.
     """
     eps = jnp.finfo(g.dtype).eps
     diagonal = jnp.abs(jnp.diagonal(hessian))
@@ -239,9 +238,8 @@ def newton_cg(
 
     def init(params: Params) -> NewtonCGState:
         zero, search = jnp.zeros((), jnp.int32), init_search(params)
-        return NewtonCGState(
-            start_count(params, learning_rate), search, zero, zero, jnp.zeros_like(search.step_size), zero
-        )
+        count, largest_grad = start_count(params, learning_rate), jnp.zeros_like(search.step_size)
+        return NewtonCGState(count, search, zero, zero, largest_grad, zero)
 
     def update(
         grads: Updates, state: NewtonCGState, params: Params = None, **keywords: Any
@@ -341,7 +339,7 @@ def truncated_cg(
         )
 
     first = inverse(grads)
-    none, rho = jnp.zeros((), jnp.int32), vdot(grads, first)
+    none, rho = jnp.int32(0), vdot(grads, first)
     zero, far = jnp.zeros_like(rho), jnp.full_like(rho, jnp.inf)
     start = InnerSolve(optax.tree.zeros_like(grads), grads, scale(-1, first), rho, zero, far, none, jnp.array(False))
     inner = lax.while_loop(

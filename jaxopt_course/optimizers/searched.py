@@ -143,7 +143,7 @@ def retreat(step: Step, gain: Array, remembered: Array, inputs: SearchInputs) ->
     A search down the gradient that fails too is reported.
     """
     failed = (step.status == Status.LINE_SEARCH_FAILED) | (step.status == Status.ROUNDOFF_LIMITED)
-    unexplained = (gain > rounding(inputs.value)) | (step.status == Status.LINE_SEARCH_FAILED)
+    unexplained = (gain > rounding(inputs.value.astype(gain.dtype))) | (step.status == Status.LINE_SEARCH_FAILED)
     retreats = (step.length == 0) & failed & unexplained & inputs.is_active & (remembered == 0)
     running = jnp.int32(Status.RUNNING)
     return Retreat(jnp.where(retreats, running, step.status), jnp.where(retreats, step.status, running))

@@ -72,7 +72,7 @@ def minimize(
 
     - TARGET_REACHED: the value is at most `target`;
     - GRADIENT_NORM: the gradient is 0, or its largest absolute entry is at most `gtol`. Where no tolerance is given:
-      what is left to gain is at most 1e-15 of what was gained since the start;
+      what is left to gain is at most 1e-18 of what was gained since the start;
     - SMALL_DECREASE: what is left to gain is at most `ftol` max(|f|, what was gained). Where no tolerance is given: no
       lower point can be found or no step is left, and what is left is at most 1e-8 (4 eps, if that is more) of what
       was gained, or lost in rounding;

@@ -255,7 +255,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         num_steps=carry.num_steps,
         num_evals=num_evals,
     )
-    found = success_status(facts, solve.stopping, ended | (carry.stalled >= PATIENCE))
+    found = success_status(facts, solve.stopping, ended)
     success = (found > 0) & (ended | _is_running(carry))
     spent = num_evals >= solve.stopping.max_evals
     return carry._replace(

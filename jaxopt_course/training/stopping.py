@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 10  # steps in a row that lower neither the value nor the gradient
 LITTLE_PATIENCE = 2  # the same, where next to nothing is left to gain
-NEGLIGIBLE = 1e-15  # of what was gained: nothing is left to gain
+NEGLIGIBLE = 1e-18  # of what was gained: nothing is left to gain
 LITTLE = 1e-8  # of what was gained, at least 4 units of rounding: next to nothing is left, if no lower point is found
 NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)  # found by a search
 NEAR = 0.03  # of each parameter, or of its way from the start: the minimum is no farther
@@ -88,7 +88,7 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
     """
     failed = jnp.isin(facts.optimizer_status, jnp.array(NOTHING_LOWER, jnp.int32))
     tired = facts.stalled >= PATIENCE
-    successes = success_cases(facts, stopping, failed | (facts.stalled >= LITTLE_PATIENCE))
+    successes = success_cases(facts, stopping, failed)
     status = _first_true(
         [
             *_not_finite(facts.value, facts.grad_norm),
@@ -106,13 +106,13 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
     return status, worthwhile
 
 
-def success_status(facts: Facts, stopping: Stopping, exhausted: Array) -> Array:
+def success_status(facts: Facts, stopping: Stopping, ended: Array) -> Array:
     """The success that rests on what is left to gain, or RUNNING."""
-    return _first_true(success_cases(facts, stopping, exhausted))
+    return _first_true(success_cases(facts, stopping, ended))
 
 
-def success_cases(facts: Facts, stopping: Stopping, exhausted: Array) -> list[Case]:
-    """The successes that rest on what is left to gain; `exhausted`: no lower point was found, or no step is left."""
+def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
+    """The successes that rest on what is left to gain; `ended`: no lower point was found, or no step is left."""
     gained = jnp.maximum(facts.start_value - facts.value, 0)
     no_climb = facts.value <= facts.start_value + rounding(facts.start_value)
     if not stopping.is_default:
@@ -126,11 +126,14 @@ def success_cases(facts: Facts, stopping: Stopping, exhausted: Array) -> list[Ca
     eps = jnp.finfo(facts.value.dtype).eps
     lost = facts.left.gain <= rounding(facts.value) / 8
     nothing = facts.left.gain <= NEGLIGIBLE * gained
-    little = (facts.left.gain <= jnp.maximum(LITTLE, 4 * eps) * gained) | lost
+    little = facts.left.gain <= jnp.maximum(LITTLE, 4 * eps) * gained
+    over = (
+        (little & (facts.stalled >= LITTLE_PATIENCE)) | (lost & (facts.stalled >= PATIENCE)) | (ended & (little | lost))
+    )
     # Curvature across a kink looks infinite, and what is left to gain too small; but the gradient has not shrunk.
     # A start far above all else makes everything later look small; but the minimum is then not near.
     sound = no_climb & (facts.left.relative <= NEAR) & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
-    return [(sound & nothing, Status.GRADIENT_NORM), (sound & exhausted & little, Status.SMALL_DECREASE)]
+    return [(sound & nothing, Status.GRADIENT_NORM), (sound & over, Status.SMALL_DECREASE)]
 
 
 def _not_finite(value: Array, grad_norm: Array) -> list[Case]:
