@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
-def write(folder: Run, reports: Mapping[str, jc.comparison.ContractReport], args: argparse.Namespace, ok: bool) -> None:
+def write(folder: Run, reports: Mapping[str, jc.contract.ContractReport], args: argparse.Namespace, ok: bool) -> None:
     clauses = [row.name for row in next(iter(reports.values())).rows]
     rows = [
         {"optimizer": name, "clause": row.name, "outcome": str(row.outcome), "detail": row.detail, "case": row.case}
@@ -108,7 +108,7 @@ def write(folder: Run, reports: Mapping[str, jc.comparison.ContractReport], args
         print_blocks(*blocks, f"{folder.folder}/report.html")
 
 
-def tables(reports: Mapping[str, jc.comparison.ContractReport], clauses: Sequence[str]) -> Iterator[Table]:
+def tables(reports: Mapping[str, jc.contract.ContractReport], clauses: Sequence[str]) -> Iterator[Table]:
     summary = [
         [
             name,

@@ -1,5 +1,7 @@
 """Which dtype to compute in. Asked for by name and cast to, so that JAX's strict promotion has nothing to object to."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -46,3 +48,10 @@ def vdot(a: Any, b: Any, dtype: Any) -> Any:
 def rounding(value: Any) -> Any:
     """How far two values near this one may differ by rounding alone: eight units in the last place."""
     return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+
+
+@contextlib.contextmanager
+def standard_promotion() -> Iterator[None]:
+    """Let code that is not ours promote dtypes and ranks as JAX does by default, where the user forbids it too."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

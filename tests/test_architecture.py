@@ -21,6 +21,7 @@ FLOORS = {
     "landscape": 2,
     "training": 3,
     "comparison": 3,
+    "contract": 3,
     "plots": 4,
 }
 STRANGERS = {"problems", "data", "optimizers", "gradients"}  # they meet as plain functions in the rooms above

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 import jaxopt_course as jc
-from jaxopt_course.comparison import ContractError, ContractReport, Outcome
-from jaxopt_course.comparison.check_optimizer import CHECKS, Row, _row
-from jaxopt_course.comparison.trial import Trial, cases_like
+from jaxopt_course.contract import ContractError, ContractReport, Outcome, Row
+from jaxopt_course.contract.check_optimizer import CHECKS, _row
+from jaxopt_course.contract.trial import Trial, cases_like
 
 KIND, ONCE, PURE = "state and updates keep their kind", "one compile, equal to none", "purity"
 FINITE, DECAY = "16 bits: finite, same dtype", "16 bits: moments decay"

@@ -23,6 +23,7 @@ from jaxopt_course.optimizers.searched import (
     may_move,
     search_along,
     start_search,
+    total_count,
 )
 from jaxopt_course.status import Status
 
@@ -230,8 +231,8 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
         return updates, LBFGSState(
             forget(new, reset),
             found(state.search, step, jnp.where(twice, lost, status)),
-            state.num_skipped + skipped.astype(jnp.int32),
-            state.num_resets + reset.astype(jnp.int32),
+            total_count(state.num_skipped, skipped.astype(jnp.int32)),
+            total_count(state.num_resets, reset.astype(jnp.int32)),
             jnp.where(reset, step.status, running),
         )
 

@@ -26,6 +26,7 @@ from jaxopt_course.optimizers.searched import (
     may_move,
     search_along,
     start_search,
+    total_count,
 )
 from jaxopt_course.status import Status
 
@@ -109,7 +110,7 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
             found(state.search, step, status),
-            state.num_shifts + (~definite).astype(jnp.int32),
+            total_count(state.num_shifts, (~definite).astype(jnp.int32)),
             lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
         )
@@ -239,7 +240,7 @@ def newton_cg(
         return scaled(step.length, inner.solution, params), NewtonCGState(
             next_count(state.count),
             found(state.search, step, status),
-            state.num_products + inner.num_products,
+            total_count(state.num_products, inner.num_products),
             state.num_negative + inner.negative.astype(jnp.int32),
         )
 

@@ -104,7 +104,14 @@ def found(search: Search, step: Step, status: Array) -> Search:
     """The record of a step."""
     dtype = search.step_size.dtype
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
-    return Search(step.length.astype(dtype), search.num_evals + step.num_evals, status.astype(jnp.int32), point)
+    num_evals = total_count(search.num_evals, step.num_evals)
+    return Search(step.length.astype(dtype), num_evals, status.astype(jnp.int32), point)
+
+
+def total_count(before: Array, new: Array) -> Array:
+    """The sum of two counts, int32; it stops at the largest int32 instead of wrapping around."""
+    total = before + new
+    return jnp.where(total < before, jnp.iinfo(jnp.int32).max, total)
 
 
 def check_real(params: Any) -> None:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxopt_course.comparison.subjects import relaxed
-from jaxopt_course.comparison.trial import (
+from jaxopt_course.contract.trial import (
     NotApplicable,
     Trial,
     apart,
@@ -22,6 +21,7 @@ from jaxopt_course.comparison.trial import (
     objective_like,
     same_kinds,
 )
+from jaxopt_course.dtypes import standard_promotion
 
 CLOSE = 1e-4  # float32, a few steps
 
@@ -101,7 +101,7 @@ def traced_hyperparameters(trial: Trial, params: Any) -> str:
         return trial.update(w, opt.init(w), w, opt)[0]
 
     for rate in (1e-2, 0.5):
-        with relaxed():
+        with standard_promotion():
             opt = make(rate)
             off = apart(traced(rate), trial.update(w, opt.init(w), w, opt)[0])
         need(off < CLOSE, f"a traced learning rate of {rate} differs from a static one by {off:.1e}")
@@ -113,12 +113,12 @@ def composition(trial: Trial, params: Any) -> None:
     g = jax.tree.map(jnp.asarray, gs[0])
     alone = trial.update(g, trial.init(w), w)[0]
     chained = optax.chain(optax.identity(), trial.opt, optax.scale(0.5))
-    with relaxed():
+    with standard_promotion():
         half, _ = trial.update(g, chained.init(w), w, chained)
     off = apart(jax.tree.map(lambda x: 2 * x, half), alone)
     need(off < CLOSE, f"in optax.chain its updates differ by {off:.1e}")
     every_second = optax.MultiSteps(trial.opt, 2)
-    with relaxed():
+    with standard_promotion():
         state = every_second.init(w)
         nothing, state = every_second.update(g, state, w, **objective_like(g, w))
         both, state = every_second.update(g, state, w, **objective_like(g, w))

@@ -6,29 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxopt_course.comparison import clauses, transforms
-from jaxopt_course.comparison.trial import NotApplicable, Trial, Violation, cases_like
+from jaxopt_course.contract import interfaces, numerics
+from jaxopt_course.contract.trial import NotApplicable, Trial, Violation, cases_like
 
 CHECKS: dict[str, Callable[[Trial, Any], str | None]] = {
-    "state and updates keep their kind": transforms.structure,
-    "one compile, equal to none": transforms.compiles_once,
-    "x64 on and off": transforms.x64,
-    "16 bits: finite, same dtype": clauses.low_precision,
-    "16 bits: moments decay": clauses.moments_decay,
-    "zero gradient": clauses.zero_gradient,
-    "huge and tiny gradients": clauses.extreme_gradients,
-    "NaN gradient": clauses.nan_gradient,
-    "odd trees": clauses.trees,
-    "equivariance": clauses.equivariance,
-    "response to scaling": clauses.scaling,
-    "vmap equals loop": transforms.vmaps,
-    "traced hyperparameters": transforms.traced_hyperparameters,
-    "chain and MultiSteps": transforms.composition,
-    "step count at int32's end": clauses.last_count,
-    "gradients through steps": transforms.differentiable,
-    "serialisation": transforms.serialisation,
-    "purity": clauses.purity,
-    "randomness": clauses.randomness,
+    "state and updates keep their kind": interfaces.structure,
+    "one compile, equal to none": interfaces.compiles_once,
+    "x64 on and off": interfaces.x64,
+    "16 bits: finite, same dtype": numerics.low_precision,
+    "16 bits: moments decay": numerics.moments_decay,
+    "zero gradient": numerics.zero_gradient,
+    "huge and tiny gradients": numerics.extreme_gradients,
+    "NaN gradient": numerics.nan_gradient,
+    "odd trees": numerics.trees,
+    "equivariance": numerics.equivariance,
+    "response to scaling": numerics.scaling,
+    "vmap equals loop": interfaces.vmaps,
+    "traced hyperparameters": interfaces.traced_hyperparameters,
+    "chain and MultiSteps": interfaces.composition,
+    "step count at int32's end": numerics.last_count,
+    "gradients through steps": interfaces.differentiable,
+    "serialisation": interfaces.serialisation,
+    "purity": numerics.purity,
+    "randomness": numerics.randomness,
 }
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.comparison.subjects import ROLES, relaxed
-from jaxopt_course.comparison.trial import (
+from jaxopt_course.annotations import ArrayLike, OptState, Params
+from jaxopt_course.contract.trial import (
     NotApplicable,
     Trial,
     Violation,
@@ -22,11 +22,13 @@ from jaxopt_course.comparison.trial import (
     numbers,
     same_kinds,
 )
+from jaxopt_course.dtypes import standard_promotion
 
 SCALES = 2.0 ** np.array([-4, 3])  # exact in every dtype
 SIXTEEN = (jnp.bfloat16, jnp.float16)
 ZEROS = 3000  # steps without a gradient after one of 10: nu at b2 = 0.999 is then 0.05 of what it was
 CLOSE = 1e-4  # float32, a few steps
+STEPS_TO_COUNT = 4  # steps in which a counter shows itself
 
 
 def low_precision(trial: Trial, params: Any) -> None:
@@ -142,27 +144,59 @@ def scaling(trial: Trial, params: Any) -> str:
     return "neither linear nor invariant"
 
 
-def last_count(trial: Trial, params: Any) -> str:
-    end = np.iinfo(np.int32).max
-    state = trial.run(params, gradients(params, 1))[1]
-    if not _counts(state):
+def last_count(trial: Trial, params: Params) -> str:
+    """Every counter of the state, set one step before the end of its dtype, must stop there and not wrap around."""
+    states = [trial.init(params)]
+    for g in gradients(params, STEPS_TO_COUNT):
+        states.append(trial.step(g, states[-1], params)[1])
+    places = [place for place in rising_by_one(states) if _counts_on(trial, params, states[-1], place)]
+    if not places:
         raise NotApplicable("it counts no steps")
-    late = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(end - 1, jnp.int32) if _is_count(path, leaf) else leaf, state
-    )
-    _, late, updates = trial.run(params, gradients(params), late)
-    need(min(_counts(late)) > 0, f"the step count runs over to {min(_counts(late))}")
-    need_finite(updates, f"at step {end} an update is")
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(states[-1])]
+    end = [_largest(leaf) for leaf in jax.tree.leaves(states[-1])]
+    state = states[-1]
+    for place in places:
+        state = with_counter(state, place, end[place] - 1)
+    _, after, updates = trial.run(params, gradients(params), state)
+    for place in places:
+        value = int(np.min(np.asarray(jax.tree.leaves(after)[place])))
+        need(value >= end[place] - 1, f"the counter state{names[place]} runs over to {value} after {end[place]}")
+    need_finite(updates, f"at step {end[places[0]]} an update is")
     return "saturates"
 
 
-def _counts(state: Any) -> list[int]:
-    return [int(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if _is_count(path, leaf)]
+def rising_by_one(states: list[OptState]) -> list[int]:
+    """The integer leaves that rise by one from every state to the next.
+
+    They are found by what they do, because a counter may have any name, or none: in a tuple, or as the whole state.
+    """
+
+    def rises(leaves: tuple[ArrayLike, ...]) -> bool:
+        if not np.size(leaves[0]) or not all(jnp.issubdtype(jnp.result_type(x), jnp.integer) for x in leaves):
+            return False
+        return bool(np.all(np.diff([np.asarray(x).astype(object) for x in leaves], axis=0) == 1))
+
+    columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    return [place for place, leaves in enumerate(columns) if rises(leaves)]
 
 
-def _is_count(path: Any, leaf: Any) -> bool:
-    names = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
-    return jnp.result_type(leaf) == jnp.int32 and np.ndim(leaf) == 0 and any(n in ROLES["step count"] for n in names)
+def _counts_on(trial: Trial, params: Params, state: OptState, place: int) -> bool:
+    """Whether the leaf still rises by one from a larger count; the number of stored pairs of L-BFGS does not."""
+    later = min(1000, _largest(jax.tree.leaves(state)[place]) // 2)
+    new = trial.step(gradients(params, 1)[0], with_counter(state, place, later), params)[1]
+    return bool(np.all(np.asarray(jax.tree.leaves(new)[place]) == later + 1))
+
+
+def with_counter(state: OptState, place: int, value: int) -> OptState:
+    """The state with one of its leaves, a counter, at another value."""
+    leaves, structure = jax.tree.flatten(state)
+    leaves[place] = jnp.full(np.shape(leaves[place]), value, jnp.result_type(leaves[place]))
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _largest(leaf: ArrayLike) -> int:
+    dtype = jnp.result_type(leaf)
+    return int(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 0
 
 
 def purity(trial: Trial, params: Any) -> None:
@@ -174,7 +208,7 @@ def purity(trial: Trial, params: Any) -> None:
         np.array(x) for x in jax.tree.leaves(state) if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
     ]
     own_g = jax.tree.map(np.array, g[0])
-    with relaxed():
+    with standard_promotion():
         first, after_first = trial.update(own_g, state, given)
     need(apart(given, params) == 0, "it writes into the parameters")
     need(apart(own_g, g[0]) == 0, "it writes into the gradients")

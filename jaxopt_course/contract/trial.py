@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxopt_course.comparison.subjects import SLOW, relaxed
+from jaxopt_course.dtypes import standard_promotion
 
 
 class Violation(Exception):
@@ -56,14 +56,14 @@ class Trial:
         self._compiled: Callable[..., Any] | None = None
 
     def init(self, params: Any) -> Any:
-        with relaxed():
+        with standard_promotion():
             return self.opt.init(jax.tree.map(jnp.asarray, params))
 
     def update(self, grads: Any, state: Any, params: Any, opt: Any = None) -> tuple[Any, Any]:
         """With all that optax's optimizers may ask for: an objective whose gradient here is the one given."""
 
         extras = objective_like(grads, params)
-        with relaxed(), jax.numpy_rank_promotion("allow"):
+        with standard_promotion():
             opt = self.opt if opt is None else optax.with_extra_args_support(opt)
             return opt.update(grads, state, params, **extras)
 
@@ -73,7 +73,7 @@ class Trial:
         began = time.perf_counter()
         updates, new = (self._compiled or self.update)(arrays[0], state, arrays[1])
         jax.block_until_ready(updates)
-        if time.perf_counter() - began > 3 * SLOW:
+        if time.perf_counter() - began > 0.06:
             self._compiled = self._compiled or jax.jit(self.update)
         return updates, new
 
