@@ -119,7 +119,7 @@ def test_parity_of_one_rule_in_float32(tmp_path: Path, capsys: pytest.CaptureFix
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["verdict"], found["causes"], found["parting"]) == ("EQUAL", [], None)
+    assert (found["verdict"], found["causes"], found["first_difference"]) == ("EQUAL", [], None)
 
 
 def test_parity_without_an_explanation_fails(tmp_path: Path) -> None:

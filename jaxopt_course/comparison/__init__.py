@@ -2,15 +2,16 @@
 
 from jaxopt_course.comparison import conventions
 from jaxopt_course.comparison.compare import parity
-from jaxopt_course.comparison.parity_report import Cause, Parity, ParityReport, Parting
-from jaxopt_course.comparison.subjects import Subject, torch_optimizer
+from jaxopt_course.comparison.paths import FirstDifference
+from jaxopt_course.comparison.report import Cause, Parity, ParityReport
+from jaxopt_course.comparison.steppers import Stepper, torch_optimizer
 
 __all__ = [
     "Cause",
+    "FirstDifference",
     "Parity",
     "ParityReport",
-    "Parting",
-    "Subject",
+    "Stepper",
     "conventions",
     "parity",
     "torch_optimizer",

@@ -1,22 +1,21 @@
-"""Which conventions to blame: the least in which a rule that does as a does differs from one that does as b does."""
+"""Which conventions explain a difference: the fewest in which a rule that acts as a differs from one that acts as b."""
 
 import itertools
-from typing import Any
 
 import numpy as np
 
+from jaxopt_course.annotations import Params
+from jaxopt_course.comparison.closed_forms import SAME
 from jaxopt_course.comparison.identify import description_length
-from jaxopt_course.comparison.parity_report import Cause
-from jaxopt_course.comparison.rules import GROUPS, Rule
-from jaxopt_course.comparison.subjects import Subject
-
-SAME = 1e-9  # hyperparameters that are told apart no better are the same
+from jaxopt_course.comparison.report import Cause
+from jaxopt_course.comparison.rules import GROUPS, Number, Rule
+from jaxopt_course.comparison.steppers import Stepper
 
 
 def differing(a: Rule, b: Rule) -> tuple[str, ...]:
     """The groups in which two rules differ by more than can be told apart."""
 
-    def same(x: Any, y: Any) -> bool:
+    def same(x: Number, y: Number) -> bool:
         if isinstance(x, str | bool) or isinstance(y, str | bool):
             return x == y
         x, y = np.asarray(x, float), np.asarray(y, float)
@@ -35,7 +34,7 @@ def differing(a: Rule, b: Rule) -> tuple[str, ...]:
 def least_causes(
     rules_a: list[Rule], rules_b: list[Rule], names: tuple[str, str]
 ) -> tuple[tuple[Cause, ...], tuple[Rule, Rule] | None]:
-    """The least sets of conventions in which a match of a differs from a match of b."""
+    """The smallest sets of conventions in which a match of a differs from a match of b, and the first pair of those."""
     sets: dict[tuple[str, ...], tuple[Rule, Rule]] = {}
     for a, b in itertools.product(rules_a, rules_b):
         scaled = ((a, _damped_like(b, a)), (_damped_like(a, b), b))
@@ -55,12 +54,12 @@ def least_causes(
 
 
 def _by_other_schedule(groups: tuple[str, ...], a: Rule, b: Rule) -> bool:
-    """Whether it takes another learning rate at every step, with which much can be explained."""
+    """Whether the explanation needs its own learning rate at every step; much can be explained by that."""
     return "learning rate" in groups and (isinstance(a.learning_rate, tuple) or isinstance(b.learning_rate, tuple))
 
 
 def _damped_like(rule: Rule, other: Rule) -> Rule:
-    """The same with the other's dampening, where a dampening of every gradient is but a smaller learning rate."""
+    """The same rule with the other's dampening, where dampening every gradient only makes the learning rate smaller."""
     if rule.rho == 0 or rule.nesterov != "none" or not rule.damp_first or isinstance(rule.learning_rate, tuple):
         return rule
     if rule.dampening == other.dampening:
@@ -70,7 +69,7 @@ def _damped_like(rule: Rule, other: Rule) -> Rule:
 
 
 def _one_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
-    """Of two learning rates that are one schedule read a step apart, the schedule, and where it is read first."""
+    """The rules with one schedule and two `rate_count`s, if their learning rates are one schedule read a step apart."""
     x, y = a.learning_rate, b.learning_rate
     if isinstance(x, tuple) and isinstance(y, tuple) and len(x) > 2:
         for early, late, swap in ((x, y, False), (y, x, True)):
@@ -82,11 +81,11 @@ def _one_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
     return a, b
 
 
-def of_sixteen_bits(a: Subject, b: Subject, params: Any, names: tuple[str, str]) -> tuple[Cause, ...]:
-    """The same rule in float64, parted in 16 bits: are the moments kept in another dtype?"""
+def moments_of_sixteen_bits(a: Stepper, b: Stepper, params: Params, names: tuple[str, str]) -> tuple[Cause, ...]:
+    """For one rule in float64 that differs in 16 bits: the dtypes of the moments, where they are not the same."""
     kept = []
-    for subject in (a, b):
-        slots = subject.slots(subject.start(params))
+    for stepper in (a, b):
+        slots = stepper.slots(stepper.start(params))
         moments = [leaf for role in ("first moment", "second moment", "velocity") for leaf in slots.get(role, [])]
         kept.append(sorted({str(leaf.dtype) for leaf in moments}))
     if not all(kept) or kept[0] == kept[1]:

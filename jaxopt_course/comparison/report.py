@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxopt_course.comparison.formulas import TEXT, in_words, lines
+from jaxopt_course.comparison.formulas import TEXT, in_words, lines, lines_of_both
+from jaxopt_course.comparison.later import Later
+from jaxopt_course.comparison.paths import FirstDifference
 from jaxopt_course.comparison.rules import Rule
 
 
 class Parity(enum.StrEnum):
     """How two optimizers compare."""
 
-    EQUAL = "EQUAL"  # along this path, and as rules
-    EQUAL_HERE = "EQUAL HERE"  # along this path, to rounding; as rules they differ, or are not known
+    EQUAL = "EQUAL"  # along this path, and as rules: nothing in either can change later
+    EQUAL_HERE = "EQUAL HERE"  # along this path, to rounding; as rules they differ, or may differ, or are not known
     DIFFERENT = "DIFFERENT"
 
 
@@ -36,30 +38,15 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Parting:
-    """Where they first differ beyond rounding, on one stream of gradients: steps are counted from 1."""
-
-    step: int
-    path: str
-    index: tuple[int, ...]
-    slot: str
-    a: float
-    b: float
-
-    def __str__(self) -> str:
-        where = f"params{self.path}{list(self.index) if self.index else ''}"
-        return f"step {self.step}, {where}, {self.slot}: {self.a:.9g} and {self.b:.9g}"
-
-
-@dataclass(frozen=True)
 class ParityReport:
     """The outcome of `parity`.
 
     `own`, `shared`: `[steps]`, the largest relative difference after each step, each on its own path and both on the
-    gradients of the first; `ulps`: the largest on shared gradients, in units of the last place of a leaf's largest
-    parameter; `parting`: where they part, None if they do not; `causes`: the least sets of conventions that explain it,
-    one if it is certain; `rules`: the known rule each is, or None; `removed`: `shared` when the first has the second's
-    values of the blamed conventions.
+    gradients of the first; `ulps`: the largest on shared gradients, in units of the rounding of a leaf's dtype;
+    `first_difference`: where they first differ beyond rounding, None if they do not; `causes`: the least sets of
+    conventions that explain it, one if it is certain; `rules`: the known rule each is, or None; `later`: what is known
+    of the later steps of each, where both rules are known and the same; `removed`: `shared` when the first has the
+    second's values of the blamed conventions.
     """
 
     names: tuple[str, str]
@@ -69,17 +56,25 @@ class ParityReport:
     own: np.ndarray
     shared: np.ndarray
     ulps: float
-    parting: Parting | None
+    first_difference: FirstDifference | None
     causes: tuple[Cause, ...]
     rules: tuple[Rule | None, Rule | None]
     identified: tuple[bool, bool]
     removed: np.ndarray | None
+    later: tuple[Later, Later] | None = None
 
     @property
     def verdict(self) -> Parity:
-        if self.parting is not None:
+        if self.first_difference is not None:
             return Parity.DIFFERENT
-        return Parity.EQUAL if all(self.identified) and not self.causes else Parity.EQUAL_HERE
+        return Parity.EQUAL if self.later and not self.doubts else Parity.EQUAL_HERE
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why two rules that were found equal may differ at later steps or for other gradients; none if they cannot."""
+        if self.later is None:
+            return ()
+        return tuple(f"{name}: {doubt}" for name, x in zip(self.names, self.later, strict=True) for doubt in x.doubts)
 
     @property
     def explained(self) -> bool:
@@ -94,27 +89,36 @@ class ParityReport:
         out = [
             f"{a} and {b}: {self.verdict} ({self.dtype}, {self.num_steps} steps, beyond {self.rtol:g} is difference)"
         ]
-        out.append(f"  on one stream of gradients   {_growth(self.shared)}")
-        out.append(f"  each on its own path         {_growth(self.own)}")
-        if self.parting:
-            out.append(f"  they part at {self.parting}")
+        out.append(f"  on one stream of gradients   {_at_some_steps(self.shared)}")
+        out.append(f"  each on its own path         {_at_some_steps(self.own)}")
+        if self.first_difference:
+            out.append(f"  they first differ at {self.first_difference}")
         else:
             out.append(f"  equal to {self.ulps:.2g} ulp")
         out += [f"  {line}" for line in self._cause()]
-        for name, rule in zip(self.names, self.rules, strict=True):
-            shown = [f"{line}" for line in lines(rule, TEXT)] if rule else ["no rule that we know"]
-            out += [f"  {name if i == 0 else '':<{max(map(len, self.names))}}  {line}" for i, line in enumerate(shown)]
+        width = max(map(len, self.names))
+        for name, shown in zip(self.names, self._formulas(), strict=True):
+            out += [f"  {name if i == 0 else '':<{width}}  {line}" for i, line in enumerate(shown)]
         return "\n".join(out)
+
+    def _formulas(self) -> tuple[list[str], list[str]]:
+        a, b = self.rules
+        if a and b:
+            return lines_of_both(a, b, TEXT)
+        shown = [lines(rule, TEXT) if rule else ["no rule that we know"] for rule in self.rules]
+        return shown[0], shown[1]
 
     def _cause(self) -> list[str]:
         if not self.causes:
             unknown = [name for name, known in zip(self.names, self.identified, strict=True) if not known]
             if unknown:
                 verb = "is no rule" if len(unknown) == 1 else "are no rules"
+                if self.first_difference is None:
+                    return [f"{' and '.join(unknown)} {verb} that we know, so this says nothing of other paths"]
                 return [f"not explained by the known differences: {' and '.join(unknown)} {verb} that we know"]
-            return ["the same rule: what differs is rounding" if self.parting else "the same rule"]
+            return ["the same rule: what differs is rounding"] if self.first_difference else self._same_rule()
         shown = [str(cause) for cause in self.causes]
-        if self.parting is None:
+        if self.first_difference is None:
             return ["as rules they differ, which does not show here:", *(f"  {cause}" for cause in shown)]
         if self.certain:
             kind = {1: "this alone removes", 2: "these two, and no fewer, remove"}
@@ -126,8 +130,14 @@ class ParityReport:
             return [f"likely cause: {shown[0]}"]
         return ["likely cause, any one of these:", *(f"  {cause}" for cause in shown)]
 
+    def _same_rule(self) -> list[str]:
+        if self.doubts:
+            return ["the same rule as far as was seen, but:", *(f"  {doubt}" for doubt in self.doubts)]
+        looked = [f"{name}: {x.looked}" for name, x in zip(self.names, self.later or (), strict=False)]
+        return ["the same rule, and nothing in it can change later:", *(f"  {words}" for words in looked)]
 
-def _growth(curve: np.ndarray) -> str:
+
+def _at_some_steps(curve: np.ndarray) -> str:
     if not len(curve):
         return "no steps"
     steps = sorted({1, max(1, len(curve) // 10), max(1, len(curve) // 2), len(curve)})
