@@ -44,26 +44,44 @@ def later_steps(steppers: tuple[Stepper, Stepper], rules: tuple[Rule, Rule], par
     """What is known of the later steps of two optimizers with equal rules, both looked at from the same counts."""
     with jax.enable_x64(True), standard_promotion():
         programs = [_program(stepper, rule, params) for stepper, rule in zip(steppers, rules, strict=True)]
-        numbers = frozenset().union(*(p.numbers for p in programs if isinstance(p, Program)))
-        counts = counts_to_try(numbers)
+        traced = [program for program in programs if isinstance(program, Program)]
+        counts = counts_to_try(frozenset().union(*(program.numbers for program in traced)))
+        counts = np.minimum(counts, min((program.last_count for program in traced), default=LAST))
         first, second = (
             program if isinstance(program, Later) else _evaluated(program, rule, counts)
             for program, rule in zip(programs, rules, strict=True)
         )
-    if first.doubts or second.doubts or not isinstance(rules[0].learning_rate, tuple):
+    if first.doubts or second.doubts:
         return first, second
-    if first.rates is None or second.rates is None:
-        return first, second._replace(doubts=("only the first steps of a schedule are known",))
-    if len(first.rates) != len(second.rates):  # one of them is constant
-        return first, second._replace(doubts=("only one of the two learning rates depends on the step",))
+    return _with_rates_compared((first, second), rules, counts)
+
+
+def _with_rates_compared(
+    later: tuple[Later, Later], rules: tuple[Rule, Rule], counts: np.ndarray
+) -> tuple[Later, Later]:
+    """A doubt about one of the two where their learning rates are not the same at some step."""
+    first, second = later
     steps = counts[:, None] + np.arange(1, STEPS + 1)
-    size = np.maximum(np.abs(first.rates), np.abs(second.rates))
-    other = np.abs(first.rates - second.rates) > rounding_at(steps) * size + 1e-300
-    if other.any():
-        at = steps[other].min()
-        rates = [x[other & (steps == at)][0] for x in (first.rates, second.rates)]
-        second = second._replace(doubts=(f"its learning rate at step {at:,} is {rates[1]:.6g}, not {rates[0]:.6g}",))
-    return first, second
+    a, b = (_rates_known(x, rule, len(steps)) for x, rule in zip(later, rules, strict=True))
+    if a is None or b is None:
+        return first, second._replace(doubts=("only the first steps of a schedule are known",))
+    other = np.abs(a - b) > rounding_at(steps) * np.maximum(np.abs(a), np.abs(b)) + 1e-300
+    if not other.any():
+        return later
+    at = steps[other].min()
+    rates = [x[other & (steps == at)][0] + 0.0 for x in (a, b)]
+    first_changes = np.isclose(rates[1], rules[1].learning_rate, rtol=1e-6).all()
+    words = "its learning rate at step {:,} is {:.6g}, not {:.6g}"
+    if first_changes:
+        return first._replace(doubts=(words.format(at, rates[0], rates[1]),)), second
+    return first, second._replace(doubts=(words.format(at, rates[1], rates[0]),))
+
+
+def _rates_known(later: Later, rule: Rule, size: int) -> np.ndarray | None:
+    """`[size, STEPS]`; a constant rate is known without having been seen."""
+    if later.rates is not None:
+        return np.broadcast_to(later.rates, (size, STEPS))
+    return None if isinstance(rule.learning_rate, tuple) else np.full((size, STEPS), rule.learning_rate)
 
 
 def _program(stepper: Stepper, rule: Rule, params: Params) -> Program | Later:
@@ -109,12 +127,6 @@ def _evaluated(program: Program, rule: Rule, counts: np.ndarray) -> Later:
     doubts, steps = list(program.doubts), counts[:, None] + np.arange(1, STEPS + 1)
     if wrong.any():
         doubts.append(f"at step {steps[wrong].min():,} its update is no longer the rule's")
-    elif not isinstance(rule.learning_rate, tuple):
-        other = np.abs(rates / rule.learning_rate - 1) > rounding_at(steps)
-        if other.any():
-            at = steps[other].min()
-            rate = rates[other & (steps == at)][0]
-            doubts.append(f"its learning rate at step {at:,} is {rate:.6g}, not {rule.learning_rate:.6g}")
     return Later(tuple(doubts), "" if doubts else looked, rates)
 
 

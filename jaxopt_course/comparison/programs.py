@@ -70,6 +70,13 @@ class Program(NamedTuple):
     doubts: tuple[str, ...]
     numbers: frozenset[int]
 
+    @property
+    def last_count(self) -> int:
+        """How far its counters can be set."""
+        leaves = jax.tree.leaves(self.state)
+        whole = [leaves[i] for i in self.counters if jnp.issubdtype(leaves[i].dtype, jnp.integer)]
+        return min((int(jnp.iinfo(x.dtype).max) - int(x) - 2 * len(GRADS) for x in whole), default=2**31)
+
 
 def inspect(optimizer: AnyOptimizer, rule: Rule, params: Params) -> Program:
     """Trace an optimizer and collect what may make it act otherwise than its rule.
@@ -109,7 +116,7 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
     kinds = []
     for path, leaves, before, after in zip(paths, columns, given, returned, strict=True):
         if not jnp.issubdtype(leaves[0].dtype, jnp.number):
-            kinds.append(Kind(unknown=path))
+            kinds.append(Kind(unknown=f"state{path}"))
             continue
         rises = np.diff(np.array([np.asarray(leaf) for leaf in leaves]), axis=0)
         if leaves[0].ndim == 0 and np.all(rises == 1):
@@ -117,7 +124,9 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
         elif before is after:  # it is handed on as it is
             kinds.append(Kind())
         else:
-            kinds.append(Kind(value=True, positive=True) if leaves[0].shape == PARAMS.shape else Kind(unknown=path))
+            kinds.append(
+                Kind(value=True, positive=True) if leaves[0].shape == PARAMS.shape else Kind(unknown=f"state{path}")
+            )
     return kinds
 
 
@@ -161,7 +170,7 @@ class Inspector:
         """The kind of an equation's result; a doubt where a value passes through what is not algebra."""
         name, joined = equation.primitive.name, _joined(kinds)
         if joined.unknown:
-            self.doubts.append(f"its state{joined.unknown} changes in a way that is not known")
+            self.doubts.append(f"its {joined.unknown} changes in a way that is not known")
         if not joined.value or name in self.allowed:
             return joined._replace(positive=joined.value)
         zeros = [_is_zero(x) for x in equation.invars]

@@ -15,6 +15,7 @@ from jaxopt_course.annotations import AnyOptimizer, OptState, Params, PyTree, Up
 from jaxopt_course.dtypes import standard_promotion
 
 SLOW = 0.02  # seconds a step may take uncompiled; rules of a few operations are done before a compiler has begun
+MANY = 32  # steps after which compiling has paid
 ROLES = {  # what a part of a state is for, by the names that libraries give it
     "first moment": ("mu", "m", "exp_avg", "exp_avgs"),
     "second moment": ("nu", "v", "exp_avg_sq", "square_avg", "sum", "sum_of_squares"),
@@ -72,7 +73,7 @@ def _transformation(optimizer: AnyOptimizer) -> Stepper:
             params, grads = (jax.tree.map(jnp.asarray, tree) for tree in (params, grads))
             params, state, updates = apply_now(params, state, grads)
             params, updates = (jax.tree.map(np.asarray, tree) for tree in (params, updates))
-        if count > 0 and time.perf_counter() - began > SLOW:
+        if apply_now is apply and (count > MANY or (count > 0 and time.perf_counter() - began > SLOW)):
             apply_now = jax.jit(apply)
         return params, state, updates
 
