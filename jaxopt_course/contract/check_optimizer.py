@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jaxopt_course.annotations import Params
 from jaxopt_course.contract import interfaces, numerics
-from jaxopt_course.contract.trial import NotApplicable, Trial, Violation, cases_like
+from jaxopt_course.contract.trial import Factory, NotApplicable, Trial, Violation, cases_like
 
-CHECKS: dict[str, Callable[[Trial, Any], str | None]] = {
+CHECKS: dict[str, Callable[[Trial, Params], str | None]] = {
     "state and updates keep their kind": interfaces.structure,
     "one compile, equal to none": interfaces.compiles_once,
     "x64 on and off": interfaces.x64,
@@ -93,7 +94,7 @@ class ContractReport:
         return "\n".join(out)
 
 
-def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> ContractReport:
+def check_optimizer(opt: Any, *, params: Params | None = None, strict: bool = False) -> ContractReport:
     """Put an optimizer through everything that a loop, a compiler, a sweep or a checkpoint may ask of it.
 
     The rows: structure, shape and dtype of the state under `jit` and `scan`; x64 on and off; float32, bfloat16 and
@@ -120,7 +121,7 @@ def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> Co
       >>> print(report["16 bits: moments decay"].detail)
       bfloat16: a moment stays at 1 of its start where float32 leaves 0.0497
     """
-    make: Callable[[Any], Any] | None = None
+    make: Factory | None = None
     if not hasattr(opt, "update"):
         if not callable(opt):
             raise TypeError(f"an optax transformation or a function learning_rate -> one; got {type(opt).__name__}")
@@ -129,7 +130,7 @@ def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> Co
     return ContractReport(tuple(_row(name, check, trial) for name, check in CHECKS.items()), strict)
 
 
-def _row(name: str, check: Callable[[Trial, Any], str | None], trial: Trial) -> Row:
+def _row(name: str, check: Callable[[Trial, Params], str | None], trial: Trial) -> Row:
     """The largest case first; if it fails, the smallest that does."""
     *smaller, largest = trial.cases.items()
     try:
