@@ -152,6 +152,11 @@ SAME: dict[str, tuple[Any, Any]] = {
     ),
     "AdaGrad as RMSProp with schedules": (RULES["adagrad"].make(0.1, 1e-7), RULES["adagrad"].optax_twin(0.1, 1e-7)),
     "a function": (lambda w, g, t: w - 0.1 * g, optax.sgd(0.1)),
+    "Lion": (optax.lion(0.1), made("lion", "optax")),
+    "Lion without decay": (
+        optax.lion(0.1, b1=0.95, b2=0.98, weight_decay=0.0),
+        made("lion", "keras", b1=0.95, b2=0.98),
+    ),
 }
 
 
@@ -160,6 +165,29 @@ def test_what_cannot_change_is_equal(case: str) -> None:
     report = compare(*SAME[case])
     assert report.verdict is Parity.EQUAL, report
     assert "nothing in it can change later" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("given", "group"),
+    [
+        ({"b1": 0.95}, "momentum"),
+        ({"b2": 0.999}, "momentum"),
+        ({"weight_decay": 1e-2}, "weight decay"),
+        ({"learning_rate": 0.2}, "learning rate"),
+    ],
+)
+def test_conventions_of_lion(given: dict[str, float], group: str) -> None:
+    report = compare(optax.lion(0.1), optax.lion(**{"learning_rate": 0.1, **given}), num_steps=30)
+    assert report.verdict is Parity.DIFFERENT
+    assert [set(cause.groups) for cause in report.causes] == [{group}], report
+    assert report.certain
+
+
+def test_lion_and_adam_are_different_rules() -> None:
+    report = compare(optax.lion(0.1), optax.adam(0.1))
+    assert report.verdict is Parity.DIFFERENT
+    assert not report.causes
+    assert "they are different rules: no convention turns one into the other" in str(report)
 
 
 def test_schedules_that_part_later_are_equal_here_only() -> None:

@@ -37,6 +37,8 @@ def least_causes(
     """The smallest sets of conventions in which a match of a differs from a match of b, and the first pair of those."""
     sets: dict[tuple[str, ...], tuple[Rule, Rule]] = {}
     for a, b in itertools.product(rules_a, rules_b):
+        if a.sign != b.sign:  # other rules, not other conventions
+            continue
         scaled = ((a, _damped_like(b, a)), (_damped_like(a, b), b))
         for both in (_one_schedule(a, b), *(pair for pair in scaled if pair != (a, b))):
             sets.setdefault(differing(*both), both)

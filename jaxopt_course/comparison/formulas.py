@@ -69,13 +69,18 @@ def lines_of_both(a: Rule, b: Rule, notation: Notation) -> tuple[list[str], list
 
 
 def differing_numbers(a: Rule, b: Rule) -> list[str]:
-    """The hyperparameters of those groups of conventions in which two rules differ by numbers and by nothing else."""
+    """The hyperparameters of those groups of conventions in which two rules differ by numbers and by nothing else.
+
+    A term that is missing in one of them, because its number is 0 there, shows anyway.
+    """
+    if (a.sign, a.second) != (b.sign, b.second):
+        return []
     found = []
     for fields in GROUPS.values():
         values = {field: (getattr(a, field), getattr(b, field)) for field in fields}
         differing = [field for field, (x, y) in values.items() if x != y]
         if all(isinstance(x, float | int) and not isinstance(x, bool) for field in differing for x in values[field]):
-            found += [field for field in differing if field in SYMBOLS]
+            found += [f for f in differing if f in SYMBOLS and (f == "eps" or 0 not in values[f])]
     return found
 
 

@@ -17,6 +17,7 @@ from jaxopt_course.annotations import Params, PyTree
 from jaxopt_course.comparison.closed_forms import (
     BASE,
     BIG,
+    CURVE,
     DECAYING,
     DECAYING_TINY,
     SIZES,
@@ -57,6 +58,8 @@ def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rul
         return []
     with np.errstate(all="ignore"):
         found = _survivors(candidates(seen), probes, seen)
+        if not found and moves_by_sign(seen):
+            found = _survivors(sign_rule(stepper, seen), probes, seen)
         if not found and near is not None:
             found = _survivors(table(list(neighbours(near))), probes, seen, free_rate=False)
     return plainest(found, initial_accumulator(stepper, params))
@@ -115,6 +118,45 @@ def _run(stepper: Stepper, probes: Probes, deal: Callable[[np.ndarray], PyTree] 
         _, state, updates = stepper.step(params, state, deal(g), count)
         rows.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(updates)]).astype(float))
     return np.array(rows)
+
+
+def moves_by_sign(seen: np.ndarray) -> bool:
+    """Whether gradients of all sizes lead to first steps of one length."""
+    return bool(seen[0, BASE] != 0 and np.all(np.abs(seen[0, CURVE] / seen[0, BASE] - 1) < RESIDUAL))
+
+
+def sign_rule(stepper: Stepper, seen: np.ndarray) -> Rule | None:
+    """Lion with its two decay rates, from where the sign of its steps turns.
+
+    After a gradient of 1 and k of 0, m = b2^k (1 - b2). The next gradient -x turns sign(b1 m - (1 - b1) x) where
+    x_k = b2^k (1 - b2) b1 / (1 - b1). Hence b2 = x_1 / x_0, and b1 / (1 - b1) = x_0 / (1 - b2).
+    """
+    with jax.enable_x64(True):
+        try:
+            x = [_turning_point(stepper, zeros) for zeros in (0, 1)]
+        except Exception:  # it does not take a vector
+            return None
+    memory = snapped(x[1] / x[0], RESIDUAL)
+    odds = x[0] / (1 - memory)
+    b1 = snapped(odds / (1 + odds), RESIDUAL)
+    if not (0 < memory < 1 and 0 < b1 < 1):
+        return None
+    kind = "decoupled" if seen[0, DECAYING] else "coupled"
+    return table([Rule(b1=b1, memory=memory, sign=True, decay_kind=kind)])
+
+
+def _turning_point(stepper: Stepper, zeros: int) -> float:
+    """The x at which the step after gradients 1, 0, ..., 0, -x is 0, by trying many at once ever closer."""
+    low, high = -30.0, 30.0  # natural logarithms
+    while high - low > 1e-14 * max(abs(low), 1.0):
+        tried = np.linspace(low, high, 64)
+        grads = np.vstack([np.ones_like(tried), *[np.zeros_like(tried)] * zeros, -np.exp(tried)])
+        turned = _run(stepper, Probes(grads, np.zeros_like(tried)))[-1] > 0
+        at = int(np.argmax(turned))
+        if at == 0 or tried[at - 1] >= tried[at]:
+            break
+        low, high = tried[at - 1], tried[at]
+    return float(np.exp((low + high) / 2))
 
 
 def initial_accumulator(stepper: Stepper, params: Params) -> float | None:

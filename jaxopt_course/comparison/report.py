@@ -116,6 +116,8 @@ class ParityReport:
                 if self.first_difference is None:
                     return [f"{' and '.join(unknown)} {verb} that we know, so this says nothing of other paths"]
                 return [f"not explained by the known differences: {' and '.join(unknown)} {verb} that we know"]
+            if len({rule.sign for rule in self.rules if rule}) > 1:
+                return ["they are different rules: no convention turns one into the other"]
             return ["the same rule: what differs is rounding"] if self.first_difference else self._same_rule()
         shown = [str(cause) for cause in self.causes]
         if self.first_difference is None:
