@@ -25,11 +25,11 @@ decimal (`snapped`); whether it was right is decided later, by running the rule 
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxopt_course.comparison.rules import Number, Rule
+from jaxopt_course.comparison.rules import Number, Rule, snapped, table
 
 BIG = 2.0**40  # next to it any epsilon and any initial accumulator is nothing
 TINY = 1e-30  # next to any epsilon it is nothing
@@ -306,22 +306,3 @@ def _short_rate(b: float) -> float:
     """A decay rate as somebody would have typed it: short itself, or short in what it lacks to one."""
     near = snapped(b, 1e-11)
     return near if len(repr(near)) < 12 else 1 - snapped(1 - b, SAME)
-
-
-@no_type_check  # called thousands of times
-def snapped(value: float, relative: float) -> float:
-    """The shortest decimal of at most nine digits within a relative distance, else the value itself."""
-    if value == 0 or not np.isfinite(value):
-        return float(value)
-    for digits in range(1, 10):
-        short = float(f"{value:.{digits - 1}e}")
-        if abs(short - value) <= relative * abs(value):
-            return short
-    return float(value)
-
-
-def table(rules: list[Rule]) -> Rule | None:
-    """Many rules as one, with a column for every switch."""
-    if not rules:
-        return None
-    return Rule(*(np.array(column)[:, None] for column in zip(*rules, strict=True)))

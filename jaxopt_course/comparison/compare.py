@@ -1,6 +1,7 @@
 """Two optimizers in lock step: where they first differ, how the difference grows, and which convention explains it."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,38 +9,28 @@ import jax
 import numpy as np
 
 from jaxopt_course.annotations import Batch, Objective, Params
-from jaxopt_course.comparison.causes import least_causes, moments_of_sixteen_bits
 from jaxopt_course.comparison.closed_forms import SAME
-from jaxopt_course.comparison.identify import identify
+from jaxopt_course.comparison.identify import description_length, identify
 from jaxopt_course.comparison.later import later_steps
 from jaxopt_course.comparison.paths import (
     Course,
     FirstDifference,
     Path,
-    check_forgetful,
+    Paths,
+    differences_of,
     first_difference,
     follow,
     gradient_of,
     growth,
-    largest_ulps,
-    on_gradients_of,
-    walk,
+    walk_both,
 )
-from jaxopt_course.comparison.report import ParityReport
-from jaxopt_course.comparison.rules import SLOTS, Rule
+from jaxopt_course.comparison.report import Cause, ParityReport
+from jaxopt_course.comparison.rules import GROUPS, SLOTS, Number, Rule
 from jaxopt_course.comparison.steppers import Stepper, as_stepper
 from jaxopt_course.dtypes import check_floating
 
 FOLLOWED = 20  # in float32 1 - b2 ** t is off by 6e-6 for many: a rule in exact arithmetic is followed no nearer
 RTOL = {8: 1e-12, 4: 5e-6, 2: 0.03}  # by bytes of a parameter: what 50 steps of rounding may come to
-
-
-class Paths(NamedTuple):
-    """Where two optimizers went: `a` and `own_b` each on its own, `b` on the gradients of `a`."""
-
-    a: Path
-    own_b: Path
-    b: Path
 
 
 class Rules(NamedTuple):
@@ -111,26 +102,24 @@ def parity(
     both = as_stepper(opt_a), as_stepper(opt_b)
     course = Course(jax.tree.map(np.asarray, params), num_steps, gradient_of(objective, batches))
     base = RTOL[_width(course)] if rtol is None else rtol
-    paths = _walk_both(both, course, names, base)
+    paths = walk_both(both, course, names, base)
+    apart = differences_of(paths, course)
     rules = _that_follow(_identify_both(both, course), paths, course, base)
     causes, pair = least_causes(rules.a, rules.b, names)
     if rtol is None:
         rtol = max(base, _loss_of_digits(pair[0], course)) if pair and not causes else base
-    shared = growth(paths.a.params, paths.b.params)
-    differs = bool(shared.max(initial=0.0) > rtol)
+    differs = bool(apart.shared.max(initial=0.0) > rtol)
     if not causes and _width(course) < 4:
         causes = moments_of_sixteen_bits(*both, course.params, names)
     removed = growth(follow(pair[1], paths.a).params, paths.b.params) if pair else None
-    if removed is not None and removed.max(initial=0.0) > max(rtol, 0.1 * shared.max(initial=0.0)):
+    if removed is not None and removed.max(initial=0.0) > max(rtol, 0.1 * apart.shared.max(initial=0.0)):
         causes = tuple(dataclasses.replace(cause, certain=False) for cause in causes)
     return ParityReport(
         names=names,
         num_steps=num_steps,
         dtype=", ".join(sorted({str(leaf.dtype) for leaf in course.leaves})),
         rtol=rtol,
-        own=growth(paths.a.params, paths.own_b.params),
-        shared=shared,
-        ulps=largest_ulps(paths.a.params, paths.b.params, course),
+        **apart._asdict(),
         first_difference=_first_difference(paths, pair, course, rtol) if differs else None,
         causes=causes,
         rules=pair or (next(iter(rules.a), None), next(iter(rules.b), None)),
@@ -156,14 +145,6 @@ def _loss_of_digits(rule: Rule, course: Course) -> float:
     first = eps / 4 / (1 - rule.b1) if rule.correct_first else 0.0
     second = eps / 8 / (1 - rule.b2) if rule.correct_second else 0.0
     return 2 * (first + second)
-
-
-def _walk_both(both: tuple[Stepper, Stepper], course: Course, names: tuple[str, str], rtol: float) -> Paths:
-    a, b = both
-    path, own_b = walk(a, course), walk(b, course)
-    check_forgetful(names[0], a, course, path, rtol)
-    check_forgetful(names[1], b, course, own_b, rtol)
-    return Paths(path, own_b, walk(b, on_gradients_of(path, course)))
 
 
 def _identify_both(both: tuple[Stepper, Stepper], course: Course) -> Rules:
@@ -201,3 +182,87 @@ def _first_difference(
         a, b = (follow(rule, paths.a) for rule in pair)
         found = first_difference(a, b, course, min(rtol, SAME), names)
     return found or first_difference(paths.a, paths.b, course, rtol)
+
+
+def differing(a: Rule, b: Rule) -> tuple[str, ...]:
+    """The groups in which two rules differ by more than can be told apart."""
+
+    def same(x: Number, y: Number) -> bool:
+        if isinstance(x, str | bool) or isinstance(y, str | bool):
+            return x == y
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        if x.shape != y.shape and x.ndim == y.ndim:
+            return False
+        return bool(np.all(np.abs(x - y) <= SAME * np.maximum(np.abs(x), np.abs(y))))
+
+    idle = {"eps_place": a.eps == 0 and b.eps == 0, "decay_kind": a.weight_decay == 0 and b.weight_decay == 0}
+    return tuple(
+        group
+        for group, fields in GROUPS.items()
+        if not all(same(getattr(a, f), getattr(b, f)) or idle.get(f, False) for f in fields)
+    )
+
+
+def least_causes(
+    rules_a: list[Rule], rules_b: list[Rule], names: tuple[str, str]
+) -> tuple[tuple[Cause, ...], tuple[Rule, Rule] | None]:
+    """The smallest sets of conventions in which a match of a differs from a match of b, and the first pair of those."""
+    sets: dict[tuple[str, ...], tuple[Rule, Rule]] = {}
+    for a, b in itertools.product(rules_a, rules_b):
+        if a.sign != b.sign:  # other rules, not other conventions
+            continue
+        scaled = ((a, _damped_like(b, a)), (_damped_like(a, b), b))
+        for both in (_one_schedule(a, b), *(pair for pair in scaled if pair != (a, b))):
+            sets.setdefault(differing(*both), both)
+    if not sets:
+        return (), None
+    plain = {groups: pair for groups, pair in sets.items() if not _by_other_schedule(groups, *pair)}
+    sets = plain or sets
+    least = min(map(len, sets))
+    chosen = {groups: sets[groups] for groups in sorted(sets, key=lambda g: sum(map(description_length, sets[g])))}
+    chosen = {groups: pair for groups, pair in chosen.items() if len(groups) == least}
+    pair = next(iter(chosen.values()))
+    if least == 0:
+        return (), pair
+    return tuple(Cause(groups, *both, names, certain=len(chosen) == 1) for groups, both in chosen.items()), pair
+
+
+def _by_other_schedule(groups: tuple[str, ...], a: Rule, b: Rule) -> bool:
+    """Whether the explanation needs its own learning rate at every step; much can be explained by that."""
+    return "learning rate" in groups and (isinstance(a.learning_rate, tuple) or isinstance(b.learning_rate, tuple))
+
+
+def _damped_like(rule: Rule, other: Rule) -> Rule:
+    """The same rule with the other's dampening, where dampening every gradient only makes the learning rate smaller."""
+    if rule.rho == 0 or rule.nesterov != "none" or not rule.damp_first or isinstance(rule.learning_rate, tuple):
+        return rule
+    if rule.dampening == other.dampening:
+        return rule
+    rate = rule.learning_rate * (1 - rule.dampening) / (1 - other.dampening)
+    return rule._replace(learning_rate=rate, dampening=other.dampening)
+
+
+def _one_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
+    """The rules with one schedule and two `rate_count`s, if their learning rates are one schedule read a step apart."""
+    x, y = a.learning_rate, b.learning_rate
+    if isinstance(x, tuple) and isinstance(y, tuple) and len(x) > 2:
+        for early, late, swap in ((x, y, False), (y, x, True)):
+            if np.allclose(early[1:], late[:-1], rtol=SAME, atol=0):
+                whole = (*early, late[-1])
+                pair = [a, b][:: -1 if swap else 1]
+                pair = [rule._replace(learning_rate=whole, rate_count=k) for k, rule in enumerate(pair)]
+                return (pair[1], pair[0]) if swap else (pair[0], pair[1])
+    return a, b
+
+
+def moments_of_sixteen_bits(a: Stepper, b: Stepper, params: Params, names: tuple[str, str]) -> tuple[Cause, ...]:
+    """For one rule in float64 that differs in 16 bits: the dtypes of the moments, where they are not the same."""
+    kept = []
+    for stepper in (a, b):
+        slots = stepper.slots(stepper.start(params))
+        moments = [leaf for role in ("first moment", "second moment", "velocity") for leaf in slots.get(role, [])]
+        kept.append(sorted({str(leaf.dtype) for leaf in moments}))
+    if not all(kept) or kept[0] == kept[1]:
+        return ()
+    kept_a, kept_b = (Rule(moment_dtype=", ".join(dtypes)) for dtypes in kept)
+    return (Cause(("moment dtype",), kept_a, kept_b, names, certain=False),)

@@ -25,14 +25,11 @@ from jaxopt_course.comparison.closed_forms import (
     TINY,
     Switches,
     candidates,
-    snapped,
-    table,
 )
-from jaxopt_course.comparison.rules import DTYPES, Moments, Number, Rule, Values, solve_rate, start, step
+from jaxopt_course.comparison.rules import DTYPES, RESIDUAL, Observations, Rule, snapped, survivors, table
 from jaxopt_course.comparison.steppers import Stepper
 
 EARLY = 8  # steps in which every switch shows
-RESIDUAL = 1e-10  # of the largest update of a coordinate so far: what passes for rounding
 SPARE_DIGITS = 2  # how much longer than the shortest an explanation may be
 LONG = 7  # digits of a number that nobody typed
 
@@ -56,12 +53,13 @@ def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rul
         return []
     if seen.shape != probes.grads.shape or not np.isfinite(seen).all():
         return []
+    observations = Observations(probes.grads, probes.params, seen, float(seen[0, DECAYING]))
     with np.errstate(all="ignore"):
-        found = _survivors(candidates(seen), probes, seen)
+        found = survivors(candidates(seen), observations)
         if not found and moves_by_sign(seen):
-            found = _survivors(sign_rule(stepper, seen), probes, seen)
+            found = survivors(sign_rule(stepper, seen), observations)
         if not found and near is not None:
-            found = _survivors(table(list(neighbours(near))), probes, seen, free_rate=False)
+            found = survivors(table(list(neighbours(near))), observations, free_rate=False)
     return plainest(found, initial_accumulator(stepper, params))
 
 
@@ -191,66 +189,6 @@ def description_length(rule: Rule) -> int:
                 digits += min(len(f"{short:.12e}".split("e")[0].replace(".", "").rstrip("0")) or 1, LONG)
         digits += not isinstance(value, float | tuple) and value != default
     return digits
-
-
-def _survivors(rule: Rule | None, probes: Probes, seen: np.ndarray, free_rate: bool = True) -> list[Rule]:
-    """The candidates that reproduce all that was seen.
-
-    With `free_rate` the learning rate of each step is what the first coordinate says, else the candidate's own.
-    """
-    if rule is None:
-        return []
-    size = len(rule.b1)
-    moments, of_base = start(rule, np.zeros((size, len(probes.params)))), start(rule, np.zeros((size, 1)))
-    scale, rates = np.zeros(len(probes.params)), np.zeros((size, 0))
-    for count, (g, u) in enumerate(zip(probes.grads, seen, strict=True)):
-        g0 = np.full((size, 1), g[BASE])
-        if count == 0:
-            first_rate = solve_rate(rule, u[BASE], g0, 0, of_base)[0] if free_rate else rule.learning_rate
-            rule = _with_decay(rule, seen, first_rate)
-        rate = rule.learning_rate
-        if free_rate:
-            rate, of_base = solve_rate(rule, u[BASE], g0, count, of_base)
-        update, moments, _ = step(rule, np.broadcast_to(g, moments.first.shape), probes.params, count, rate, moments)
-        scale = np.maximum(scale, np.abs(u))
-        wrong = np.abs(update - u) > RESIDUAL * scale + 4e-16 * np.abs(probes.params)
-        good = ~wrong.any(axis=1) & np.isfinite(update).all(axis=1)
-        rule, rates = _rows(rule, good), np.hstack([rates, np.broadcast_to(rate, (size, 1))])[good]
-        moments, of_base = (Moments(*(_row_subset(y, good) for y in x)) for x in (moments, of_base))
-        size = int(good.sum())
-    return [_rule(rule, row, rates[row]) for row in range(size)]
-
-
-def _rows(rule: Rule, keep: Values) -> Rule:
-    return Rule(*(column[keep] for column in rule))
-
-
-def _row_subset(values: Values, keep: Values) -> Values:
-    return np.broadcast_to(values, (len(keep), values.shape[1]))[keep]
-
-
-def _rule(rule: Rule, row: int, rates: np.ndarray) -> Rule:
-    """One candidate in Python's own values, its learning rate a number where it is constant."""
-    constant = np.all(np.abs(rates / rates[0] - 1) < 1e-11)
-    rate = snapped(rates[0], 1e-11) if constant else tuple(snapped(r, 1e-14) for r in rates.tolist())
-    values = {name: column[row, 0].item() for name, column in rule._asdict().items()}
-    values["damp_first"] = values["damp_first"] or values["dampening"] == 0
-    return Rule(**values | {"learning_rate": rate})
-
-
-def _with_decay(rule: Rule, seen: np.ndarray, rate: Number) -> Rule:
-    """The weight decay, from the update u of the parameter 1 under a gradient of zero.
-
-    Decoupled, u = -rate * wd; decoupled from the learning rate, u = -wd. After the step, u = -rate * wd too, but what
-    `solve_rate` gives without knowing wd is rate * (1 - rate * wd) = rate * (1 + u). A coupled decay has its own
-    closed form.
-    """
-    free = rule.decay_kind == "decoupled from the learning rate"
-    after = rule.decay_kind == "decoupled, after the step"
-    rate = np.where(after, rate / (1 + seen[0, DECAYING]), rate)
-    pulled = -seen[0, DECAYING] / np.where(free, 1.0, rate)
-    pulled = np.vectorize(snapped)(pulled, 1e-7)
-    return rule._replace(weight_decay=np.where(rule.decay_kind == "coupled", rule.weight_decay, pulled))
 
 
 def neighbours(rule: Rule) -> Iterator[Rule]:

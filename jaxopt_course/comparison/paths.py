@@ -86,11 +86,6 @@ def walk(stepper: Stepper, course: Course) -> Path:
     return Path(np.array(rows), np.array(grads), slots)
 
 
-def on_gradients_of(path: Path, course: Course) -> Course:
-    """The same course, but with the gradients that were met along a path."""
-    return course._replace(gradient=lambda _, count: course.tree(path.grads[count]))
-
-
 def _known(stepper: Stepper, state: PyTree, row: np.ndarray) -> dict[str, np.ndarray]:
     """The moments that a state holds for every parameter, and the parameters."""
     held = {role: np.concatenate([np.ravel(x) for x in found]) for role, found in stepper.slots(state).items()}
@@ -159,10 +154,39 @@ def growth(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return relative_differences(a, b).max(axis=1, initial=0.0)
 
 
-def largest_ulps(a: np.ndarray, b: np.ndarray, course: Course) -> float:
-    """The largest relative difference in units of the rounding of its leaf's dtype."""
+class Paths(NamedTuple):
+    """Where two optimizers went: `a` and `own_b` each on its own, `b` on the gradients of `a`."""
+
+    a: Path
+    own_b: Path
+    b: Path
+
+
+class Differences(NamedTuple):
+    """`own`, `shared`: `[steps]`, the largest relative difference after each step, each on its own path and both on the
+    gradients of the first; `ulps`: the largest of the latter, in units of the rounding of a leaf's dtype.
+    """
+
+    own: np.ndarray
+    shared: np.ndarray
+    ulps: float
+
+
+def walk_both(steppers: tuple[Stepper, Stepper], course: Course, names: tuple[str, str], rtol: float) -> Paths:
+    """The paths of two optimizers, neither of which may remember earlier runs."""
+    a, b = steppers
+    path, own_b = walk(a, course), walk(b, course)
+    check_forgetful(names[0], a, course, path, rtol)
+    check_forgetful(names[1], b, course, own_b, rtol)
+    return Paths(path, own_b, walk(b, course._replace(gradient=lambda _, count: course.tree(path.grads[count]))))
+
+
+def differences_of(paths: Paths, course: Course) -> Differences:
+    """How far apart two optimizers were."""
     eps = np.concatenate([np.zeros(0), *(np.full(x.size, float(jnp.finfo(x.dtype).eps)) for x in course.leaves)])
-    return float(np.max(relative_differences(a, b) / eps, initial=0.0))
+    shared = relative_differences(paths.a.params, paths.b.params)
+    own = growth(paths.a.params, paths.own_b.params)
+    return Differences(own, shared.max(axis=1, initial=0.0), float(np.max(shared / eps, initial=0.0)))
 
 
 @dataclass(frozen=True)

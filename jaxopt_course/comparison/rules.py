@@ -80,6 +80,7 @@ class Moments(NamedTuple):
     velocity: Values
 
 
+RESIDUAL = 1e-10  # of the largest update of an entry so far: what passes for rounding
 SLOTS = ("learning rate", "first moment", "second moment", "correction", "denominator", "velocity", "parameters")
 
 
@@ -153,6 +154,85 @@ def solve_rate(rule: Rule, update: Values, g: Values, count: Number, moments: Mo
     return np.where(rule.decay_kind == "decoupled, after the step", 2 * rate / (1 + root), rate), after
 
 
+class Observations(NamedTuple):
+    """What an optimizer did: `updates` for `grads`, both `[steps, n]`, of `params` `[n]` that stayed as they were.
+
+    Entry 0 of the parameters is 0; `pull` is the update of a parameter 1 by a first gradient of 0.
+    """
+
+    grads: np.ndarray
+    params: np.ndarray
+    updates: np.ndarray
+    pull: float
+
+
+def survivors(rule: Rule | None, seen: Observations, free_rate: bool = True) -> list[Rule]:
+    """The candidates, given as one rule with a column for each, that reproduce all that was seen to rounding.
+
+    With `free_rate` the learning rate of each step is what entry 0 says, else the candidate's own.
+    """
+    if rule is None:
+        return []
+    size = len(rule.b1)
+    moments, of_base = start(rule, np.zeros((size, len(seen.params)))), start(rule, np.zeros((size, 1)))
+    scale, rates = np.zeros(len(seen.params)), np.zeros((size, 0))
+    for count, (g, u) in enumerate(zip(seen.grads, seen.updates, strict=True)):
+        g0 = np.full((size, 1), g[0])
+        if count == 0:
+            first_rate = solve_rate(rule, u[0], g0, 0, of_base)[0] if free_rate else rule.learning_rate
+            rule = _with_decay(rule, seen.pull, first_rate)
+        rate = rule.learning_rate
+        if free_rate:
+            rate, of_base = solve_rate(rule, u[0], g0, count, of_base)
+        update, moments, _ = step(rule, np.broadcast_to(g, moments.first.shape), seen.params, count, rate, moments)
+        scale = np.maximum(scale, np.abs(u))
+        wrong = np.abs(update - u) > RESIDUAL * scale + 4e-16 * np.abs(seen.params)
+        good = ~wrong.any(axis=1) & np.isfinite(update).all(axis=1)
+        rule, rates = _rows(rule, good), np.hstack([rates, np.broadcast_to(rate, (size, 1))])[good]
+        moments, of_base = (Moments(*(_row_subset(y, good) for y in x)) for x in (moments, of_base))
+        size = int(good.sum())
+    return [_rule(rule, row, rates[row]) for row in range(size)]
+
+
+def _rows(rule: Rule, keep: Values) -> Rule:
+    return Rule(*(column[keep] for column in rule))
+
+
+def _row_subset(values: Values, keep: Values) -> Values:
+    return np.broadcast_to(values, (len(keep), values.shape[1]))[keep]
+
+
+def _rule(rule: Rule, row: int, rates: np.ndarray) -> Rule:
+    """One candidate in Python's own values, its learning rate a number where it is constant."""
+    constant = np.all(np.abs(rates / rates[0] - 1) < 1e-11)
+    rate = snapped(rates[0], 1e-11) if constant else tuple(snapped(r, 1e-14) for r in rates.tolist())
+    values = {name: column[row, 0].item() for name, column in rule._asdict().items()}
+    values["damp_first"] = values["damp_first"] or values["dampening"] == 0
+    return Rule(**values | {"learning_rate": rate})
+
+
+def _with_decay(rule: Rule, pull: float, rate: Number) -> Rule:
+    """The weight decay, from the update u of a parameter 1 by a gradient of zero.
+
+    Decoupled, u = -rate * wd; decoupled from the learning rate, u = -wd. After the step, u = -rate * wd too, but what
+    `solve_rate` gives without knowing wd is rate * (1 - rate * wd) = rate * (1 + u). A coupled decay has its own
+    closed form.
+    """
+    free = rule.decay_kind == "decoupled from the learning rate"
+    after = rule.decay_kind == "decoupled, after the step"
+    rate = np.where(after, rate / (1 + pull), rate)
+    pulled = -pull / np.where(free, 1.0, rate)
+    pulled = np.vectorize(snapped)(pulled, 1e-7)
+    return rule._replace(weight_decay=np.where(rule.decay_kind == "coupled", rule.weight_decay, pulled))
+
+
+def table(rules: list[Rule]) -> Rule | None:
+    """Many rules as one, with a column for every switch."""
+    if not rules:
+        return None
+    return Rule(*(np.array(column)[:, None] for column in zip(*rules, strict=True)))
+
+
 @no_type_check  # as all below: called thousands of times with arguments of ours
 def pick(condition: Choice, yes: Values, no: Values) -> Values:
     """`yes` or `no`, chosen by Python for one rule and elementwise for a column of candidates."""
@@ -200,3 +280,15 @@ def _dtype(kind: str) -> Any:
 
 
 DTYPES: dict[str, Any] = {"bfloat16": jnp.bfloat16, "float32": np.float32}
+
+
+@no_type_check  # called thousands of times
+def snapped(value: float, relative: float) -> float:
+    """The shortest decimal of at most nine digits within a relative distance, else the value itself."""
+    if value == 0 or not np.isfinite(value):
+        return float(value)
+    for digits in range(1, 10):
+        short = float(f"{value:.{digits - 1}e}")
+        if abs(short - value) <= relative * abs(value):
+            return short
+    return float(value)
