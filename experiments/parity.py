@@ -46,8 +46,8 @@ def load_problem(args: argparse.Namespace) -> tuple[jc.data.Dataset, Any, list[A
         raise UsageError(f"--batch-size {args.batch_size} is more than the {len(images)} training images")
     init_key, order_key = jax.random.split(jax.random.key(args.seed))
     params = jc.scores.init_linear(init_key, len(dataset.class_names), images.shape[1], dtype=float)
-    keys = jax.random.split(order_key, args.steps)
-    chosen = [np.asarray(jax.random.choice(key, len(images), (args.batch_size,), replace=False)) for key in keys]
+    draw = jax.vmap(lambda key: jax.random.choice(key, len(images), (args.batch_size,), replace=False))
+    chosen = np.asarray(draw(jax.random.split(order_key, args.steps)))
     return dataset, params, [(jnp.asarray(images[rows], float), jnp.asarray(labels[rows])) for rows in chosen]
 
 

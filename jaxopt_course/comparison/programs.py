@@ -119,7 +119,7 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
             kinds.append(Kind(unknown=f"state{path}"))
             continue
         rises = np.diff(np.array([np.asarray(leaf) for leaf in leaves]), axis=0)
-        if leaves[0].ndim == 0 and np.all(rises == 1):
+        if np.all(rises == 1):
             kinds.append(Kind(clock=True))
         elif before is after:  # it is handed on as it is
             kinds.append(Kind())
