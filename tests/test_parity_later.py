@@ -1,5 +1,6 @@
 """EQUAL means that nothing can change later; differences are judged by the scale of the path."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -36,6 +37,35 @@ def made(rule: str, library: str, **given: float) -> Any:
 
 
 PEAK = 123456
+TOTAL = [0]
+
+
+def counting_outside(where: str) -> Any:
+    """Gradient descent that gets slower after 200 calls, which it counts outside its state."""
+    calls, number, counter = [], 0, itertools.count()
+
+    def in_closure() -> int:
+        nonlocal number
+        number += 1
+        return number
+
+    def in_list() -> int:
+        calls.append(1)
+        return len(calls)
+
+    def in_global() -> int:
+        TOTAL[0] += 1
+        return TOTAL[0]
+
+    count = {"closure": in_closure, "list": in_list, "global": in_global, "iterator": lambda: next(counter)}[where]
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        rate = 0.1 if count() < 2000 else 0.01
+        return jax.tree.map(lambda g: -rate * g, grads), state
+
+    return optax.GradientTransformation(lambda _: (), update)
+
+
 CHANGES: dict[str, tuple[Any, Any, str]] = {
     "at 200": (optax.sgd(0.1), optax.sgd(switch(200, 0.1, 0.01)), "b: its learning rate at step 201 is 0.01, not 0.1"),
     "at 2,000": (jc.adam(0.1), jc.adam(switch(2000, 0.1, 0.05)), "at step 2,001 is 0.05"),
@@ -114,6 +144,10 @@ CHANGES: dict[str, tuple[Any, Any, str]] = {
         "a: its program cannot be looked at (TracerBoolConversionError)",
     ),
     "NumPy": (lambda w, g, t: np.asarray(w) - 0.1 * np.asarray(g), optax.sgd(0.1), "cannot be looked at"),
+    **{
+        f"a {where}": (optax.sgd(0.1), counting_outside(where), "b: it keeps something outside its state")
+        for where in ("closure", "list", "global", "iterator")
+    },
     "a state that drifts": (
         optax.sgd(0.1),
         optax.GradientTransformation(

@@ -1,4 +1,4 @@
-r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp and Adam of the lecture, of optax, torch and Keras.
+r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp, Adam, AdamW and Lion in four libraries.
 
 A convention is a record of switches (`rules.Rule`). Its formula, the calls that equal it and the rule itself are all
 made from them, so that none of these can disagree with another.

@@ -7,7 +7,10 @@ nobody looked. Tests for an exact zero are allowed, because the probes have zero
 is free, because it can be evaluated at any count; the numbers in the program say at which.
 """
 
+import functools
+import itertools
 from collections.abc import Iterable, Iterator
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -37,6 +40,7 @@ ALGEBRA |= {"real", "imag", "conj", *MOVES}
 POSITIVE = {"abs", "square", "integer_pow", "sqrt", "add", "add_any", "mul", "max", *MOVES}  # of such operands
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
+MOST_THINGS = 2000  # that are looked at outside a program
 BRANCHES = {"clamp", "max", "min", "select_n", "cond", "while", *COMPARISONS}
 
 
@@ -83,10 +87,16 @@ def inspect(optimizer: AnyOptimizer, rule: Rule, params: Params) -> Program:
 
     It is traced on one vector, or where it does not take that, on a tree like `params` whose leaves are such vectors.
     """
+    before = kept_outside(optimizer.update)
     try:
-        return _inspect(optimizer, rule, jnp.asarray(PARAMS))
+        program = _inspect(optimizer, rule, jnp.asarray(PARAMS))
     except Exception:  # whatever it raises on a vector, it may take the user's tree
-        return _inspect(optimizer, rule, jax.tree.map(lambda _: jnp.asarray(PARAMS), params))
+        program = _inspect(optimizer, rule, jax.tree.map(lambda _: jnp.asarray(PARAMS), params))
+    if kept_outside(optimizer.update) == before:
+        return program
+    return program._replace(
+        doubts=(*program.doubts, "it keeps something outside its state that changes with its steps")
+    )
 
 
 def _inspect(optimizer: AnyOptimizer, rule: Rule, w: Params) -> Program:
@@ -128,6 +138,31 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
                 Kind(value=True, positive=True) if leaves[0].shape == PARAMS.shape else Kind(unknown=f"state{path}")
             )
     return kinds
+
+
+def kept_outside(thing: object, seen: set[int] | None = None) -> str:
+    """The numbers and containers that a function can reach besides its arguments, as text that can be compared.
+
+    A counter in a closure, a global or an attribute is no part of a program: it shows only by changing.
+    """
+    seen = set() if seen is None else seen
+    if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
+        return ""
+    seen.add(id(thing))
+    if isinstance(thing, FunctionType):
+        used = {name: thing.__globals__.get(name) for name in thing.__code__.co_names}
+        plain = [value for value in used.values() if isinstance(value, int | float | list | dict)]
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
+        return kept_outside([*cells, *plain, *(thing.__defaults__ or ())], seen)
+    if isinstance(thing, MethodType | functools.partial):
+        parts = [thing.__func__, thing.__self__] if isinstance(thing, MethodType) else [thing.func, *thing.args]
+        return kept_outside(parts, seen)
+    if isinstance(thing, list | tuple | set | dict):
+        items = [*thing, *thing.values()] if isinstance(thing, dict) else list(thing)
+        return f"{len(items)}({','.join(kept_outside(item, seen) for item in items[:MOST_THINGS])})"
+    if isinstance(thing, int | float | str | itertools.count):
+        return repr(thing)
+    return kept_outside(list(vars(thing).values()), seen) if hasattr(thing, "__dict__") else ""
 
 
 class Inspector:
