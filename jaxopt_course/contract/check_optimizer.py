@@ -100,8 +100,8 @@ def check_optimizer(opt: Any, *, params: Params | None = None, strict: bool = Fa
     The rows: structure, shape and dtype of the state under `jit` and `scan`; x64 on and off; float32, bfloat16 and
     float16, in which moments must decay; gradients that are zero, huge, tiny, NaN; empty trees, scalars, None and mixed
     dtypes; equivariance under permutation and flattening; the response to a scaled gradient, which is a fingerprint;
-    `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; step counters near the end of their dtype; gradients
-    through ten steps; serialisation; purity, randomness and one compile for all steps.
+    `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; step counters near the end of their dtype;
+    gradients through ten steps; serialisation; purity, randomness and one compile for all steps.
 
     Args:
       opt: an optax transformation; or a function `learning_rate -> transformation`, whose learning rate is then traced
