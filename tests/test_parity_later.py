@@ -318,6 +318,12 @@ def test_rounding_of_the_correction_is_no_difference(b2: float) -> None:
     assert report.verdict is Parity.EQUAL, report
 
 
+def test_rounding_in_a_long_memory_is_no_difference() -> None:
+    ours, twin = jc.momentum(1e-4, 0.999), optax.sgd(1e-4, momentum=0.999)
+    objective, start = problems(np.float32)
+    assert jc.parity(ours, twin, objective, start, num_steps=100).verdict is Parity.EQUAL
+
+
 # What is said
 
 

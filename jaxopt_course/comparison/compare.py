@@ -76,7 +76,7 @@ def parity(
       batches: one for each step, from the first again when they are spent.
       num_steps: steps of each.
       rtol: what passes for rounding; by default 1e-12 in float64, 5e-6 in float32, 0.03 in 16 bits, and for two equal
-        rules with a bias correction what the correction may lose by rounding if that is more.
+        rules what their memories and bias corrections may lose by rounding if that is more.
       names: what to call them.
 
     Returns:
@@ -135,16 +135,17 @@ def _width(course: Course) -> int:
 
 
 def _loss_of_digits(rule: Rule, course: Course) -> float:
-    """How far two implementations of a rule may be apart, by the distance, because 1 - b^t is rounded.
+    """How far two implementations of a rule may be apart, by the distance, because b^t is rounded.
 
     A decay rate b in [1/2, 1) is rounded by up to eps / 4, and 1 - b^t at the first steps by a fraction (eps / 4) /
-    (1 - b) of itself. The first moment's correction enters an update as it is, the second's through a root. Each of two
-    implementations may round the other way. In 16 bits nothing would be left to compare.
+    (1 - b) of itself. The first moment's correction enters an update as it is, the second's through a root, and each of
+    two implementations may round the other way. A memory that keeps b adds up the rounding, eps / 2 a step in each of
+    the two, of about 1 / (1 - b) steps. In 16 bits nothing would be left to compare.
     """
     eps = float(max((np.finfo(leaf.dtype).eps for leaf in course.leaves), default=0.0)) if _width(course) >= 4 else 0.0
     first = eps / 4 / (1 - rule.b1) if rule.correct_first else 0.0
     second = eps / 8 / (1 - rule.b2) if rule.correct_second else 0.0
-    return 2 * (first + second)
+    return 2 * (first + second) + eps / (1 - max(rule.b1, rule.rho, rule.memory))
 
 
 def _identify_both(both: tuple[Stepper, Stepper], course: Course) -> Rules:
