@@ -37,7 +37,6 @@ def made(rule: str, library: str, **given: float) -> Any:
 
 
 PEAK = 123456
-TOTAL = [0]
 
 
 def counting_outside(where: str) -> Any:
@@ -53,11 +52,7 @@ def counting_outside(where: str) -> Any:
         calls.append(1)
         return len(calls)
 
-    def in_global() -> int:
-        TOTAL[0] += 1
-        return TOTAL[0]
-
-    count = {"closure": in_closure, "list": in_list, "global": in_global, "iterator": lambda: next(counter)}[where]
+    count = {"closure": in_closure, "list": in_list, "iterator": lambda: next(counter)}[where]
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         rate = 0.1 if count() < 2000 else 0.01
@@ -146,7 +141,7 @@ CHANGES: dict[str, tuple[Any, Any, str]] = {
     "NumPy": (lambda w, g, t: np.asarray(w) - 0.1 * np.asarray(g), optax.sgd(0.1), "cannot be looked at"),
     **{
         f"a {where}": (optax.sgd(0.1), counting_outside(where), "b: it keeps something outside its state")
-        for where in ("closure", "list", "global", "iterator")
+        for where in ("closure", "list", "iterator")
     },
     "a state that drifts": (
         optax.sgd(0.1),

@@ -143,17 +143,15 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
 def kept_outside(thing: object, seen: set[int] | None = None) -> str:
     """The numbers and containers that a function can reach besides its arguments, as text that can be compared.
 
-    A counter in a closure, a global or an attribute is no part of a program: it shows only by changing.
+    A counter in a closure or an attribute is no part of a program: it shows only by changing.
     """
     seen = set() if seen is None else seen
     if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
         return ""
     seen.add(id(thing))
     if isinstance(thing, FunctionType):
-        used = {name: thing.__globals__.get(name) for name in thing.__code__.co_names}
-        plain = [value for value in used.values() if isinstance(value, int | float | list | dict)]
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        return kept_outside([*cells, *plain, *(thing.__defaults__ or ())], seen)
+        return kept_outside([*cells, *(thing.__defaults__ or ())], seen)
     if isinstance(thing, MethodType | functools.partial):
         parts = [thing.__func__, thing.__self__] if isinstance(thing, MethodType) else [thing.func, *thing.args]
         return kept_outside(parts, seen)
