@@ -3,15 +3,17 @@
 import argparse
 import inspect
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any, NamedTuple
 
-import jax
 import optax
 from rich.console import Console
-from rich.progress import track
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import jaxopt_course as jc
 from experiments.arguments import UsageError
@@ -35,7 +37,15 @@ INTRODUCTION = (
     "What a loop, a compiler, a sweep or a checkpoint may ask of an optimizer, asked of every one. Each failure is "
     "shown with the smallest parameters that bring it about."
 )
-Row = dict[str, Any]
+SLOW = ("lbfgs", "newton")  # in the name of what contains a search
+FEW = 4  # optimizers that are not worth a process of their own
+MOST_WORKERS = 8
+
+
+class Checked(NamedTuple):
+    name: str
+    report: jc.contract.ContractReport
+    seconds: float
 
 
 def aliases() -> dict[str, Any]:
@@ -64,19 +74,48 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: every[name] for name in args.optimizers or every}
     with start_run("contract", asked, args.out) as folder:
         reports, seconds = {}, {}
-        for name in watch(list(chosen), args.quiet or args.json):
-            began = time.perf_counter()
-            reports[name] = jc.check_optimizer(chosen[name])
-            seconds[name] = round(time.perf_counter() - began, 2)
+        for name, report, spent in checked(list(chosen), quiet=args.quiet or args.json):
+            reports[name], seconds[name] = report, round(spent, 2)
             folder.note(checking_seconds=seconds)
-            jax.clear_caches()  # what was compiled for one is of no use to the next
+        reports = {name: reports[name] for name in chosen}
         ok = all(reports[name].ok for name in reports if name in OURS)
         folder.note(dtype="float32", ok=ok)
         write(folder, reports, args, ok)
     return 0 if ok else 1
 
 
-def write(folder: Run, reports: Mapping[str, jc.comparison.ContractReport], args: argparse.Namespace, ok: bool) -> None:
+def checked(names: list[str], quiet: bool) -> Iterator[Checked]:
+    """Check every optimizer, the slowest first, in as many processes as there are cores; yield them as they finish."""
+    names = sorted(names, key=lambda name: not any(word in name for word in SLOW))
+    workers = min(os.cpu_count() or 1, len(names) // FEW, MOST_WORKERS)
+    with Progress(
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task("contract", total=len(names))
+        for found in map(check, names) if workers < 2 else _in_processes(names, workers):
+            progress.update(task, advance=1, description=f"contract: {found.name} {found.seconds:.0f} s")
+            yield found
+
+
+def _in_processes(names: list[str], workers: int) -> Iterator[Checked]:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(check, name) for name in names]):
+            yield future.result()
+
+
+def check(name: str) -> Checked:
+    """One optimizer by its name, which is all that a process can be told."""
+    began = time.perf_counter()
+    report = jc.check_optimizer((OURS | aliases())[name])
+    return Checked(name, report, time.perf_counter() - began)
+
+
+def write(folder: Run, reports: Mapping[str, jc.contract.ContractReport], args: argparse.Namespace, ok: bool) -> None:
     clauses = [row.name for row in next(iter(reports.values())).rows]
     rows = [
         {"optimizer": name, "clause": row.name, "outcome": str(row.outcome), "detail": row.detail, "case": row.case}
@@ -108,7 +147,7 @@ def write(folder: Run, reports: Mapping[str, jc.comparison.ContractReport], args
         print_blocks(*blocks, f"{folder.folder}/report.html")
 
 
-def tables(reports: Mapping[str, jc.comparison.ContractReport], clauses: Sequence[str]) -> Iterator[Table]:
+def tables(reports: Mapping[str, jc.contract.ContractReport], clauses: Sequence[str]) -> Iterator[Table]:
     summary = [
         [
             name,
@@ -130,9 +169,3 @@ def tables(reports: Mapping[str, jc.comparison.ContractReport], clauses: Sequenc
     ]
     if broken:
         yield Table(["optimizer", "clause", "what is broken", "smallest case"], broken, "What is broken", left=4)
-
-
-def watch(names: Sequence[str], quiet: bool) -> Iterator[str]:
-    yield from track(
-        names, "contract", console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty()
-    )

@@ -43,7 +43,7 @@ def optimizer(text: str) -> Any:
     if not isinstance(tree, ast.Call):
         raise UsageError(f"{text!r} is no call; write it as {KNOWN}")
     made = _value(tree, text)
-    if not (hasattr(made, "update") or isinstance(made, jc.comparison.Subject)):
+    if not (hasattr(made, "update") or isinstance(made, jc.comparison.Stepper)):
         raise UsageError(f"{text!r} is no optimizer but a {type(made).__name__}")
     return made
 

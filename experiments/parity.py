@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             names = (args.a, args.b) if args.a != args.b else (args.a, f"{args.b} again")
             report = jc.parity(a, b, objective, params, batches, num_steps=args.steps, names=names)
             write(folder, report, args, dataset)
-    return 0 if report.parting is None or report.explained else 1
+    return 0 if report.first_difference is None or report.explained else 1
 
 
 def load_problem(args: argparse.Namespace) -> tuple[jc.data.Dataset, Any, list[Any]]:
@@ -46,8 +46,8 @@ def load_problem(args: argparse.Namespace) -> tuple[jc.data.Dataset, Any, list[A
         raise UsageError(f"--batch-size {args.batch_size} is more than the {len(images)} training images")
     init_key, order_key = jax.random.split(jax.random.key(args.seed))
     params = jc.scores.init_linear(init_key, len(dataset.class_names), images.shape[1], dtype=float)
-    keys = jax.random.split(order_key, args.steps)
-    chosen = [np.asarray(jax.random.choice(key, len(images), (args.batch_size,), replace=False)) for key in keys]
+    draw = jax.vmap(lambda key: jax.random.choice(key, len(images), (args.batch_size,), replace=False))
+    chosen = np.asarray(draw(jax.random.split(order_key, args.steps)))
     return dataset, params, [(jnp.asarray(images[rows], float), jnp.asarray(labels[rows])) for rows in chosen]
 
 
@@ -78,7 +78,7 @@ def write(folder: Run, report: jc.comparison.ParityReport, args: argparse.Namesp
         "verdict": str(report.verdict),
         "certain": report.certain,
         "causes": [{"groups": cause.groups, "words": str(cause)} for cause in report.causes],
-        "parting": str(report.parting) if report.parting else None,
+        "first_difference": str(report.first_difference) if report.first_difference else None,
         "ulps": report.ulps,
     }
     folder.note(results=results)

@@ -3,8 +3,9 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import comparison, data, gradients, landscape, optimizers, problems, training
-from jaxopt_course.comparison import check_optimizer, conventions, parity, torch_optimizer
+from jaxopt_course import comparison, contract, data, gradients, landscape, optimizers, problems, training
+from jaxopt_course.comparison import conventions, parity, torch_optimizer
+from jaxopt_course.contract import check_optimizer
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
 from jaxopt_course.optimizers import (
     adagrad,
@@ -35,6 +36,7 @@ __all__ = [
     "armijo",
     "check_optimizer",
     "comparison",
+    "contract",
     "conventions",
     "data",
     "empirical_risk",

@@ -1,5 +1,7 @@
 """Which dtype to compute in. Asked for by name and cast to, so that JAX's strict promotion has nothing to object to."""
 
+import contextlib
+from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
@@ -74,3 +76,10 @@ def norm(tree: Any, dtype: Any) -> Any:
     unit = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
     scaled = jax.tree.map(lambda leaf: leaf.astype(dtype) / unit, tree)
     return unit * jnp.sqrt(vdot(scaled, scaled, dtype))
+
+
+@contextlib.contextmanager
+def standard_promotion() -> Iterator[None]:
+    """Let code that is not ours promote dtypes and ranks as JAX does by default, where the user forbids it too."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

@@ -21,6 +21,7 @@ FLOORS = {
     "landscape": 2,
     "training": 3,
     "comparison": 3,
+    "contract": 3,
     "plots": 4,
 }
 STRANGERS = {"problems", "data", "optimizers", "gradients"}  # they meet as plain functions in the rooms above
@@ -116,6 +117,8 @@ def test_imports_run_downwards(path: Path) -> None:
         ("gradients", "from jaxopt_course.data.batches import BatchPlan", "never import one another"),
         ("training", "if True:\n    import jaxopt_course.plots", "runs upwards"),
         ("comparison", "from jaxopt_course.training import train", "runs upwards or sideways"),
+        ("comparison", "from jaxopt_course.contract.trial import Trial", "runs upwards or sideways"),
+        ("contract", "from jaxopt_course.comparison import Stepper", "runs upwards or sideways"),
         ("landscape", "from jaxopt_course.problems.losses import l2_penalty", "records only"),
         ("plots", "from jaxopt_course.training import train", "records only"),
         ("plots", "import jaxopt_course.training", "records only"),
@@ -156,6 +159,21 @@ def test_this_test_sees_what_is_right(room: str, source: str) -> None:
 def test_there_is_something_to_look_at() -> None:
     assert {path.parent.name for path in FILES} >= {"jaxopt_course", "problems", "data", "optimizers", "training"}
     assert any(room_of(i.module) == "data" for i in imports((PACKAGE / "training" / "train.py").read_text()))
+
+
+def test_comparison_and_contract_share_nothing_but_dtypes_and_annotations() -> None:
+    used = {
+        room: {
+            room_of(i.module, i.name)
+            for path in (PACKAGE / room).glob("*.py")
+            for i in imports(path.read_text(), name_of(path))
+        }
+        for room in ("comparison", "contract")
+    }
+    shared = (used["comparison"] & used["contract"]) - {None}
+    assert shared <= {"dtypes", "annotations"}
+    assert "contract" not in used["comparison"]
+    assert "comparison" not in used["contract"]
 
 
 def test_every_room_has_a_floor() -> None:

@@ -1,5 +1,6 @@
 """The contract: ours keep it, optax.adam breaks it where it is known to, each planted defect is found by its row."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,11 +11,12 @@ import optax
 import pytest
 
 import jaxopt_course as jc
-from jaxopt_course.comparison import ContractError, ContractReport, Outcome
-from jaxopt_course.comparison.check_optimizer import CHECKS, Row, _row
-from jaxopt_course.comparison.trial import Trial, cases_like
+from jaxopt_course.contract import ContractError, ContractReport, Outcome, Row
+from jaxopt_course.contract.check_optimizer import CHECKS, _row
+from jaxopt_course.contract.trial import Trial, cases_like
 
 KIND, ONCE, PURE = "state and updates keep their kind", "one compile, equal to none", "purity"
+END = "step count at int32's end"
 FINITE, DECAY = "16 bits: finite, same dtype", "16 bits: moments decay"
 
 
@@ -74,6 +76,38 @@ def noisy(g: Any, params: Any) -> Any:
     return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(0), jnp.shape(x), x.dtype), g)
 
 
+CLOCK = itertools.count(1)
+
+
+def counting(dtype: Any, hold: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Gradient descent with a counter that is held somewhere in the state, and wraps around."""
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        rising = lambda x: x + jnp.ones((), x.dtype) if jnp.issubdtype(jnp.result_type(x), jnp.integer) else x  # noqa: E731
+        return jax.tree.map(lambda g: -g, grads), jax.tree.map(rising, state)
+
+    return optax.GradientTransformation(lambda _: hold(jnp.zeros((), dtype)), update)
+
+
+def correcting() -> optax.GradientTransformation:
+    """A correction by the step after this one, which is no more at the end of int32."""
+
+    def update(grads: Any, count: Any, params: Any = None) -> tuple[Any, Any]:
+        factor = jnp.sqrt((count + jnp.int32(2)).astype(jnp.float32))
+        return jax.tree.map(lambda g: -g * factor.astype(g.dtype), grads), optax.safe_increment(count)
+
+    return optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update)
+
+
+def writing_state() -> optax.GradientTransformation:
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if isinstance(jax.tree.leaves(grads)[0], np.ndarray):
+            state[0][...] += 1
+        return jax.tree.map(lambda g: -g, grads), state
+
+    return optax.GradientTransformation(lambda _: (np.zeros(2, np.float32),), update)
+
+
 DEFECTS: dict[str, tuple[str, Any, str]] = {
     "dtype drift": (
         KIND,
@@ -114,7 +148,7 @@ DEFECTS: dict[str, tuple[str, Any, str]] = {
         "float16: a gradient of 0 gives an update of nan",
     ),
     "a count that runs over": (
-        "step count at int32's end",
+        END,
         momentum_like(count=lambda c: c + 1),
         "runs over to -21474836",
     ),
@@ -142,6 +176,40 @@ DEFECTS: dict[str, tuple[str, Any, str]] = {
         "differs from running alone",
     ),
     "what cannot be saved": ("serialisation", momentum_like(first=("fast",)), "str"),
+    "a counter in a tuple": (END, counting(jnp.int32, lambda c: (0.5, c)), "state[1] runs over to -21474836"),
+    "a counter that is the state": (END, counting(jnp.int32, lambda c: c), "the counter state runs over to -21474836"),
+    "a counter named t": (END, counting(jnp.int32, lambda c: {"t": c}), "state['t'] runs over to -21474836"),
+    "a counter of 16 bits": (END, counting(jnp.int16, lambda c: {"epoch": c}), "runs over to -3276"),
+    "a counter of 8 bits": (END, counting(jnp.uint8, lambda c: [c]), "after 255"),
+    "a counter for every entry": (END, counting(jnp.int32, lambda c: [jnp.stack([c, c])]), "runs over"),
+    "a correction that is lost at the end": (END, correcting(), "at step 2147483647 an update is"),
+    "a state written to": (PURE, writing_state(), "it writes into the state it is given"),
+    "gradients written to": (PURE, stateless(lambda g, w: writing(w, g)), "it writes into the gradients"),
+    "a clock": (PURE, stateless(lambda g, w: jax.tree.map(lambda x: x * next(CLOCK), g)), "it remembers"),
+    "a step that Python decides": (
+        KIND,
+        stateless(lambda g, w: jax.tree.map(lambda x: -x if x.sum() > 0 else x, g)),
+        "TracerBoolConversionError",
+    ),
+    "a state of float64 with x64 on": (
+        "x64 on and off",
+        momentum_like(lambda g, m, w: (-g, m + g), start=lambda w: jnp.zeros(jnp.shape(w), jnp.float32)),
+        "with x64 on and float64 parameters",
+    ),
+    "float16 that overflows": (
+        FINITE,
+        stateless(lambda g, w: jax.tree.map(lambda x: -x * abs(x) / (abs(x) + 1), g)),
+        "float16: a gradient of 60000",
+    ),
+    "one row for the whole batch": (
+        "vmap equals loop",
+        stateless(
+            lambda g, w: jax.tree.map(
+                lambda x: jax.pure_callback(lambda y: np.asarray(y * 0 + y.max()), x, x, vmap_method="broadcast_all"), g
+            )
+        ),
+        "differs from running alone",
+    ),
 }
 
 
@@ -156,6 +224,20 @@ def test_a_planted_defect_is_found_by_its_row(name: str) -> None:
     assert found.outcome is Outcome.FAILED, found
     assert words in found.detail
     assert found.case
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(DEFECTS) >= 30
+    assert {row for row, _, _ in DEFECTS.values()} >= {KIND, ONCE, PURE, FINITE, DECAY, END}
+
+
+def test_what_is_no_step_counter_is_left_alone() -> None:
+    """The number of stored pairs ends at the memory size; a cycle ends at its length."""
+    assert one_row(END, jc.sgd(0.1)).outcome is Outcome.NOT_APPLICABLE
+    cyclic = optax.GradientTransformation(
+        lambda _: jnp.zeros((), jnp.int32), lambda g, count, _: (g, (count + jnp.int32(1)) % jnp.int32(7))
+    )
+    assert one_row(END, cyclic).detail == "it counts no steps"
 
 
 def test_a_branch_on_a_hyperparameter_is_found() -> None:
@@ -180,7 +262,7 @@ def test_ours_keep_every_row(make: Callable[..., Any]) -> None:
     assert report.ok, str(report)
     assert {row.name for row in report.rows if row.outcome is Outcome.NOT_APPLICABLE} <= {
         DECAY,
-        "step count at int32's end",
+        END,
     }
     assert report["equivariance"].detail == "under permutation and flattening"
     linear = make in (jc.sgd, jc.momentum)

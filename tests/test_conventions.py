@@ -227,14 +227,14 @@ def test_latex_is_latex() -> None:
 def test_explanation_marks_what_differs(key: tuple[str, str]) -> None:
     text = explanation(*key)
     marked = [line for line in text.splitlines() if line.startswith("!")]
-    assert bool(marked) == (key[1] != "lecture" and key != ("amsgrad", "optax"))
+    assert bool(marked) == (key[1] != "lecture" and key not in (("amsgrad", "optax"), ("lion", "optax")))
     assert key[1] in text.splitlines()[0]
     if key == ("adam", "keras"):
         assert any("epsilon" in line and "on the uncorrected moment" in line for line in marked)
 
 
 def test_names_and_what_is_no_name() -> None:
-    assert {rule for rule, _ in jc.conventions.names()} == {*RULES, "adam_uncorrected", "amsgrad"}
+    assert {rule for rule, _ in jc.conventions.names()} == {*RULES, "adam_uncorrected", "amsgrad", "lion"}
     assert set(itertools.product(RULES, LIBRARIES)) <= set(jc.conventions.names())
     with pytest.raises(KeyError, match=r"adam_uncorrected.* is known of lecture"):
         jc.conventions.get("adam_uncorrected", "torch")

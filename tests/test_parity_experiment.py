@@ -17,7 +17,7 @@ from experiments.__main__ import main
 from experiments.arguments import UsageError
 from experiments.notation import optimizer
 from jaxopt_course.comparison import Parity
-from jaxopt_course.comparison.check_optimizer import Row
+from jaxopt_course.contract import Row
 
 START = np.array([1.0, -2.0])
 
@@ -119,7 +119,7 @@ def test_parity_of_one_rule_in_float32(tmp_path: Path, capsys: pytest.CaptureFix
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["verdict"], found["causes"], found["parting"]) == ("EQUAL", [], None)
+    assert (found["verdict"], found["causes"], found["first_difference"]) == ("EQUAL", [], None)
 
 
 def test_parity_without_an_explanation_fails(tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_contract_leaves_a_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is checked is tested elsewhere; here two reports are shown."""
-    outcome = jc.comparison.Outcome
+    outcome = jc.contract.Outcome
     kept = [Row(name, outcome.PASSED, "fine") for name in ("equivariance", "response to scaling", "purity")]
     broken = [*kept[:2], Row("purity", outcome.FAILED, "it remembers", "one number")]
     reports = {"sgd": kept, "optax.sgd": broken}
     given = iter(reports.values())
-    monkeypatch.setattr(jc, "check_optimizer", lambda _: jc.comparison.ContractReport(tuple(next(given))))
+    monkeypatch.setattr(jc, "check_optimizer", lambda _: jc.contract.ContractReport(tuple(next(given))))
     out = tmp_path / "run"
     assert main(["contract", "--optimizers", *reports, "--out", str(out)]) == 0
     said = capsys.readouterr().out

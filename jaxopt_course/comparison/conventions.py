@@ -1,4 +1,4 @@
-r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp and Adam of the lecture, of optax, torch and Keras.
+r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp, Adam, AdamW and Lion in four libraries.
 
 A convention is a record of switches (`rules.Rule`). Its formula, the calls that equal it and the rule itself are all
 made from them, so that none of these can disagree with another.
@@ -6,14 +6,17 @@ made from them, so that none of these can disagree with another.
 
 import dataclasses
 import itertools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
-from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, in_words, is_zero, lines
-from jaxopt_course.comparison.rules import GROUPS, Moments, Rule, start, step
+from jaxopt_course.annotations import Array, ArrayLike, Optimizer, Params, PyTree, Updates
+from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, in_words, is_zero, lines, lines_of_both
+from jaxopt_course.comparison.rules import GROUPS, Moments, Number, Rule, start, step
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import decay_rate, learning_rate_at, not_negative
 from jaxopt_course.optimizers.leaves import check_match
@@ -28,6 +31,7 @@ COMMON = {  # what every library calls its own way, by the name that `make` know
     "adam": {"b1": "b1", "b2": "b2", "eps": "eps"},
 }
 COMMON |= dict.fromkeys(("adam_uncorrected", "adamw", "amsgrad"), COMMON["adam"])
+COMMON["lion"] = {"b1": "b1", "b2": "memory"}
 SOURCES = {
     "lecture": "Johnson, Deep Learning for Computer Vision, lecture 4, and Stanford's CS231n",
     "optax": "optax 0.2.8, optax/_src/alias.py and transform.py",
@@ -44,8 +48,9 @@ _LECTURE = {
 }
 _LECTURE["adam"] = _LECTURE["adam_uncorrected"]._replace(correct_first=True, correct_second=True)
 _LECTURE["adamw"] = _LECTURE["adam"]._replace(weight_decay=0.01, decay_kind="decoupled")
+_BASE = _LECTURE | {"amsgrad": _LECTURE["adam"], "lion": Rule(1e-3, b1=0.9, memory=0.99, sign=True)}
 _INSIDE = {"rate_place": "inside the velocity"}
-_DIFFERENT: dict[str, dict[str, dict[str, Any]]] = {  # from the lecture's
+_DIFFERENT: dict[str, dict[str, dict[str, Number]]] = {  # from the lecture's
     "optax": {
         "sgd": {},
         "momentum": {},
@@ -55,6 +60,7 @@ _DIFFERENT: dict[str, dict[str, dict[str, Any]]] = {  # from the lecture's
         "adam": {"eps": 1e-8},
         "adamw": {"eps": 1e-8, "weight_decay": 1e-4},
         "amsgrad": {"eps": 1e-8, "amsgrad": "of corrected moments"},
+        "lion": {"weight_decay": 1e-3, "decay_kind": "decoupled"},
     },
     "torch": {
         "sgd": {"learning_rate": 1e-3},
@@ -90,6 +96,7 @@ _DIFFERENT: dict[str, dict[str, dict[str, Any]]] = {  # from the lecture's
             "amsgrad": "of raw moments",
             "decay_kind": "decoupled",
         },
+        "lion": {"decay_kind": "decoupled"},
     },
 }
 
@@ -123,7 +130,7 @@ class Convention:
         return " \\\\\n".join(lines(self.switches, LATEX))
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, Number]:
         return {name: getattr(self.switches, field) for name, field in self._names().items()}
 
     @property
@@ -137,7 +144,7 @@ class Convention:
     def _names(self) -> dict[str, str]:
         return {"learning_rate": "learning_rate", **COMMON[self.rule], "weight_decay": "weight_decay"}
 
-    def with_values(self, **hyperparameters: Any) -> "Convention":
+    def with_values(self, **hyperparameters: Number) -> "Convention":
         """The same convention at other hyperparameters, by the names in `defaults`."""
         names = self._names() | {"dampening": "dampening"}
         if unknown := hyperparameters.keys() - names.keys():
@@ -148,7 +155,7 @@ class Convention:
             self, switches=self.switches._replace(**{names[name]: value for name, value in hyperparameters.items()})
         )
 
-    def make(self, **hyperparameters: Any) -> optax.GradientTransformationExtraArgs:
+    def make(self, **hyperparameters: Number) -> Optimizer:
         """This very rule, by hand, as an optimizer.
 
         Hyperparameters by the names in `defaults`: numbers or traced scalars; a schedule for the learning rate.
@@ -159,73 +166,80 @@ class Convention:
 class ConventionState(NamedTuple):
     """`count`: steps taken, int32; the rest like the parameters, None where the rule has no use for it."""
 
-    count: Any  # type: ignore[assignment]  # optax's name; tuple.count is not used
-    mu: Any
-    nu: Any
-    nu_max: Any
-    trace: Any
+    count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
+    mu: Updates | None
+    nu: Updates | None
+    nu_max: Updates | None
+    trace: Updates | None
 
 
-def make(rule: Rule) -> optax.GradientTransformationExtraArgs:
+def make(rule: Rule) -> Optimizer:
     """The optimizer at a point in the space of conventions."""
+    rule = _checked(rule)
     rate_at = learning_rate_at(rule.learning_rate)
-    checked = {name: decay_rate(name, getattr(rule, name)) for name in ("b1", "b2", "rho")}
-    checked |= {name: not_negative(name, getattr(rule, name)) for name in ("eps", "initial", "weight_decay")}
-    rule = rule._replace(**checked)
     kept = (not is_zero(rule.b1), rule.second != "none", rule.amsgrad != "none", not is_zero(rule.rho))
     decays = not is_zero(rule.weight_decay)
 
-    def dtype_of(leaf: Any) -> Any:
-        dtype = jnp.result_type(leaf)
-        return at_least_32_bits(dtype) if rule.wide else dtype
+    def columns_of(rows: Sequence[Sequence[ArrayLike]], like: PyTree, number: int) -> list[PyTree]:
+        """Rows of a value for every leaf as one tree a column."""
+        structure = jax.tree.structure(like)
+        return [jax.tree.unflatten(structure, column) for column in zip(*rows, strict=True)] or [like] * number
 
-    def init(params: Any) -> ConventionState:
+    def init(params: Params) -> ConventionState:
         check_floating(params)
-        fresh = [start(rule, jnp.zeros(jnp.shape(leaf), dtype_of(leaf))) for leaf in jax.tree.leaves(params)]
-        structure = jax.tree.structure(params)
-        columns = [jax.tree.unflatten(structure, column) for column in zip(*fresh, strict=True)] or [params] * 4
-        return ConventionState(
-            jnp.zeros((), jnp.int32), *(c if k else None for c, k in zip(columns, kept, strict=True))
-        )
+        rows = [start(rule, jnp.zeros(jnp.shape(x), _dtype_of(rule, x))) for x in jax.tree.leaves(params)]
+        slots = columns_of(rows, params, 4)
+        return ConventionState(jnp.zeros((), jnp.int32), *(s if k else None for s, k in zip(slots, kept, strict=True)))
 
-    def update(grads: Any, state: ConventionState, params: Any = None, **_: Any) -> tuple[Any, ConventionState]:
+    def update(
+        grads: Updates, state: ConventionState, params: Params | None = None, **_: object
+    ) -> tuple[Updates, ConventionState]:
         if decays and params is None:
             raise ValueError("weight decay needs the parameters: call update(grads, state, params)")
         like = grads if params is None else params
         check_match(grads, "parameters", like)
-        rows = []
-        for number, (g, p) in enumerate(zip(jax.tree.leaves(grads), jax.tree.leaves(like), strict=True)):
-            dtype = dtype_of(p)
-            scalars = {
-                name: value.astype(jnp.finfo(dtype).dtype)
-                for name, value in rule._asdict().items()
-                if isinstance(value, jax.Array)
-            }
-            g, w = jnp.asarray(g).astype(dtype), jnp.asarray(p).astype(dtype) if decays else jnp.zeros((), dtype)
-            none = jnp.zeros((), dtype)
-            moments = Moments(
-                *(jax.tree.leaves(slot)[number] if k else none for slot, k in zip(state[1:], kept, strict=True))
-            )
-            rate: Any = rate_at(state.count)
-            real = jnp.finfo(dtype).dtype
-            rate = rate if isinstance(rate, float) else rate.astype(real)
-            own = rule._replace(**scalars)
-            out, new, _ = step(own, g, w, state.count.astype(at_least_32_bits(real)), rate, moments)
-            like_old = [n.astype(m.dtype) if k else None for n, m, k in zip(new, moments, kept, strict=True)]
-            rows.append((out.astype(jnp.result_type(p)), *like_old))
-        structure = jax.tree.structure(grads)
-        columns = [jax.tree.unflatten(structure, column) for column in zip(*rows, strict=True)] or [grads] * 5
-        slots = (c if k else None for c, k in zip(columns[1:], kept, strict=True))
-        return columns[0], ConventionState(optax.safe_increment(state.count), *slots)
+        rate, rows = rate_at(state.count), []
+        for number, (g, w) in enumerate(zip(jax.tree.leaves(grads), jax.tree.leaves(like), strict=True)):
+            old = [jax.tree.leaves(slot)[number] if k else None for slot, k in zip(state[1:], kept, strict=True)]
+            rows.append(_leaf_update(rule, g, w, state.count, rate, old))
+        updates, *slots = columns_of(rows, grads, 5)
+        slots = [s if k else None for s, k in zip(slots, kept, strict=True)]
+        return updates, ConventionState(optax.safe_increment(state.count), *slots)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _checked(rule: Rule) -> Rule:
+    checked = {name: decay_rate(name, getattr(rule, name)) for name in ("b1", "b2", "rho", "memory")}
+    checked |= {name: not_negative(name, getattr(rule, name)) for name in ("eps", "initial", "weight_decay")}
+    return rule._replace(**checked)
+
+
+def _dtype_of(rule: Rule, leaf: ArrayLike) -> DTypeLike:
+    """What a leaf's moments are kept and its arithmetic is done in."""
+    dtype = jnp.result_type(leaf)
+    return at_least_32_bits(dtype) if rule.wide else dtype
+
+
+def _leaf_update(
+    rule: Rule, g: ArrayLike, w: ArrayLike, count: Array, rate: Number, old: Sequence[ArrayLike | None]
+) -> list[ArrayLike]:
+    """The update of a leaf and its new moments; moments that the rule does not keep are None in `old`."""
+    dtype = _dtype_of(rule, w)
+    real, none = jnp.finfo(dtype).dtype, jnp.zeros((), dtype)
+    scalars = {name: x.astype(real) for name, x in rule._asdict().items() if isinstance(x, jax.Array)}
+    moments = Moments(*(none if m is None else m for m in old))
+    own_w = none if is_zero(rule.weight_decay) else jnp.asarray(w).astype(dtype)
+    rate = rate if isinstance(rate, float) else rate.astype(real)
+    own_count = count.astype(at_least_32_bits(real))
+    made = step(rule._replace(**scalars), jnp.asarray(g).astype(dtype), own_w, own_count, rate, moments)
+    new = [n.astype(m.dtype) for n, m in zip(made.moments, moments, strict=True)]
+    return [made.update.astype(jnp.result_type(w)), *new]
+
+
 TABLE = {(rule, "lecture"): Convention(rule, "lecture", switches) for rule, switches in _LECTURE.items()}
 TABLE |= {
-    (rule, library): Convention(
-        rule, library, _LECTURE["adam" if rule == "amsgrad" else rule]._replace(wide=False, **own)
-    )
+    (rule, library): Convention(rule, library, _BASE[rule]._replace(wide=False, **own))
     for library, rows in _DIFFERENT.items()
     for rule, own in rows.items()
 }
@@ -287,10 +301,9 @@ def explain(rule: str, library: str) -> None:
 
 def explanation(rule: str, library: str) -> str:
     """What `explain` prints."""
-    ours, theirs = get(rule, "lecture" if rule != "amsgrad" else "optax"), get(rule, library)
-    pairs: list[tuple[str, ...]] = list(
-        itertools.zip_longest(lines(ours.switches, TEXT), lines(theirs.switches, TEXT), fillvalue="")
-    )
+    ours, theirs = get(rule, "lecture" if (rule, "lecture") in TABLE else "optax"), get(rule, library)
+    written = lines_of_both(ours.switches, theirs.switches, TEXT)
+    pairs: list[tuple[str, ...]] = list(itertools.zip_longest(*written, fillvalue=""))
     rows: list[tuple[str, ...]] = [*(("", x, y) for x, y in pairs[:-1]), ("step", *pairs[-1])]
     for group in differences(ours.switches, theirs.switches):
         rows.append((group, *(in_words(convention.switches, group) for convention in (ours, theirs))))

@@ -1,102 +1,166 @@
-"""What a rule looks like on paper, and what it is called elsewhere. Everything is read off its switches."""
+"""Write a rule down: its recurrence, its conventions in words, and its calls in optax, torch and Keras."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxopt_course.comparison.rules import Rule
+from jaxopt_course.comparison.rules import GROUPS, Number, Rule
+
+Arguments = dict[str, Any]  # of a call, by name
 
 
 class Notation(NamedTuple):
-    g: str
-    m: str
-    v: str
-    w: str
-    lr: str
-    b1: str
-    b2: str
-    rho: str
-    eps: str
-    decay: str
-    power: str
-    to: str
-    root: Callable[[str], str]
-    ratio: Callable[[str, str], str]
-    times: str
+    """How the symbols of a recurrence are written."""
+
+    g: str = "g"
+    m: str = "m"
+    v: str = "v"
+    w: str = "w"
+    lr: str = "lr"
+    b1: str = "b1"
+    b2: str = "b2"
+    rho: str = "rho"
+    eps: str = "eps"
+    decay: str = "wd"
+    dampening: str = "dampening"
+    velocity: str = "velocity"
+    to: str = " = "
+    times: str = " * "
+    sign: str = "sign({})"
+    root: str = "sqrt({})"
+    ratio: str = "{} / ({})"
 
 
-TEXT = Notation(
-    "g", "m", "v", "w", "lr", "b1", "b2", "rho", "eps", "wd", "^", " = ", "sqrt({})".format, "{} / ({})".format, " * "
-)
+TEXT = Notation()
 LATEX = Notation(
-    "g",
-    "m",
-    "v",
-    "w",
-    r"\eta",
-    r"\beta_1",
-    r"\beta_2",
-    r"\rho",
-    r"\epsilon",
-    r"\lambda",
-    "^",
-    r" \leftarrow ",
-    r"\sqrt{{{}}}".format,
-    r"\frac{{{}}}{{{}}}".format,
-    r" ",
+    lr=r"\eta",
+    b1=r"\beta_1",
+    b2=r"\beta_2",
+    rho=r"\rho",
+    eps=r"\epsilon",
+    decay=r"\lambda",
+    dampening="d",
+    velocity="u",
+    to=r" \leftarrow ",
+    times=" ",
+    sign=r"\mathrm{{sign}}({})",
+    root=r"\sqrt{{{}}}",
+    ratio=r"\frac{{{}}}{{{}}}",
 )
+SYMBOLS = {  # of the hyperparameters that appear in a recurrence
+    "learning_rate": "lr",
+    "b1": "b1",
+    "b2": "b2",
+    "memory": "b2",
+    "rho": "rho",
+    "eps": "eps",
+    "weight_decay": "decay",
+    "dampening": "dampening",
+}
+
+
+def lines_of_both(a: Rule, b: Rule, notation: Notation) -> tuple[list[str], list[str]]:
+    """The recurrences of two rules, with numbers in place of the symbols in whose values alone a convention differs."""
+    fields = differing_numbers(a, b)
+    shown = []
+    for rule in (a, b):
+        values = {SYMBOLS[field]: f"{getattr(rule, field):.6g}" for field in fields}
+        shown.append(lines(rule, notation._replace(**values)))
+    return shown[0], shown[1]
+
+
+def differing_numbers(a: Rule, b: Rule) -> list[str]:
+    """The hyperparameters of those groups of conventions in which two rules differ by numbers and by nothing else.
+
+    A term that is missing in one of them, because its number is 0 there, shows anyway.
+    """
+    if (a.sign, a.second) != (b.sign, b.second):
+        return []
+    found = []
+    for fields in GROUPS.values():
+        values = {field: (getattr(a, field), getattr(b, field)) for field in fields}
+        differing = [field for field, (x, y) in values.items() if x != y]
+        if all(isinstance(x, float | int) and not isinstance(x, bool) for field in differing for x in values[field]):
+            found += [f for f in differing if f in SYMBOLS and (f == "eps" or 0 not in values[f])]
+    return found
 
 
 def lines(rule: Rule, n: Notation) -> list[str]:
     """The recurrence, a line for every state, the step last."""
-    r, out, x = rule, [], n.times
+    r, x, out = rule, n.times, []
     decays = not is_zero(r.weight_decay)
     if decays and r.decay_kind == "coupled":
         out.append(f"{n.g}{n.to}{n.g} + {n.decay}{x}{n.w}")
-    top = n.g
-    if not is_zero(r.b1):
-        fresh = f"{n.lr}{x}{n.g}" if r.rate_place == "inside the first moment" else n.g
-        out.append(f"{n.m}{n.to}{n.b1}{x}{n.m} + (1 - {n.b1}){x}{fresh}")
-        top = n.m
-        if r.nesterov in ("Dozat", "same correction"):
-            top = f"({n.b1}{x}{n.m} + (1 - {n.b1}){x}{n.g})"
-    c1, c2 = (f"(1 - {b}{n.power}t)" for b in (n.b1, n.b2))
-    hat = r.eps_place == "on the uncorrected moment" and r.correct_second
-    rate = n.lr
-    if r.correct_first and hat:
-        rate = f"{n.lr}{x}{n.ratio(n.root(c2[1:-1]), c1[1:-1])}"
-    elif r.correct_first:
-        top = n.ratio(top, c1[1:-1])
-    u = top
-    if r.second != "none":
-        squares = (
-            f"{n.v} + {n.g}{n.power}2" if r.second == "sum" else f"{n.b2}{x}{n.v} + (1 - {n.b2}){x}{n.g}{n.power}2"
-        )
-        start = "" if is_zero(r.initial) else f"    (v_0 = {r.initial:g})"
-        out.append(f"{n.v}{n.to}{squares}{start}")
-        second = n.v if r.amsgrad == "none" else "v_max"
-        if r.amsgrad != "none":
-            kept = n.ratio(n.v, c2[1:-1]) if r.amsgrad == "of corrected moments" else n.v
-            out.append(f"v_max{n.to}max(v_max, {kept})")
-        if r.correct_second and not hat and r.amsgrad != "of corrected moments":
-            second = n.ratio(second, c2[1:-1])
-        inside = r.eps_place == "inside the root"
-        below = n.root(f"{second} + {n.eps}") if inside else f"{n.root(second)} + {n.eps}"
-        u = n.ratio(top, below) if n is LATEX or not inside else f"{top} / {below}"
-    if not is_zero(r.rho):
-        name = "velocity" if n is TEXT else "u"
-        fresh = f"{rate}{x}{u}" if r.rate_place == "inside the velocity" else u
-        gain = "" if is_zero(r.dampening) else f"(1 - dampening){x}" if n is TEXT else f"(1 - d){x}"
-        out.append(f"{name}{n.to}{n.rho}{x}{name} + {gain}{fresh}")
-        u = f"{fresh} + {n.rho}{x}{name}" if r.nesterov == "look-ahead" else name
-        u = f"({u})" if " + " in u and r.rate_place == "outside" else u
+    first, top = _first_moment(rule, n)
+    rate, top = _corrected(rule, n, top)
+    second, u = _second_moment(rule, n, top)
+    velocity, u = _velocity(rule, n, rate, u)
     inside = r.rate_place == "inside the first moment" or (r.rate_place != "outside" and not is_zero(r.rho))
     moved = u if inside else f"{rate}{x}{u}"
     decayed = f" - {n.lr}{x}{n.decay}{x}{n.w}" if decays and r.decay_kind != "coupled" else ""
-    out.append(f"{n.w}{n.to}{n.w} - {moved}{decayed}")
-    return out
+    return [*out, *first, *second, *velocity, f"{n.w}{n.to}{n.w} - {moved}{decayed}"]
 
 
-def is_zero(value: Any) -> bool:
+def _first_moment(rule: Rule, n: Notation) -> tuple[list[str], str]:
+    """The line of the first moment, and what takes the place of the gradient."""
+    x = n.times
+    if rule.sign:
+        ahead = n.sign.format(f"{n.b1}{x}{n.m} + (1 - {n.b1}){x}{n.g}")
+        return [f"u{n.to}{ahead}", f"{n.m}{n.to}{n.b2}{x}{n.m} + (1 - {n.b2}){x}{n.g}"], "u"
+    if is_zero(rule.b1):
+        return [], n.g
+    fresh = f"{n.lr}{x}{n.g}" if rule.rate_place == "inside the first moment" else n.g
+    line = f"{n.m}{n.to}{n.b1}{x}{n.m} + (1 - {n.b1}){x}{fresh}"
+    if rule.nesterov in ("Dozat", "same correction"):
+        return [line], f"({n.b1}{x}{n.m} + (1 - {n.b1}){x}{n.g})"
+    return [line], n.m
+
+
+def _on_raw_moment(rule: Rule) -> bool:
+    return bool(rule.eps_place == "on the uncorrected moment" and rule.correct_second)
+
+
+def _corrected(rule: Rule, n: Notation, top: str) -> tuple[str, str]:
+    """The learning rate and the first moment with their bias corrections."""
+    c1, c2 = f"1 - {n.b1}^t", f"1 - {n.b2}^t"
+    if rule.correct_first and _on_raw_moment(rule):
+        return f"{n.lr}{n.times}{n.ratio.format(n.root.format(c2), c1)}", top
+    return n.lr, n.ratio.format(top, c1) if rule.correct_first else top
+
+
+def _second_moment(rule: Rule, n: Notation, top: str) -> tuple[list[str], str]:
+    """The lines of the second moment, and the direction divided by its root."""
+    r, x, c2 = rule, n.times, f"1 - {n.b2}^t"
+    if r.second == "none":
+        return [], top
+    squares = f"{n.v} + {n.g}^2" if r.second == "sum" else f"{n.b2}{x}{n.v} + (1 - {n.b2}){x}{n.g}^2"
+    out = [f"{n.v}{n.to}{squares}{'' if is_zero(r.initial) else f'    (v_0 = {r.initial:g})'}"]
+    second = n.v
+    if r.amsgrad != "none":
+        kept = n.ratio.format(n.v, c2) if r.amsgrad == "of corrected moments" else n.v
+        out.append(f"v_max{n.to}max(v_max, {kept})")
+        second = "v_max"
+    if r.correct_second and not _on_raw_moment(r) and r.amsgrad != "of corrected moments":
+        second = n.ratio.format(second, c2)
+    if r.eps_place == "inside the root":
+        below = n.root.format(f"{second} + {n.eps}")
+        return out, f"{top} / {below}" if n.to == TEXT.to else n.ratio.format(top, below)
+    return out, n.ratio.format(top, f"{n.root.format(second)} + {n.eps}")
+
+
+def _velocity(rule: Rule, n: Notation, rate: str, u: str) -> tuple[list[str], str]:
+    """The line of the velocity, and what moves the parameters."""
+    r, x = rule, n.times
+    if is_zero(r.rho):
+        return [], u
+    fresh = f"{rate}{x}{u}" if r.rate_place == "inside the velocity" else u
+    gain = "" if is_zero(r.dampening) else f"(1 - {n.dampening}){x}"
+    line = f"{n.velocity}{n.to}{n.rho}{x}{n.velocity} + {gain}{fresh}"
+    u = f"{fresh} + {n.rho}{x}{n.velocity}" if r.nesterov == "look-ahead" else n.velocity
+    return [line], f"({u})" if " + " in u and r.rate_place == "outside" else u
+
+
+def is_zero(value: Number) -> bool:
+    """Whether a hyperparameter is 0 for certain; a traced one is not."""
     return isinstance(value, int | float) and value == 0
 
 
@@ -104,10 +168,12 @@ def in_words(rule: Rule, group: str) -> str:
     """What a rule has for one of the `GROUPS` of switches."""
     r = rule
     corrected = {(True, True): "of both moments", (False, False): "none", (True, False): "of the first moment"}
-    memories = [f"{r.b1:.6g} in the first moment"] * (not is_zero(r.b1)) + [f"{r.rho:.6g}"] * (not is_zero(r.rho))
+    memories = [f"{r.b1:.6g} in the {'direction' if r.sign else 'first moment'}"] * (not is_zero(r.b1))
+    memories += [f"{r.memory:.6g} in the first moment"] * bool(r.sign) + [f"{r.rho:.6g}"] * (not is_zero(r.rho))
     kinds = {"mean": f"a mean that keeps {r.b2:.6g}", "sum": "a sum", "none": "none"}
     words = {
         "learning rate": _number(r.learning_rate),
+        "direction": "its sign" if r.sign else "its value",
         "momentum": " and ".join(memories) or "none",
         "second moment": kinds[r.second],
         "initial accumulator": _number(r.initial),
@@ -124,7 +190,7 @@ def in_words(rule: Rule, group: str) -> str:
     return "none" if words == "none, coupled" else words
 
 
-def _number(value: Any) -> str:
+def _number(value: Number) -> str:
     if isinstance(value, tuple):
         return f"{value[0]:g}, {value[1]:g}, ..., {value[-1]:g}"
     return f"{value:.6g}" if isinstance(value, int | float) else "a schedule" if callable(value) else str(value)
@@ -139,12 +205,14 @@ def optax_call(rule: Rule) -> str | None:
     """Stock optax that is this rule; None where there is none."""
     r, decays = rule, not is_zero(rule.weight_decay)
     base, momentum = Rule(), None if is_zero(rule.rho) else rule.rho
-    lr: dict[str, Any] = {"learning_rate": r.learning_rate}
+    lr: Arguments = {"learning_rate": r.learning_rate}
     look = {"nesterov": True} if r.nesterov == "look-ahead" else {}
     inside = r.eps_place == "inside the root"
     found = None
     if not is_zero(r.dampening) or r.eps_place == "on the uncorrected moment" or r.first_count != 1:
         return None
+    if r.sign:
+        return _lion(rule, "optax.lion", ("learning_rate", "b1", "b2"), always=True)
     if r.second == "none" and is_zero(r.b1):
         if momentum is None or r.rate_place == "outside":
             found = call("optax.sgd", **lr, **({"momentum": momentum} if momentum else {}), **look)
@@ -183,13 +251,22 @@ def optax_call(rule: Rule) -> str | None:
     return found
 
 
+def _lion(rule: Rule, name: str, parameters: tuple[str, str, str], always: bool) -> str | None:
+    """The call of Lion; `always`: whether it has a decay by default, so that none must be said too."""
+    decays = not is_zero(rule.weight_decay)
+    if (decays and rule.decay_kind != "decoupled") or not is_zero(rule.rho):
+        return None
+    values = dict(zip(parameters, (rule.learning_rate, rule.b1, rule.memory), strict=True))
+    return call(name, **values, **({"weight_decay": rule.weight_decay} if decays or always else {}))
+
+
 def torch_call(rule: Rule) -> str | None:
     """Stock torch that is this rule; None where there is none."""
     r, decays = rule, not is_zero(rule.weight_decay)
-    lr: dict[str, Any] = {"lr": r.learning_rate}
+    lr: Arguments = {"lr": r.learning_rate}
     wd = {"weight_decay": r.weight_decay} if decays else {}
     decoupled = decays and r.decay_kind != "coupled"
-    outside = r.eps_place == "outside the root" and r.rate_place == "outside" and r.first_count == 1
+    outside = not r.sign and r.eps_place == "outside the root" and r.rate_place == "outside" and r.first_count == 1
     if not outside or (r.nesterov not in ("none", "look-ahead")) or (decoupled and is_zero(r.b1)):
         return None
     if r.second == "none" and is_zero(r.b1):
@@ -216,14 +293,16 @@ def torch_call(rule: Rule) -> str | None:
 def keras_call(rule: Rule) -> str | None:
     """Stock Keras that is this rule; None where there is none."""
     r, decays = rule, not is_zero(rule.weight_decay)
-    lr: dict[str, Any] = {"learning_rate": r.learning_rate}
+    lr: Arguments = {"learning_rate": r.learning_rate}
     wd = {"weight_decay": r.weight_decay} if decays else {}
     if (decays and r.decay_kind == "coupled") or not is_zero(r.dampening) or r.first_count != 1:
         return None
+    if r.sign:
+        return _lion(rule, "keras.optimizers.Lion", ("learning_rate", "beta_1", "beta_2"), always=False)
     inside = r.eps_place == "inside the root"
     buffered = is_zero(r.rho) or r.rate_place == "inside the velocity" or not callable(r.learning_rate)
     if r.second == "none" and is_zero(r.b1) and buffered:
-        more: dict[str, Any] = {} if is_zero(r.rho) else {"momentum": r.rho}
+        more: Arguments = {} if is_zero(r.rho) else {"momentum": r.rho}
         return call("keras.optimizers.SGD", **lr, **more, **({"nesterov": True} if r.nesterov != "none" else {}), **wd)
     if r.second == "sum" and inside and is_zero(r.b1) and is_zero(r.rho):
         return call("keras.optimizers.Adagrad", **lr, initial_accumulator_value=r.initial, epsilon=r.eps, **wd)

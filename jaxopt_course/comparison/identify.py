@@ -1,52 +1,168 @@
-"""Which point in the space of conventions an optimizer is, told from what it does with gradients made for the purpose.
+"""Identify an optimizer's rule from its responses to probe gradients.
 
-Hyperparameters follow in closed form from a few responses, given the discrete switches; every combination of these is
-then run along the probes, and those that reproduce every update to rounding are what the optimizer can be. There may be
-several: with a constant learning rate nobody can see whether it stands inside the velocity or outside.
+Every coordinate of the probes is an experiment of its own. A few responses give the hyperparameters in closed form for
+each combination of discrete switches (`closed_forms`); every combination is then run along the probes, and those that
+reproduce every update to rounding are what the optimizer can be. There may be several: with a constant learning rate,
+inside the velocity and outside it are the same.
 """
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxopt_course.comparison.candidates import candidates, snapped, table
-from jaxopt_course.comparison.probes import BASE, DECAYING, EARLY, Probes, make_probes, observe
-from jaxopt_course.comparison.rules import DTYPES, Rule, start, step
-from jaxopt_course.comparison.subjects import Subject
+from jaxopt_course.annotations import Params, PyTree
+from jaxopt_course.comparison.closed_forms import (
+    BASE,
+    BIG,
+    CURVE,
+    DECAYING,
+    DECAYING_TINY,
+    SIZES,
+    STRUCTURED,
+    TINY,
+    Switches,
+    candidates,
+)
+from jaxopt_course.comparison.rules import DTYPES, RESIDUAL, Observations, Rule, snapped, survivors, table
+from jaxopt_course.comparison.steppers import Stepper
 
-RESIDUAL = 1e-10  # of the largest update of a coordinate so far: what passes for rounding
+EARLY = 8  # steps in which every switch shows
 SPARE_DIGITS = 2  # how much longer than the shortest an explanation may be
 LONG = 7  # digits of a number that nobody typed
 
 
-def identify(subject: Subject, params: Any, num_steps: int = EARLY, near: Rule | None = None) -> list[Rule]:
+class Probes(NamedTuple):
+    """`grads`: `[steps, coordinates]`; `params`: `[coordinates]`, the same at every step."""
+
+    grads: np.ndarray
+    params: np.ndarray
+
+
+def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rule | None = None) -> list[Rule]:
     """Every rule that does as the optimizer does, to rounding; none if no known rule does.
 
     `near` is where to look if the closed forms find nothing: rules one or two switches away from it are tried.
     """
     probes = make_probes(num_steps)
     try:
-        seen = observe(subject, probes, params)
-    except Exception:  # what it cannot run on says nothing about it
+        seen = observe(stepper, probes, params)
+    except Exception:  # an optimizer that cannot run on the probes is not identified, whatever it raises
         return []
     if seen.shape != probes.grads.shape or not np.isfinite(seen).all():
         return []
+    observations = Observations(probes.grads, probes.params, seen, float(seen[0, DECAYING]))
     with np.errstate(all="ignore"):
-        found = _survivors(candidates(seen), probes, seen)
+        found = survivors(candidates(seen), observations)
+        if not found and moves_by_sign(seen):
+            found = survivors(sign_rule(stepper, seen), observations)
         if not found and near is not None:
-            found = _survivors(table(list(neighbours(near))), probes, seen, free_rate=False)
-    return plainest(found, initial_accumulator(subject, params))
+            found = survivors(table(list(neighbours(near))), observations, free_rate=False)
+    return plainest(found, initial_accumulator(stepper, params))
 
 
-def initial_accumulator(subject: Subject, params: Any) -> float | None:
-    """What the state itself says of it."""
+def make_probes(num_steps: int) -> Probes:
+    """The experiments of `closed_forms` in the first steps, then random gradients."""
+    rng = np.random.default_rng(0)
+    steps = max(num_steps, EARLY)
+    flips = BIG * (1 - 2 * np.eye(STRUCTURED))
+    late = np.array([0, BIG, BIG, BIG])
+    still = np.zeros((STRUCTURED, 1))
+    tiny = np.full((STRUCTURED, 1), TINY)
+    curve = np.broadcast_to(SIZES, (STRUCTURED, len(SIZES)))
+    scales = 10.0 ** rng.uniform(-4, 2, 12)
+    mixed = scales * rng.standard_normal((STRUCTURED, 12))
+    falling = BIG * 8.0 ** -np.arange(STRUCTURED)[:, None]
+    early = np.hstack([np.full((STRUCTURED, 1), BIG), flips, late[:, None], still, still, tiny, curve, mixed, falling])
+    params = np.zeros(early.shape[1])
+    params[DECAYING], params[DECAYING_TINY] = 1.0, TINY
+    params[-7:-1] = [1.0, -1.0, 10.0, -0.1, 30.0, 0.01]
+    sizes = np.abs(early).max(axis=0) * 10.0 ** rng.uniform(-1, 0, (1, len(params)))
+    later = rng.standard_normal((steps - STRUCTURED, len(params))) * sizes
+    return Probes(np.vstack([early, later]), params)
+
+
+def observe(stepper: Stepper, probes: Probes, params: Params) -> np.ndarray:
+    """The updates `[steps, coordinates]`, in float64.
+
+    The probes are one vector if the optimizer takes one, else they are dealt out over trees like the user's.
+    """
     with jax.enable_x64(True):
         try:
-            found = subject.slots(subject.start(params)).get("second moment", [])
-        except Exception:
+            return _run(stepper, probes)
+        except Exception:  # whatever it raises on a vector, it may take the user's tree
+            return np.hstack(list(_dealt(stepper, probes, params)))
+
+
+def _dealt(stepper: Stepper, probes: Probes, params: Params) -> Iterator[np.ndarray]:
+    leaves, structure = jax.tree.flatten(params)
+    sizes, count = [np.size(leaf) for leaf in leaves], len(probes.params)
+    for first in range(0, count, sum(sizes)):
+        chosen = np.arange(first, first + sum(sizes)) % count
+
+        def deal(row: np.ndarray, chosen: np.ndarray = chosen) -> PyTree:
+            parts = zip(np.split(row[chosen], np.cumsum(sizes)[:-1]), leaves, strict=True)
+            return jax.tree.unflatten(structure, [part.reshape(np.shape(leaf)) for part, leaf in parts])
+
+        yield _run(stepper, probes, deal)[:, : min(sum(sizes), count - first)]
+
+
+def _run(stepper: Stepper, probes: Probes, deal: Callable[[np.ndarray], PyTree] = np.array) -> np.ndarray:
+    params, rows = deal(probes.params), []
+    state = stepper.start(params)
+    for count, g in enumerate(probes.grads):
+        _, state, updates = stepper.step(params, state, deal(g), count)
+        rows.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(updates)]).astype(float))
+    return np.array(rows)
+
+
+def moves_by_sign(seen: np.ndarray) -> bool:
+    """Whether gradients of all sizes lead to first steps of one length."""
+    return bool(seen[0, BASE] != 0 and np.all(np.abs(seen[0, CURVE] / seen[0, BASE] - 1) < RESIDUAL))
+
+
+def sign_rule(stepper: Stepper, seen: np.ndarray) -> Rule | None:
+    """Lion with its two decay rates, from where the sign of its steps turns.
+
+    After a gradient of 1 and k of 0, m = b2^k (1 - b2). The next gradient -x turns sign(b1 m - (1 - b1) x) where
+    x_k = b2^k (1 - b2) b1 / (1 - b1). Hence b2 = x_1 / x_0, and b1 / (1 - b1) = x_0 / (1 - b2).
+    """
+    with jax.enable_x64(True):
+        try:
+            x = [_turning_point(stepper, zeros) for zeros in (0, 1)]
+        except Exception:  # it does not take a vector
+            return None
+    memory = snapped(x[1] / x[0], RESIDUAL)
+    odds = x[0] / (1 - memory)
+    b1 = snapped(odds / (1 + odds), RESIDUAL)
+    if not (0 < memory < 1 and 0 < b1 < 1):
+        return None
+    kind = "decoupled" if seen[0, DECAYING] else "coupled"
+    return table([Rule(b1=b1, memory=memory, sign=True, decay_kind=kind)])
+
+
+def _turning_point(stepper: Stepper, zeros: int) -> float:
+    """The x at which the step after gradients 1, 0, ..., 0, -x is 0, by trying many at once ever closer."""
+    low, high = -30.0, 30.0  # natural logarithms
+    while high - low > 1e-14 * max(abs(low), 1.0):
+        tried = np.linspace(low, high, 64)
+        grads = np.vstack([np.ones_like(tried), *[np.zeros_like(tried)] * zeros, -np.exp(tried)])
+        turned = _run(stepper, Probes(grads, np.zeros_like(tried)))[-1] > 0
+        at = int(np.argmax(turned))
+        if at == 0 or tried[at - 1] >= tried[at]:
+            break
+        low, high = tried[at - 1], tried[at]
+    return float(np.exp((low + high) / 2))
+
+
+def initial_accumulator(stepper: Stepper, params: Params) -> float | None:
+    """The start of the second moment as the optimizer's own state has it, None if it is not there."""
+    with jax.enable_x64(True):
+        try:
+            found = stepper.slots(stepper.start(params)).get("second moment", [])
+        except Exception:  # as in `identify`
             return None
     values = {float(value) for leaf in found for value in np.unique(leaf)}
     return values.pop() if len(values) == 1 else None
@@ -64,7 +180,7 @@ def plainest(found: list[Rule], initial: float | None) -> list[Rule]:
 
 
 def description_length(rule: Rule) -> int:
-    """Digits in all its numbers, and one for each switch that is not at rest."""
+    """Digits in all its numbers, and one for each switch that differs from plain SGD."""
     digits = 0
     for value, default in zip(rule, Rule(), strict=True):
         for number in value if isinstance(value, tuple) else (value,):
@@ -73,62 +189,6 @@ def description_length(rule: Rule) -> int:
                 digits += min(len(f"{short:.12e}".split("e")[0].replace(".", "").rstrip("0")) or 1, LONG)
         digits += not isinstance(value, float | tuple) and value != default
     return digits
-
-
-def _rows(rule: Rule, keep: Any) -> Rule:
-    return Rule(*(column[keep] for column in rule))
-
-
-def _survivors(rule: Rule | None, probes: Probes, seen: np.ndarray, free_rate: bool = True) -> list[Rule]:
-    """The candidates that reproduce all that was seen; their learning rates follow from the first coordinate."""
-    if rule is None:
-        return []
-    size = len(rule.b1)
-    base = Probes(probes.grads[:, :1], probes.params[:1])
-    moments, of_base = start(rule, np.zeros((size, len(probes.params)))), start(rule, np.zeros((size, 1)))
-    scale, rates = np.zeros(len(probes.params)), np.zeros((size, 0))
-    for count, (g, u) in enumerate(zip(probes.grads, seen, strict=True)):
-        if free_rate:
-            g0 = np.full((size, 1), base.grads[count, 0])
-            bare = rule._replace(weight_decay=0.0)
-            at = [step(bare, g0, 0.0, count, rate, of_base) for rate in (0.0, 1.0)]
-            rate = (u[BASE] - at[0][0]) / (at[1][0] - at[0][0])
-            of_base = step(bare, g0, 0.0, count, rate, of_base)[1]
-        else:
-            rate = rule.learning_rate
-        if count == 0:
-            rule = _with_decay(rule, seen, rate)
-        if free_rate:  # a decay after the step shortens it, at zero as elsewhere
-            after = rule.decay_kind == "decoupled, after the step"
-            rate = np.where(after, 2 * rate / (1 + np.sqrt(1 - 4 * rate * rule.weight_decay)), rate)
-        update, moments, _ = step(rule, np.broadcast_to(g, moments.first.shape), probes.params, count, rate, moments)
-        scale = np.maximum(scale, np.abs(u))
-        wrong = np.abs(update - u) > RESIDUAL * scale + 4e-16 * np.abs(probes.params)
-        good = ~wrong.any(axis=1) & np.isfinite(update).all(axis=1)
-        rule, rates = _rows(rule, good), np.hstack([rates, np.broadcast_to(rate, (size, 1))])[good]
-        moments, of_base = (
-            type(x)(*(np.broadcast_to(y, (size, y.shape[1]))[good] for y in x)) for x in (moments, of_base)
-        )
-        size = int(good.sum())
-    return [_rule(rule, row, rates[row]) for row in range(size)]
-
-
-def _rule(rule: Rule, row: int, rates: np.ndarray) -> Rule:
-    """One candidate in Python's own values, its learning rate a number where it is constant."""
-    constant = np.all(np.abs(rates / rates[0] - 1) < 1e-11)
-    rate = snapped(rates[0], 1e-11) if constant else tuple(snapped(r, 1e-14) for r in rates.tolist())
-    values = {name: column[row, 0].item() for name, column in rule._asdict().items()}
-    values["damp_first"] = values["damp_first"] or values["dampening"] == 0
-    return Rule(**values | {"learning_rate": rate})
-
-
-def _with_decay(rule: Rule, seen: np.ndarray, rate: Any) -> Rule:
-    """What pulled at the parameter 1 under a gradient of zero, in units of the learning rate if not coupled."""
-    free = rule.decay_kind == "decoupled from the learning rate"
-    after = rule.decay_kind == "decoupled, after the step"
-    pulled = -seen[0, DECAYING] / np.where(free, 1.0, np.where(after, rate / (1 + seen[0, DECAYING]), rate))
-    pulled = np.vectorize(snapped)(pulled, 1e-7)
-    return rule._replace(weight_decay=np.where(rule.decay_kind == "coupled", rule.weight_decay, pulled))
 
 
 def neighbours(rule: Rule) -> Iterator[Rule]:
@@ -140,8 +200,8 @@ def neighbours(rule: Rule) -> Iterator[Rule]:
             yield rule._replace(**one, **other)
 
 
-def flips(rule: Rule) -> Iterator[dict[str, Any]]:
-    """Everything known to be done otherwise somewhere, at the same hyperparameters."""
+def flips(rule: Rule) -> Iterator[Switches]:
+    """Everything that some library does otherwise, at the same hyperparameters."""
     choices = {
         "moment_dtype": [f"{how}{name}" for name in DTYPES for how in ("", "stored as ", "decayed in ", "both ")],
         "eps_place": ["outside the root", "inside the root", "on the uncorrected moment"] if rule.eps else [],

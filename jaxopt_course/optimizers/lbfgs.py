@@ -27,6 +27,7 @@ from jaxopt_course.optimizers.searched import (
     next_search,
     search_along,
     search_inputs,
+    total_count,
 )
 from jaxopt_course.status import Status
 
@@ -242,8 +243,8 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
         return updates, LBFGSState(
             forget(new, reset),
             next_search(state.search, step, jnp.where(twice, lost, status), larger),
-            state.num_skipped + skipped.astype(jnp.int32),
-            state.num_resets + reset.astype(jnp.int32),
+            total_count(state.num_skipped, skipped.astype(jnp.int32)),
+            total_count(state.num_resets, reset.astype(jnp.int32)),
             jnp.where(reset, step.status, running),
             gain.astype(state.last_gain.dtype),
         )

@@ -1,7 +1,7 @@
 r"""Newton's method: with the exact Hessian for few parameters, with products for many.
 
-Neither solves with a Hessian as it comes. `newton` factors it, and where it is not positive definite takes the absolute
-values of its eigenvalues; `newton_cg` stops its inner solve where it meets negative curvature, and goes along it.
+`newton` factors the Hessian, and takes absolute eigenvalues where it is not definite; `newton_cg` stops its inner solve
+where it meets negative curvature, and goes along it.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from jaxopt_course.optimizers.searched import (
     retreat,
     search_along,
     search_inputs,
+    total_count,
     unless_retreating,
 )
 from jaxopt_course.status import Status
@@ -123,7 +124,7 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
             next_search(state.search, step, status, jnp.where(usable, gain, jnp.inf)),
-            state.num_shifts + (~definite).astype(jnp.int32),
+            total_count(state.num_shifts, (~definite).astype(jnp.int32)),
             lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
             after.remembered,
@@ -274,8 +275,8 @@ def newton_cg(
         return scaled(step.length, direction, params), NewtonCGState(
             next_count(state.count),
             next_search(state.search, step, status, gain),
-            state.num_products + inner.num_products,
-            state.num_negative + inner.negative.astype(jnp.int32),
+            total_count(state.num_products, inner.num_products),
+            total_count(state.num_negative, inner.negative.astype(jnp.int32)),
             largest_grad,
             after.remembered,
         )

@@ -162,12 +162,18 @@ def next_search(search: Search, step: Step, status: Array, gain: Array) -> Searc
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
     return Search(
         step_size=step.length.astype(dtype),
-        num_evals=search.num_evals + step.num_evals,
+        num_evals=total_count(search.num_evals, step.num_evals),
         status=status.astype(jnp.int32),
         obstacle=jnp.asarray(step.obstacle, jnp.int32),
         gain=gain.astype(dtype),
         evaluation=point,
     )
+
+
+def total_count(before: Array, new: Array) -> Array:
+    """The sum of two counts, int32; it stops at the largest int32 instead of wrapping around."""
+    total = before + new
+    return jnp.where(total < before, jnp.iinfo(jnp.int32).max, total)
 
 
 def gain_along(slope: Array, curvature: Array | float) -> Array:

@@ -6,29 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxopt_course.comparison import clauses, transforms
-from jaxopt_course.comparison.trial import NotApplicable, Trial, Violation, cases_like
+from jaxopt_course.annotations import Params
+from jaxopt_course.contract import interfaces, numerics
+from jaxopt_course.contract.trial import Factory, NotApplicable, Trial, Violation, cases_like
 
-CHECKS: dict[str, Callable[[Trial, Any], str | None]] = {
-    "state and updates keep their kind": transforms.structure,
-    "one compile, equal to none": transforms.compiles_once,
-    "x64 on and off": transforms.x64,
-    "16 bits: finite, same dtype": clauses.low_precision,
-    "16 bits: moments decay": clauses.moments_decay,
-    "zero gradient": clauses.zero_gradient,
-    "huge and tiny gradients": clauses.extreme_gradients,
-    "NaN gradient": clauses.nan_gradient,
-    "odd trees": clauses.trees,
-    "equivariance": clauses.equivariance,
-    "response to scaling": clauses.scaling,
-    "vmap equals loop": transforms.vmaps,
-    "traced hyperparameters": transforms.traced_hyperparameters,
-    "chain and MultiSteps": transforms.composition,
-    "step count at int32's end": clauses.last_count,
-    "gradients through steps": transforms.differentiable,
-    "serialisation": transforms.serialisation,
-    "purity": clauses.purity,
-    "randomness": clauses.randomness,
+CHECKS: dict[str, Callable[[Trial, Params], str | None]] = {
+    "state and updates keep their kind": interfaces.structure,
+    "one compile, equal to none": interfaces.compiles_once,
+    "x64 on and off": interfaces.x64,
+    "16 bits: finite, same dtype": numerics.low_precision,
+    "16 bits: moments decay": numerics.moments_decay,
+    "zero gradient": numerics.zero_gradient,
+    "huge and tiny gradients": numerics.extreme_gradients,
+    "NaN gradient": numerics.nan_gradient,
+    "odd trees": numerics.trees,
+    "equivariance": numerics.equivariance,
+    "response to scaling": numerics.scaling,
+    "vmap equals loop": interfaces.vmaps,
+    "traced hyperparameters": interfaces.traced_hyperparameters,
+    "chain and MultiSteps": interfaces.composition,
+    "step count at int32's end": numerics.last_count,
+    "gradients through steps": interfaces.differentiable,
+    "serialisation": interfaces.serialisation,
+    "purity": numerics.purity,
+    "randomness": numerics.randomness,
 }
 
 
@@ -93,14 +94,14 @@ class ContractReport:
         return "\n".join(out)
 
 
-def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> ContractReport:
+def check_optimizer(opt: Any, *, params: Params | None = None, strict: bool = False) -> ContractReport:
     """Put an optimizer through everything that a loop, a compiler, a sweep or a checkpoint may ask of it.
 
     The rows: structure, shape and dtype of the state under `jit` and `scan`; x64 on and off; float32, bfloat16 and
     float16, in which moments must decay; gradients that are zero, huge, tiny, NaN; empty trees, scalars, None and mixed
     dtypes; equivariance under permutation and flattening; the response to a scaled gradient, which is a fingerprint;
-    `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; a step count near the end of int32; gradients
-    through ten steps; serialisation; purity, randomness and one compile for all steps.
+    `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; step counters near the end of their dtype;
+    gradients through ten steps; serialisation; purity, randomness and one compile for all steps.
 
     Args:
       opt: an optax transformation; or a function `learning_rate -> transformation`, whose learning rate is then traced
@@ -120,7 +121,7 @@ def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> Co
       >>> print(report["16 bits: moments decay"].detail)
       bfloat16: a moment stays at 1 of its start where float32 leaves 0.0497
     """
-    make: Callable[[Any], Any] | None = None
+    make: Factory | None = None
     if not hasattr(opt, "update"):
         if not callable(opt):
             raise TypeError(f"an optax transformation or a function learning_rate -> one; got {type(opt).__name__}")
@@ -129,7 +130,7 @@ def check_optimizer(opt: Any, *, params: Any = None, strict: bool = False) -> Co
     return ContractReport(tuple(_row(name, check, trial) for name, check in CHECKS.items()), strict)
 
 
-def _row(name: str, check: Callable[[Trial, Any], str | None], trial: Trial) -> Row:
+def _row(name: str, check: Callable[[Trial, Params], str | None], trial: Trial) -> Row:
     """The largest case first; if it fails, the smallest that does."""
     *smaller, largest = trial.cases.items()
     try:

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import jax
@@ -10,30 +11,39 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxopt_course.annotations import AnyOptimizer, OptState, Params, PyTree, Updates
+from jaxopt_course.dtypes import standard_promotion
+
 SLOW = 0.02  # seconds a step may take uncompiled; rules of a few operations are done before a compiler has begun
-ROLES = {
+MANY = 32  # steps after which compiling has paid
+ROLES = {  # what a part of a state is for, by the names that libraries give it
     "first moment": ("mu", "m", "exp_avg", "exp_avgs"),
     "second moment": ("nu", "v", "exp_avg_sq", "square_avg", "sum", "sum_of_squares"),
     "velocity": ("trace", "momentum_buffer", "velocity"),
     "step count": ("count", "step"),
 }
+Slots = dict[str, list[np.ndarray]]
 
 
-class Subject(NamedTuple):
-    """`start(params) -> state`; `step(params, state, grads, count) -> (params, state, updates)`.
+class Stepper(NamedTuple):
+    """An optimizer as `start(params) -> state` and `step(params, state, grads, count) -> (params, state, updates)`.
 
     Trees of NumPy arrays go in and come out; `updates` are what was added, as precisely as can be known; `count` is 0
-    at first; `slots(state)` is what the state holds of the roles in `ROLES`, a list of arrays each.
+    at first. `slots(state)`: the arrays of the state for each of `ROLES`. `traceable`: the same optimizer as a
+    transformation that JAX can trace, None where there is none. `code_of()`: whose code it is if it is a library's own
+    and known not to change from step to step, else "".
     """
 
-    start: Callable[[Any], Any]
-    step: Callable[[Any, Any, Any, int], tuple[Any, Any, Any]]
-    slots: Callable[[Any], dict[str, list[np.ndarray]]]
+    start: Callable[[Params], OptState]
+    step: Callable[[Params, OptState, Updates, int], tuple[Params, OptState, Updates]]
+    slots: Callable[[OptState], Slots]
+    traceable: AnyOptimizer | None = None
+    code_of: Callable[[], str] = lambda: ""
 
 
-def as_subject(optimizer: Any) -> Subject:
-    """Whatever moves parameters, as a `Subject`."""
-    if isinstance(optimizer, Subject):
+def as_stepper(optimizer: Any) -> Stepper:
+    """The `Stepper` of an optax transformation, a function `(params, grads, step) -> params`, or a callable object."""
+    if isinstance(optimizer, Stepper):
         return optimizer
     if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
         return _transformation(optimizer)
@@ -45,57 +55,58 @@ def as_subject(optimizer: Any) -> Subject:
     )
 
 
-def relaxed() -> Any:
-    """Optax adds integers to floats; whoever forbids that in code of his own can still compare."""
-    return jax.numpy_dtype_promotion("standard")
-
-
-def _transformation(optimizer: Any) -> Subject:
-    def apply(params: Any, state: Any, grads: Any) -> tuple[Any, Any, Any]:
+def _transformation(optimizer: AnyOptimizer) -> Stepper:
+    def apply(params: Params, state: OptState, grads: Updates) -> tuple[Params, OptState, Updates]:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, updates
 
-    apply_now: Callable[..., tuple[Any, Any, Any]] = apply
+    apply_now: Callable[..., tuple[Params, OptState, Updates]] = apply
 
-    def start(params: Any) -> Any:
-        with relaxed():
+    def start(params: Params) -> OptState:
+        with standard_promotion():
             return optimizer.init(jax.tree.map(jnp.asarray, params))
 
-    def step(params: Any, state: Any, grads: Any, count: int) -> tuple[Any, Any, Any]:
+    def step(params: Params, state: OptState, grads: Updates, count: int) -> tuple[Params, OptState, Updates]:
         nonlocal apply_now
         began = time.perf_counter()
-        with relaxed(), jax.numpy_rank_promotion("allow"):
+        with standard_promotion():
             params, grads = (jax.tree.map(jnp.asarray, tree) for tree in (params, grads))
             params, state, updates = apply_now(params, state, grads)
             params, updates = (jax.tree.map(np.asarray, tree) for tree in (params, updates))
-        if count > 0 and time.perf_counter() - began > SLOW:
+        if apply_now is apply and (count > MANY or (count > 0 and time.perf_counter() - began > SLOW)):
             apply_now = jax.jit(apply)
         return params, state, updates
 
-    return Subject(start, step, _roles)
+    return Stepper(start, step, _slots, optimizer)
 
 
-def _function(function: Callable[[Any, Any, int], Any]) -> Subject:
+def _function(function: Callable[[Params, Updates, int], Params]) -> Stepper:
     """A function has no state that could be started again; an object that can be called is copied at every start."""
+    is_plain = isinstance(function, FunctionType)
 
-    def start(_: Any) -> Any:
-        return function if isinstance(function, type(start)) else copy.deepcopy(function)
+    def start(_: Params) -> OptState:
+        return function if is_plain else copy.deepcopy(function)
 
-    def step(params: Any, state: Any, grads: Any, count: int) -> tuple[Any, Any, Any]:
-        with relaxed():
+    def step(params: Params, state: OptState, grads: Updates, count: int) -> tuple[Params, OptState, Updates]:
+        with standard_promotion():
             new = state(jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, grads), count)
         new = jax.tree.map(lambda n, p: np.asarray(n).astype(np.result_type(p)), new, params)
         return new, state, _moved(new, params)
 
-    return Subject(start, step, lambda _: {})
+    def update(grads: Updates, count: OptState, params: Params | None = None) -> tuple[Updates, OptState]:
+        new = function(params, grads, count)
+        return jax.tree.map(lambda n, p: n - p, new, params), count + 1
+
+    traceable = optax.GradientTransformation(lambda _: jnp.zeros((), jnp.int32), update) if is_plain else None
+    return Stepper(start, step, lambda _: {}, traceable)
 
 
-def _moved(new: Any, old: Any) -> Any:
+def _moved(new: Params, old: Params) -> Updates:
     with np.errstate(invalid="ignore"):
         return jax.tree.map(np.subtract, new, old)
 
 
-def torch_optimizer(make: Callable[[list[Any]], Any]) -> Subject:
+def torch_optimizer(make: Callable[[list[Any]], Any]) -> Stepper:
     """A torch optimizer for `parity`; `make` takes the list of parameters, as `lambda w: torch.optim.Adam(w, lr=1e-3)`.
 
     Example:
@@ -110,20 +121,20 @@ def torch_optimizer(make: Callable[[list[Any]], Any]) -> Subject:
     """
     import torch
 
-    def tensor(leaf: Any) -> Any:
+    def tensor(leaf: np.ndarray) -> torch.Tensor:
         leaf = np.asarray(leaf)
         wide = leaf if leaf.dtype in (np.float32, np.float64) else leaf.astype(np.float32)
         return torch.tensor(wide).to(getattr(torch, leaf.dtype.name))
 
-    def array(t: Any, like: Any) -> np.ndarray:
+    def array(t: torch.Tensor, like: np.ndarray) -> np.ndarray:
         wide = t.detach().to(torch.float32) if t.dtype == torch.bfloat16 else t.detach()
         return wide.numpy().astype(np.asarray(like).dtype).copy()
 
-    def start(params: Any) -> Any:
+    def start(params: Params) -> OptState:
         weights = [tensor(leaf).requires_grad_(True) for leaf in jax.tree.leaves(params)]
         return weights, make(weights)
 
-    def step(params: Any, state: Any, grads: Any, count: int) -> tuple[Any, Any, Any]:
+    def step(params: Params, state: OptState, grads: Updates, count: int) -> tuple[Params, OptState, Updates]:
         weights, optimizer = state
         leaves, structure = jax.tree.flatten(params)
         with torch.no_grad():
@@ -134,9 +145,9 @@ def torch_optimizer(make: Callable[[list[Any]], Any]) -> Subject:
         new = jax.tree.unflatten(structure, [array(w, leaf) for w, leaf in zip(weights, leaves, strict=True)])
         return new, state, _moved(new, params)
 
-    def slots(state: Any) -> dict[str, list[np.ndarray]]:
+    def slots(state: OptState) -> Slots:
         weights, optimizer = state
-        found: dict[str, list[np.ndarray]] = {}
+        found: Slots = {}
         for weight in weights:
             for name, value in optimizer.state.get(weight, {}).items():
                 role = _role(name)
@@ -144,15 +155,22 @@ def torch_optimizer(make: Callable[[list[Any]], Any]) -> Subject:
                     found.setdefault(role, []).append(value.detach().double().numpy().copy())
         return found
 
-    return Subject(start, step, slots)
+    def code_of() -> str:
+        made = make([torch.zeros(1, requires_grad=True)])
+        kinds = [getattr(torch.optim, name) for name in ("SGD", "Adam", "AdamW", "Adagrad", "RMSprop")]
+        hooks = [getattr(made, f"_optimizer_step_{when}_hooks", None) for when in ("pre", "post")]
+        changes = "step" in vars(made) or any(hooks) or any(group.get("lr_decay") for group in made.param_groups)
+        return f"torch.optim.{type(made).__name__}" if type(made) in kinds and not changes else ""
+
+    return Stepper(start, step, slots, None, code_of)
 
 
 def _role(name: str) -> str | None:
     return next((role for role, names in ROLES.items() if name in names), None)
 
 
-def _roles(state: Any) -> dict[str, list[np.ndarray]]:
-    found: dict[str, list[np.ndarray]] = {}
+def _slots(state: PyTree) -> Slots:
+    found: Slots = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         roles = [_role(getattr(key, "name", str(getattr(key, "key", "")))) for key in path]
         role = next(filter(None, roles), None)

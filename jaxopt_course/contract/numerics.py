@@ -1,13 +1,12 @@
 """What an optimizer does with numbers: each clause says what it found, or raises what is wrong."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.comparison.subjects import ROLES, relaxed
-from jaxopt_course.comparison.trial import (
+from jaxopt_course.annotations import OptState, Params
+from jaxopt_course.contract.trial import (
+    Leaf,
     NotApplicable,
     Trial,
     Violation,
@@ -17,6 +16,7 @@ from jaxopt_course.comparison.trial import (
     finite,
     floats,
     gradients,
+    is_key,
     need,
     need_finite,
     numbers,
@@ -27,29 +27,27 @@ SCALES = 2.0 ** np.array([-4, 3])  # exact in every dtype
 SIXTEEN = (jnp.bfloat16, jnp.float16)
 ZEROS = 3000  # steps without a gradient after one of 10: nu at b2 = 0.999 is then 0.05 of what it was
 CLOSE = 1e-4  # float32, a few steps
+ALIKE = 12  # entries among which noise shows
+STEPS_TO_COUNT = 4  # steps in which a counter shows itself
 
 
-def low_precision(trial: Trial, params: Any) -> None:
+def low_precision(trial: Trial, params: Params) -> None:
+    """In 32 and 16 bits no gradient gives an update that is not finite or of another dtype."""
     for dtype in (np.float32, *SIXTEEN):
         own = cast(params, dtype)
         for size in (0.0, 1e-4, 1.0, 6e4):
-            updates = trial.run(own, [constant(own, size), constant(own, -size)])[2]
+            updates = trial.run(own, [constant(own, size), constant(own, -size)]).updates
             same_kinds(f"{np.dtype(dtype)}: the updates", own, updates[-1])
             need_finite(updates, f"{np.dtype(dtype)}: a gradient of {size:g} gives an update of")
 
 
-def moments_decay(trial: Trial, params: Any) -> str:
+def moments_decay(trial: Trial, params: Params) -> str:
     """In 16 bits as in float32: what one gradient left behind, after many of zero."""
     left = {}
     for dtype in (np.float32, *SIXTEEN):
         own = cast(params, dtype)
-        own_arrays, zero = jax.tree.map(jnp.asarray, own), jax.tree.map(jnp.asarray, constant(own, 0.0))
-        state = trial.run(own, [constant(own, 10.0)])[1]
-
-        def body(state: Any, _: Any, zero: Any = zero, w: Any = own_arrays) -> tuple[Any, None]:
-            return trial.update(zero, state, w)[1], None
-
-        later = jax.jit(lambda state, body=body: jax.lax.scan(body, state, length=ZEROS)[0])(state)
+        state = trial.run(own, [constant(own, 10.0)]).state
+        later = trial.repeat(constant(own, 0.0), state, own, ZEROS)[1]
         before, after = ([np.abs(np.asarray(leaf, float)).max(initial=0) for leaf in floats(s)] for s in (state, later))
         left[np.dtype(dtype).name] = [a / b if b > 0 else 0.0 for a, b in zip(after, before, strict=True)]
     full = left.pop("float32")
@@ -64,20 +62,23 @@ def moments_decay(trial: Trial, params: Any) -> str:
     return f"to {min(full):.2g} after {ZEROS} zeros"
 
 
-def zero_gradient(trial: Trial, params: Any) -> None:
+def zero_gradient(trial: Trial, params: Params) -> None:
+    """Gradients of zero leave updates and state finite."""
     _, state, updates = trial.run(params, [constant(params, 0.0)] * 3)
     need_finite(updates, "a gradient of zero gives an update of")
     if finite(floats(trial.init(params))):
         need_finite(floats(state), "a gradient of zero leaves in the state")
 
 
-def extreme_gradients(trial: Trial, params: Any) -> None:
+def extreme_gradients(trial: Trial, params: Params) -> None:
+    """Very large and very small gradients leave updates finite."""
     for name, size in (("huge", 1e15), ("tiny", 1e-30)):
         _, _, updates = trial.run(params, [constant(params, size), constant(params, -size)])
         need_finite(updates, f"a {name} gradient, {size:g}, gives an update of")
 
 
-def nan_gradient(trial: Trial, params: Any) -> str:
+def nan_gradient(trial: Trial, params: Params) -> str:
+    """A NaN in the gradient shows in the update, or the whole step is left out."""
     bad = jax.tree.map(np.array, gradients(params, 1)[0])
     leaf = jax.tree.leaves(bad)[0]
     leaf[(0,) * leaf.ndim] = np.nan
@@ -89,7 +90,8 @@ def nan_gradient(trial: Trial, params: Any) -> str:
     return "stays in its entry" if not np.isnan(values[1:]).any() else "spreads"
 
 
-def trees(trial: Trial, params: Any) -> None:
+def trees(trial: Trial, params: Params) -> None:
+    """Trees that are empty, scalar, nested or of mixed dtypes are taken, and what comes back is like them."""
     rng = np.random.default_rng(2)
     vector = rng.standard_normal(3).astype(np.float32)
     odd = {
@@ -109,13 +111,13 @@ def trees(trial: Trial, params: Any) -> None:
         same_kinds(f"{name}: the state", state, new)
 
 
-def equivariance(trial: Trial, params: Any) -> str:
+def equivariance(trial: Trial, params: Params) -> str:
     """Permuting and flattening, which an elementwise rule does not notice."""
     flat, flat_g = numbers(params).astype(np.float32), [numbers(g).astype(np.float32) for g in gradients(params)]
     order = np.random.default_rng(3).permutation(len(flat))
-    whole = trial.run(flat, flat_g)[2]
-    permuted = trial.run(flat[order], [g[order] for g in flat_g])[2]
-    tree = trial.run(params, gradients(params))[2]
+    whole = trial.run(flat, flat_g).updates
+    permuted = trial.run(flat[order], [g[order] for g in flat_g]).updates
+    tree = trial.run(params, gradients(params)).updates
     lost = [
         name
         for name, off in (
@@ -129,11 +131,11 @@ def equivariance(trial: Trial, params: Any) -> str:
     return "under permutation and flattening"
 
 
-def scaling(trial: Trial, params: Any) -> str:
+def scaling(trial: Trial, params: Params) -> str:
     """A fingerprint: what becomes of the updates when every gradient is multiplied by c."""
     still = constant(params, 0.0)
-    plain = trial.run(still, gradients(params))[2]
-    scaled = {c: trial.run(still, gradients(params, scale=c))[2] for c in SCALES.tolist()}
+    plain = trial.run(still, gradients(params)).updates
+    scaled = {c: trial.run(still, gradients(params, scale=c)).updates for c in SCALES.tolist()}
     if all(apart(u, jax.tree.map(lambda x, c=c: c * x, plain)) < 1e-5 for c, u in scaled.items()):
         return "linear"
     worst = max(apart(u, plain) for u in scaled.values())
@@ -142,69 +144,97 @@ def scaling(trial: Trial, params: Any) -> str:
     return "neither linear nor invariant"
 
 
-def last_count(trial: Trial, params: Any) -> str:
-    end = np.iinfo(np.int32).max
-    state = trial.run(params, gradients(params, 1))[1]
-    if not _counts(state):
+def last_count(trial: Trial, params: Params) -> str:
+    """Every counter of the state, set one step before the end of its dtype, must stop there and not wrap around."""
+    states = [trial.init(params)]
+    for g in gradients(params, STEPS_TO_COUNT):
+        states.append(trial.step(g, states[-1], params)[1])
+    places = [place for place in rising_by_one(states) if _counts_on(trial, params, states[-1], place)]
+    if not places:
         raise NotApplicable("it counts no steps")
-    late = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.asarray(end - 1, jnp.int32) if _is_count(path, leaf) else leaf, state
-    )
-    _, late, updates = trial.run(params, gradients(params), late)
-    need(min(_counts(late)) > 0, f"the step count runs over to {min(_counts(late))}")
-    need_finite(updates, f"at step {end} an update is")
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(states[-1])]
+    end = [_largest(leaf) for leaf in jax.tree.leaves(states[-1])]
+    state = states[-1]
+    for place in places:
+        state = with_counter(state, place, end[place] - 1)
+    _, after, updates = trial.run(params, gradients(params), state)
+    for place in places:
+        value = int(np.min(np.asarray(jax.tree.leaves(after)[place])))
+        need(value >= end[place] - 1, f"the counter state{names[place]} runs over to {value} after {end[place]}")
+    need_finite(updates, f"at step {end[places[0]]} an update is")
     return "saturates"
 
 
-def _counts(state: Any) -> list[int]:
-    return [int(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if _is_count(path, leaf)]
+def rising_by_one(states: list[OptState]) -> list[int]:
+    """The integer leaves that rise by one from every state to the next.
+
+    They are found by what they do, because a counter may have any name, or none: in a tuple, or as the whole state.
+    """
+
+    def rises(leaves: tuple[Leaf, ...]) -> bool:
+        if not np.size(leaves[0]) or not all(jnp.issubdtype(jnp.result_type(x), jnp.integer) for x in leaves):
+            return False
+        return bool(np.all(np.diff([np.asarray(x).astype(object) for x in leaves], axis=0) == 1))
+
+    columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    return [place for place, leaves in enumerate(columns) if rises(leaves)]
 
 
-def _is_count(path: Any, leaf: Any) -> bool:
-    names = [str(getattr(key, "name", getattr(key, "key", ""))) for key in path]
-    return jnp.result_type(leaf) == jnp.int32 and np.ndim(leaf) == 0 and any(n in ROLES["step count"] for n in names)
+def _counts_on(trial: Trial, params: Params, state: OptState, place: int) -> bool:
+    """Whether the leaf still rises by one from a larger count; the number of stored pairs of L-BFGS does not."""
+    later = min(1000, _largest(jax.tree.leaves(state)[place]) // 2)
+    new = trial.step(gradients(params, 1)[0], with_counter(state, place, later), params)[1]
+    return bool(np.all(np.asarray(jax.tree.leaves(new)[place]) == later + 1))
 
 
-def purity(trial: Trial, params: Any) -> None:
+def with_counter(state: OptState, place: int, value: int) -> OptState:
+    """The state with one of its leaves, a counter, at another value."""
+    leaves, structure = jax.tree.flatten(state)
+    leaves[place] = jnp.full(np.shape(leaves[place]), value, jnp.result_type(leaves[place]))
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _largest(leaf: Leaf) -> int:
+    dtype = jnp.result_type(leaf)
+    return int(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 0
+
+
+def purity(trial: Trial, params: Params) -> None:
     """The same in, the same out, and nothing that was given is changed."""
     g = gradients(params, 2)
-    given = jax.tree.map(np.array, params)
+    given, own_g = jax.tree.map(np.array, params), jax.tree.map(np.array, g[0])
     state = trial.init(given)
-    before = [
-        np.array(x) for x in jax.tree.leaves(state) if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)
-    ]
-    own_g = jax.tree.map(np.array, g[0])
-    with relaxed():
-        first, after_first = trial.update(own_g, state, given)
+    before = _copies(state)
+    first, after_first = trial.eager(own_g, state, given)
     need(apart(given, params) == 0, "it writes into the parameters")
     need(apart(own_g, g[0]) == 0, "it writes into the gradients")
-    trial.step(g[1], after_first, params)
-    second, _ = trial.step(g[0], state, params)
+    trial.eager(g[1], after_first, params)
+    second, _ = trial.eager(g[0], state, params)
     off = apart(first, second)
     need(
         off < CLOSE or not finite(first),
         f"called twice with the same state it gives updates that differ by {off:.1e}: it remembers",
     )
-    kept = [x for x in jax.tree.leaves(state) if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key)]
-    need(
-        all(np.array_equal(x, y, equal_nan=True) for x, y in zip(before, kept, strict=True)),
-        "it writes into the state it is given",
-    )
-    again = trial.init(given)
-    fresh, _ = trial.step(g[0], again, params)
+    kept = zip(before, _copies(state), strict=True)
+    need(all(np.array_equal(x, y, equal_nan=True) for x, y in kept), "it writes into the state it is given")
+    fresh, _ = trial.eager(g[0], trial.init(given), params)
     need(apart(first, fresh) < CLOSE or not finite(first), "a new state is not as the first one was: it remembers")
 
 
-def randomness(trial: Trial, params: Any) -> str:
+def _copies(state: OptState) -> list[np.ndarray]:
+    return [np.array(leaf) for leaf in jax.tree.leaves(state) if not is_key(leaf)]
+
+
+def randomness(trial: Trial, params: Params) -> str:
     """Entries that are alike get updates that differ: then there is noise, and it must be new at every step."""
-    still = np.zeros(16, np.float32)
-    _, _, updates = trial.run(still, [np.ones(16, np.float32)] * 3)
+    size = max(numbers(params).size, ALIKE)
+    updates = trial.run(np.zeros(size, np.float32), [np.ones(size, np.float32)] * 3).updates
     values = [np.asarray(u, float) for u in updates]
     if all(np.ptp(v) <= CLOSE * max(np.abs(v).max(), 1e-30) for v in values):
         return "none"
     noise = [v - v.mean() for v in values]
     for one, other in ((0, 1), (1, 2), (0, 2)):
-        size = np.linalg.norm(noise[one]) * np.linalg.norm(noise[other])
-        alike = abs(noise[one] @ noise[other]) / size if size > 0 else 1.0
+        length = np.linalg.norm(noise[one]) * np.linalg.norm(noise[other])
+        alike = abs(noise[one] @ noise[other]) / length if length > 0 else 1.0
         need(alike < 0.99, f"the noise of steps {one + 1} and {other + 1} is the same: a key is used twice")
     return "new at every step"

@@ -1,0 +1,274 @@
+"""Look at an optimizer's program for whatever may make it act otherwise than it did.
+
+If what becomes of gradients, parameters and moments is made of + - * /, roots and powers only, every update is an
+algebraic function of them, and two algebraic functions that agree at many generic points are one. Anything else that a
+value passes through (a comparison, a clip, a maximum, a sum over entries) is a doubt, because it may act only where
+nobody looked. Tests for an exact zero are allowed, because the probes have zeros. What depends on step counters alone
+is free, because it can be evaluated at any count; the numbers in the program say at which.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from types import CellType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import AnyOptimizer, OptState, Params
+from jaxopt_course.comparison.closed_forms import BIG
+from jaxopt_course.comparison.rules import Rule, Values
+
+Jaxpr: TypeAlias = Any  # jax.extend.core.Jaxpr
+Equation: TypeAlias = Any  # jax.extend.core.JaxprEqn
+Operand: TypeAlias = Any  # a variable or a literal of an equation
+
+PARAMS = np.array([0.0, 1.0, -0.5, 10.0, 3.0, 0.0, -2.0, 0.1])
+GRADS = np.array(
+    [
+        [BIG, 1.0, -3e-8, 0.0, 2e3, 5e-3, -0.2, 30.0],
+        [BIG, -0.5, 1e-8, 0.0, 1e3, 7e-3, 0.3, -20.0],
+        [BIG, 0.3, 2e-8, 1e-4, -5e2, -1e-3, 0.1, 0.0],
+    ]
+)
+MOVES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy", "copy_p", "convert_element_type"}
+MOVES |= {"stop_gradient", "device_put", "sharding_constraint", "optimization_barrier", "reduce_precision"}
+ALGEBRA = {"add", "sub", "mul", "div", "neg", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow", "abs", "add_any"}
+ALGEBRA |= {"real", "imag", "conj", *MOVES}
+POSITIVE = {"abs", "square", "integer_pow", "sqrt", "add", "add_any", "mul", "max", *MOVES}  # of such operands
+COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
+MOST_THINGS = 2000  # that are looked at outside a program
+BRANCHES = {"clamp", "max", "min", "select_n", "cond", "while", *COMPARISONS}
+
+
+class Kind(NamedTuple):
+    """What a quantity depends on.
+
+    `clock`: counters; `value`: gradients, parameters or moments; `unknown`: a part of the state that is neither;
+    `positive`: it is a leaf, or a sum of squares of leaves, so that comparing it with 0 tests for exact zeros;
+    `zero_test`: it is the outcome of such a comparison.
+    """
+
+    clock: bool = False
+    value: bool = False
+    unknown: str = ""
+    positive: bool = False
+    zero_test: bool = False
+
+
+class Program(NamedTuple):
+    """An optimizer as a program on parameters like `params`.
+
+    `state`: before the first step; `counters`: which of its leaves count steps; `is_timeless`: whether no update
+    depends on them; `doubts`: what may make it act otherwise; `numbers`: what it mentions.
+    """
+
+    optimizer: AnyOptimizer
+    params: Params
+    state: OptState
+    counters: tuple[int, ...]
+    is_timeless: bool
+    doubts: tuple[str, ...]
+    numbers: frozenset[int]
+
+    @property
+    def last_count(self) -> int:
+        """How far its counters can be set."""
+        leaves = jax.tree.leaves(self.state)
+        whole = [leaves[i] for i in self.counters if jnp.issubdtype(leaves[i].dtype, jnp.integer)]
+        return min((int(jnp.iinfo(x.dtype).max) - int(x) - 2 * len(GRADS) for x in whole), default=2**31)
+
+
+def inspect(optimizer: AnyOptimizer, rule: Rule, params: Params) -> Program:
+    """Trace an optimizer and collect what may make it act otherwise than its rule.
+
+    It is traced on one vector, or where it does not take that, on a tree like `params` whose leaves are such vectors.
+    """
+    before = kept_outside(optimizer.update)
+    try:
+        program = _inspect(optimizer, rule, jnp.asarray(PARAMS))
+    except Exception:  # whatever it raises on a vector, it may take the user's tree
+        program = _inspect(optimizer, rule, jax.tree.map(lambda _: jnp.asarray(PARAMS), params))
+    if kept_outside(optimizer.update) == before:
+        return program
+    return program._replace(
+        doubts=(*program.doubts, "it keeps something outside its state that changes with its steps")
+    )
+
+
+def _inspect(optimizer: AnyOptimizer, rule: Rule, w: Params) -> Program:
+    grads = [jax.tree.map(lambda _, g=g: jnp.asarray(g), w) for g in GRADS]
+    states = [optimizer.init(w)]
+    for g in grads:
+        states.append(optimizer.update(g, states[-1], w)[1])
+    closed = jax.make_jaxpr(lambda g, state, w: optimizer.update(g, state, w))(grads[0], states[0], w)
+    number = len(jax.tree.leaves(w))
+    kinds = _state_kinds(states, closed.jaxpr, number)
+    values = [Kind(value=True, positive=True)] * number
+    inspector = Inspector(allows_max=rule.amsgrad != "none", allows_sign=bool(rule.sign))
+    found = inspector.outcomes(closed.jaxpr, closed.consts, [*values, *kinds, *values])
+    counters = tuple(place for place, kind in enumerate(kinds) if kind.clock)
+    own = zip(found[number:], kinds, strict=True)
+    is_timeless = not any(kind.clock for kind in found[:number]) and not any(x.clock and not y.clock for x, y in own)
+    doubts, numbers = tuple(dict.fromkeys(inspector.doubts)), frozenset(inspector.numbers)
+    return Program(optimizer, w, states[0], counters, is_timeless, doubts, numbers)
+
+
+def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind]:
+    """What each leaf of the state is, by what it did in the first steps; `number` leaves of gradients come before."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(states[0])]
+    columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    given = jaxpr.invars[number : len(paths) + number]
+    returned = jaxpr.outvars[len(jaxpr.outvars) - len(paths) :]
+    kinds = []
+    for path, leaves, before, after in zip(paths, columns, given, returned, strict=True):
+        if not jnp.issubdtype(leaves[0].dtype, jnp.number):
+            kinds.append(Kind(unknown=f"state{path}"))
+            continue
+        rises = np.diff(np.array([np.asarray(leaf) for leaf in leaves]), axis=0)
+        if np.all(rises == 1):
+            kinds.append(Kind(clock=True))
+        elif before is after:  # it is handed on as it is
+            kinds.append(Kind())
+        else:
+            kinds.append(
+                Kind(value=True, positive=True) if leaves[0].shape == PARAMS.shape else Kind(unknown=f"state{path}")
+            )
+    return kinds
+
+
+def kept_outside(thing: object, seen: set[int] | None = None) -> str:
+    """The numbers and containers that a function can reach besides its arguments, as text that can be compared.
+
+    A counter in a closure or an attribute is no part of a program: it shows only by changing.
+    """
+    seen = set() if seen is None else seen
+    if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
+        return ""
+    seen.add(id(thing))
+    if isinstance(thing, FunctionType):
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
+        return kept_outside([*cells, *(thing.__defaults__ or ())], seen)
+    if isinstance(thing, MethodType | functools.partial):
+        parts = [thing.__func__, thing.__self__] if isinstance(thing, MethodType) else [thing.func, *thing.args]
+        return kept_outside(parts, seen)
+    if isinstance(thing, list | tuple | set | dict):
+        items = [*thing, *thing.values()] if isinstance(thing, dict) else list(thing)
+        return f"{len(items)}({','.join(kept_outside(item, seen) for item in items[:MOST_THINGS])})"
+    if isinstance(thing, int | float | str | itertools.count):
+        return repr(thing)
+    return kept_outside(list(vars(thing).values()), seen) if hasattr(thing, "__dict__") else ""
+
+
+class Inspector:
+    """Walks through a program; `doubts` and `numbers` are what it found on the way."""
+
+    def __init__(self, allows_max: bool, allows_sign: bool):
+        self.allowed = {name for name, allowed in (("max", allows_max), ("sign", allows_sign)) if allowed}
+        self.doubts: list[str] = []
+        self.numbers: set[int] = set()
+
+    def outcomes(self, jaxpr: Jaxpr, consts: Iterable[Values], given: list[Kind]) -> list[Kind]:
+        """The kinds of a program's results, from those of its arguments."""
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [Kind()] * len(jaxpr.constvars) + given, strict=True))
+        for const in consts:
+            self._mention(const)
+
+        def kind(operand: Operand) -> Kind:
+            return Kind() if hasattr(operand, "val") else known[operand]
+
+        for equation in live_equations(jaxpr):
+            for operand in equation.invars:
+                if hasattr(operand, "val"):
+                    self._mention(operand.val)
+            found = self._equation(equation, [kind(x) for x in equation.invars])
+            known |= dict(zip(equation.outvars, found, strict=True))
+        return [kind(x) for x in jaxpr.outvars]
+
+    def _equation(self, equation: Equation, kinds: list[Kind]) -> list[Kind]:
+        name, inner = equation.primitive.name, list(_inner(equation))
+        if name in CALLS and len(inner) == 1:
+            return self.outcomes(*inner[0], kinds)
+        if name == "cond" and not kinds[0].value and not kinds[0].unknown:
+            branches = [self.outcomes(*branch, kinds[1:]) for branch in inner]
+            return [_joined([kinds[0], *column]) for column in zip(*branches, strict=True)]
+        for jaxpr, consts in inner:
+            self._mention_all(jaxpr, consts)
+        return [self._judged(equation, kinds)] * len(equation.outvars)
+
+    def _judged(self, equation: Equation, kinds: list[Kind]) -> Kind:
+        """The kind of an equation's result; a doubt where a value passes through what is not algebra."""
+        name, joined = equation.primitive.name, _joined(kinds)
+        if joined.unknown:
+            self.doubts.append(f"its {joined.unknown} changes in a way that is not known")
+        if not joined.value or name in self.allowed:
+            return joined._replace(positive=joined.value)
+        zeros = [_is_zero(x) for x in equation.invars]
+        if name in COMPARISONS and any(zeros) and all(k.positive or zero for k, zero in zip(kinds, zeros, strict=True)):
+            return joined._replace(zero_test=True)
+        if name == "select_n" and (kinds[0].zero_test or not kinds[0].value):
+            return joined
+        if name not in ALGEBRA:
+            self.doubts.append(_words(name))
+        positive = name in POSITIVE and all(k.positive or not k.value for k in kinds)
+        return joined._replace(positive=positive, zero_test=any(k.zero_test for k in kinds) and name in MOVES)
+
+    def _mention_all(self, jaxpr: Jaxpr, consts: Iterable[Values]) -> None:
+        for value in [*consts, *(x.val for eqn in jaxpr.eqns for x in eqn.invars if hasattr(x, "val"))]:
+            self._mention(value)
+        for equation in jaxpr.eqns:
+            for inner in _inner(equation):
+                self._mention_all(*inner)
+
+    def _mention(self, value: Values) -> None:
+        """Keep the numbers that may be a step: whole ones, and those whose inverse is whole."""
+        array = np.asarray(value)
+        if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+            return
+        self.numbers |= {array.size} if array.size > 1 else set()
+        numbers = np.abs(array.astype(float).ravel()[:64])
+        numbers = numbers[np.isfinite(numbers) & (numbers > 1e-10)]
+        for number in np.concatenate([numbers, 1 / numbers]):
+            if 1.5 < number < 2**31 and abs(number - round(number)) < 1e-6 * number:
+                self.numbers.add(round(number))
+
+
+def _words(name: str) -> str:
+    if name in BRANCHES:
+        return f"its program branches on values ({name}), so it may act otherwise on gradients or parameters elsewhere"
+    if name.startswith(("reduce_", "dot", "cum", "arg")):
+        return f"in its program an entry's update depends on others ({name})"
+    return f"its program puts values through {name}, which may act otherwise elsewhere"
+
+
+def _joined(kinds: list[Kind]) -> Kind:
+    unknown = next((kind.unknown for kind in kinds if kind.unknown), "")
+    return Kind(any(kind.clock for kind in kinds), any(kind.value for kind in kinds), unknown)
+
+
+def _is_zero(operand: Operand) -> bool:
+    return hasattr(operand, "val") and np.ndim(operand.val) == 0 and float(operand.val) == 0
+
+
+def live_equations(jaxpr: Jaxpr) -> list[Equation]:
+    """The equations whose results are used, in order."""
+    needed = {x for x in jaxpr.outvars if not hasattr(x, "val")}
+    live = []
+    for equation in reversed(jaxpr.eqns):
+        if equation.effects or any(x in needed for x in equation.outvars):
+            live.append(equation)
+            needed |= {x for x in equation.invars if not hasattr(x, "val")}
+    return live[::-1]
+
+
+def _inner(equation: Equation) -> Iterator[tuple[Jaxpr, list[Values]]]:
+    """The programs inside an equation, with their constants."""
+    for value in equation.params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(item, "jaxpr"):
+                yield item.jaxpr, item.consts
+            elif hasattr(item, "eqns"):
+                yield item, []

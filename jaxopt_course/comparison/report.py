@@ -1,0 +1,146 @@
+"""What a comparison of two optimizers says, for a person, a test and a program."""
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxopt_course.comparison.formulas import TEXT, in_words, lines, lines_of_both
+from jaxopt_course.comparison.later import Later
+from jaxopt_course.comparison.paths import FirstDifference
+from jaxopt_course.comparison.rules import Rule
+
+
+class Parity(enum.StrEnum):
+    """How two optimizers compare."""
+
+    EQUAL = "EQUAL"  # along this path, and as rules: nothing in either can change later
+    EQUAL_HERE = "EQUAL HERE"  # along this path, to rounding; as rules they differ, or may differ, or are not known
+    DIFFERENT = "DIFFERENT"
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Conventions that together make the difference: `groups` of switches, and both rules as they were matched."""
+
+    groups: tuple[str, ...]
+    a: Rule
+    b: Rule
+    names: tuple[str, str]
+    certain: bool
+
+    def __str__(self) -> str:
+        return "; ".join(f"{group}: {self._values(group)}" for group in self.groups)
+
+    def _values(self, group: str) -> str:
+        a, b = self.names
+        return f"{in_words(self.a, group)} in {a}, {in_words(self.b, group)} in {b}"
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The outcome of `parity`.
+
+    `own`, `shared`: `[steps]`, the largest relative difference after each step, each on its own path and both on the
+    gradients of the first; `ulps`: the largest on shared gradients, in units of the rounding of a leaf's dtype;
+    `first_difference`: where they first differ beyond rounding, None if they do not; `causes`: the least sets of
+    conventions that explain it, one if it is certain; `rules`: the known rule each is, or None; `later`: what is known
+    of the later steps of each, where both rules are known and the same; `removed`: `shared` when the first has the
+    second's values of the blamed conventions.
+    """
+
+    names: tuple[str, str]
+    num_steps: int
+    dtype: str
+    rtol: float
+    own: np.ndarray
+    shared: np.ndarray
+    ulps: float
+    first_difference: FirstDifference | None
+    causes: tuple[Cause, ...]
+    rules: tuple[Rule | None, Rule | None]
+    identified: tuple[bool, bool]
+    removed: np.ndarray | None
+    later: tuple[Later, Later] | None = None
+
+    @property
+    def verdict(self) -> Parity:
+        if self.first_difference is not None:
+            return Parity.DIFFERENT
+        return Parity.EQUAL if self.later and not self.doubts else Parity.EQUAL_HERE
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why two rules that were found equal may differ at later steps or for other gradients; none if they cannot."""
+        if self.later is None:
+            return ()
+        return tuple(f"{name}: {doubt}" for name, x in zip(self.names, self.later, strict=True) for doubt in x.doubts)
+
+    @property
+    def explained(self) -> bool:
+        return bool(self.causes)
+
+    @property
+    def certain(self) -> bool:
+        return len(self.causes) == 1 and self.causes[0].certain
+
+    def __str__(self) -> str:
+        a, b = self.names
+        out = [
+            f"{a} and {b}: {self.verdict} ({self.dtype}, {self.num_steps} steps, beyond {self.rtol:g} is difference)"
+        ]
+        out.append(f"  on one stream of gradients   {_at_some_steps(self.shared)}")
+        out.append(f"  each on its own path         {_at_some_steps(self.own)}")
+        if self.first_difference:
+            out.append(f"  they first differ at {self.first_difference}")
+        else:
+            out.append(f"  equal to {self.ulps:.2g} ulp")
+        out += [f"  {line}" for line in self._cause()]
+        width = max(map(len, self.names))
+        for name, shown in zip(self.names, self._formulas(), strict=True):
+            out += [f"  {name if i == 0 else '':<{width}}  {line}" for i, line in enumerate(shown)]
+        return "\n".join(out)
+
+    def _formulas(self) -> tuple[list[str], list[str]]:
+        a, b = self.rules
+        if a and b:
+            return lines_of_both(a, b, TEXT)
+        shown = [lines(rule, TEXT) if rule else ["no rule that we know"] for rule in self.rules]
+        return shown[0], shown[1]
+
+    def _cause(self) -> list[str]:
+        if not self.causes:
+            unknown = [name for name, known in zip(self.names, self.identified, strict=True) if not known]
+            if unknown:
+                verb = "is no rule" if len(unknown) == 1 else "are no rules"
+                if self.first_difference is None:
+                    return [f"{' and '.join(unknown)} {verb} that we know, so this says nothing of other paths"]
+                return [f"not explained by the known differences: {' and '.join(unknown)} {verb} that we know"]
+            if len({rule.sign for rule in self.rules if rule}) > 1:
+                return ["they are different rules: no convention turns one into the other"]
+            return ["the same rule: what differs is rounding"] if self.first_difference else self._same_rule()
+        shown = [str(cause) for cause in self.causes]
+        if self.first_difference is None:
+            return ["as rules they differ, which does not show here:", *(f"  {cause}" for cause in shown)]
+        if self.certain:
+            kind = {1: "this alone removes", 2: "these two, and no fewer, remove"}
+            return [
+                f"cause: {shown[0]}",
+                f"       {kind.get(len(self.causes[0].groups), 'these together remove')} the difference",
+            ]
+        if len(shown) == 1:
+            return [f"likely cause: {shown[0]}"]
+        return ["likely cause, any one of these:", *(f"  {cause}" for cause in shown)]
+
+    def _same_rule(self) -> list[str]:
+        if self.doubts:
+            return ["the same rule as far as was seen, but:", *(f"  {doubt}" for doubt in self.doubts)]
+        looked = [f"{name}: {x.looked}" for name, x in zip(self.names, self.later or (), strict=False)]
+        return ["the same rule, and nothing in it can change later:", *(f"  {words}" for words in looked)]
+
+
+def _at_some_steps(curve: np.ndarray) -> str:
+    if not len(curve):
+        return "no steps"
+    steps = sorted({1, max(1, len(curve) // 10), max(1, len(curve) // 2), len(curve)})
+    return ", ".join(f"step {s}: {curve[s - 1]:.1e}" for s in steps)
