@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import jaxopt_course as jc
-from jaxopt_course.gradients import GradientCheckError, Verdict, rays
-from jaxopt_course.gradients.directions import random_weights
-from jaxopt_course.gradients.subject import take_apart
+from jaxopt_course.gradients import GradientCheckError, Verdict, analytic, numerical
+from jaxopt_course.gradients.subject import arithmetic, random_weights, take_apart
 
 PASS, KINK, FAIL = Verdict.PASS, Verdict.KINK, Verdict.FAIL
 INCONCLUSIVE, CONSTANT, NONFINITE = Verdict.INCONCLUSIVE, Verdict.CONSTANT, Verdict.NONFINITE
@@ -145,7 +144,7 @@ def test_kinks(f: Callable[[Any], Any], x: list[float]) -> None:
 
 
 def constant_gradient(slope: float, x: Any, c: Any) -> Any:
-    return jnp.full_like(x, slope)
+    return slope * c * jnp.ones_like(x)
 
 
 def test_a_gradient_outside_the_one_sided_slopes_of_a_kink_fails() -> None:
@@ -478,15 +477,14 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
     with jax.enable_x64(False):
         args = take_apart("test", sum_of_sines, (jnp.linspace(0.1, 1.0, n, dtype=jnp.float32),), 0, False)
         weights = random_weights(args, np.random.default_rng(0))
-        sizes = rays.sizes_of(args.moving)
+        point = numerical.Point(args.moving, args.data, weights, args.sizes, None)
         used: list[Any] = []
-        with rays.arithmetic(True):
-            value: Any = rays.compiled(rays.value_at, args.subject, args.parts, True)
-            ray = np.int32(0), np.int32(n), 1e-3
-            used.append(value.lower(rays.Point(args.moving, args.data, weights, sizes, None), *ray).compile())
-        for modes in ((True, False), (False, True)):
-            run: Any = rays.compiled(rays.linearise, args.subject, args.parts, False, *modes)
-            point = rays.Point(args.moving, args.data, weights, sizes, [np.ones(1, np.float32)])
+        with arithmetic(True):
+            value: Any = numerical.compiled(numerical.value_at, args.subject, args.parts, True)
+            used.append(value.lower(point, (np.int32(0), np.int32(n), 1e-3)).compile())
+        for modes in np.eye(3, dtype=bool).tolist():
+            run: Any = numerical.compiled(analytic.linearise, args.subject, args.parts, False, analytic.Modes(*modes))
+            point = point._replace(cotangents=[np.ones(1, np.float32)])
             used.append(run.lower(point).compile())
         held = n  # the weights of a second direction
         for program in used:

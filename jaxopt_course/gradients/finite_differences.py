@@ -11,12 +11,10 @@ from jax import lax
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
-from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.entries import leafwise
-from jaxopt_course.gradients.numerical import CACHE, Differences, single_coordinates
-from jaxopt_course.gradients.rays import Rays, sizes_of
+from jaxopt_course.gradients.analytic import by_hand
+from jaxopt_course.gradients.numerical import CACHE, find_way, single_coordinates, units_at
 from jaxopt_course.gradients.report import number, table
-from jaxopt_course.gradients.subject import Same, random_generator, run_plainly, take_apart
+from jaxopt_course.gradients.subject import Question, Readings, Same, random_generator, run_plainly, take_apart
 
 # Offsets of the points in units of h; their weights in the sum that is divided by h; and the power of the spacing of
 # the floating-point numbers that balances what is cut off against what is rounded.
@@ -252,24 +250,23 @@ def grad_check_sparse(
     if len(plain) != 1 or plain[0].size != 1 or np.iscomplexobj(plain[0]):
         shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in plain)
         raise ValueError(f"grad_check_sparse: f must return one real number, got {shapes}; sum it, or use gradcheck")
-    sizes = sizes_of(args.moving)
-    here = plain[0].astype(float).reshape(1)
-    given = Gradient.by_hand(args, sizes, [np.ones(1)], lambda _: analytic_grad, False, "grad_check_sparse")
-    differences = Differences(args, sizes, None, single_coordinates(args.parts), here)
+    question = Question(
+        "grad_check_sparse", args, Readings([np.ones(1)], ("",), True), np.asarray(plain[0], float).ravel()
+    )
+    given = by_hand(question, lambda _: analytic_grad, False, single_coordinates(args.parts))
+    numerical = find_way(question)
     chosen = random_generator(key).permutation(args.num_coordinates)[:num_checks]
-    layout = leafwise(given)
-    rows = Rays(differences.ones, chosen, chosen + 1)
-    unit = layout.unit[chosen]
-    if h < 4 * differences.eps * unit.max():
+    unit = units_at(args, chosen)
+    if h < 4 * numerical.eps * unit.max():
         raise ValueError(
             f"grad_check_sparse: beside x of size {unit.max():.3g} a step of {h:g} is lost in the precision of f; "
             "choose a larger h, or an f that runs in float64"
         )
-    plus, minus = differences.both_sides(rows, (h / unit)[:, None])
-    numerical = (plus - minus)[:, 0, 0] / (2 * h)
+    slopes = numerical.central(numerical.single(chosen), np.full(len(chosen), h))[0][:, 0]
     checks, lines = [], []
-    for coordinate, n in zip(map(int, chosen), map(float, numerical), strict=True):
-        part, a = args.parts[layout.leaf[coordinate]], float(given.row[0, coordinate])
+    for coordinate, n in zip(map(int, chosen), map(float, slopes), strict=True):
+        part = next(part for part in reversed(args.parts) if part.first <= coordinate)
+        a = float(given.row[0, coordinate])
         largest = max(abs(a), abs(n))
         error = abs(a - n) / largest if largest else 0.0
         index = part.index_of(coordinate)

@@ -1,138 +1,134 @@
-"""From findings for each ray to a record for each leaf."""
+"""From findings for each entry or ray to a record for each leaf."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxopt_course.gradients.directions import Direction
-from jaxopt_course.gradients.entries import CODE, FAIL, KINK, Findings, Leafwise
+from jaxopt_course.gradients.entries import Looked
 from jaxopt_course.gradients.estimates import BARS
 from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict
-from jaxopt_course.gradients.subject import Arguments
+from jaxopt_course.gradients.subject import Part, Question
+from jaxopt_course.gradients.verdicts import CONSTANT, FAIL, INCONCLUSIVE, KINK, PASS, Findings
 
-CONSTANT = CODE[Verdict.CONSTANT]
 MOST_LISTED = 100  # wrong entries that a report names
 NEGLIGIBLE = 1e-6  # of the size of f: how small a slope must be known to be to count as none
 
 
-def entry_at(args: Arguments, coordinate: int, analytic: float, numerical: float, error: float, output: str) -> Entry:
-    part = next(part for part in reversed(args.parts) if part.first <= coordinate)
-    return Entry(
-        path=part.path + part.component(coordinate),
-        index=part.index_of(coordinate),
-        analytic=float(analytic),
-        numerical=float(numerical),
-        relative_error=float(error),
-        output=output,
-    )
-
-
-def summarize_entries(
-    args: Arguments,
-    found: Findings,
-    coordinates: np.ndarray,
-    layout: Leafwise,
-    labels: Sequence[str],
-    here: np.ndarray,
-) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:
+def summarize_entries(question: Question, looked: Looked) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:
     """A record for each leaf, and the wrong entries, worst first."""
-    leaf_of, unit = layout.leaf[coordinates], layout.unit[coordinates][:, None]
-    size_of_f = max(float(np.abs(here).max()), float(np.nanmax(np.abs(found.numerical * unit), initial=0.0)))
     leaves = []
-    for number, part in enumerate(args.parts):
-        rows = np.flatnonzero(leaf_of == number)
+    for part in question.args.parts:
+        rows = np.flatnonzero((looked.coordinates >= part.first) & (looked.coordinates < part.last))
         if not rows.size:
             nothing = Entry(part.path, (), 0.0, 0.0, 0.0)
             leaves.append(LeafReport(part.path, Verdict.PASS, part.size, 0, 0, 0.0, 0.0, nothing, 0.0, 0.0))
             continue
-        here_found = Findings(*(values[rows] for values in found))
-        code = here_found.code.max()
-        if code < FAIL and _vanishes(here_found, unit[rows], size_of_f):
-            code = CONSTANT
-        rank = np.where(here_found.code == here_found.code.max(), here_found.error, -1.0)
-        swept = np.isfinite(here_found.bar)
-        rank = np.where(swept | ~swept.any(), rank, rank - 2)  # the one with an error bar, rather
-        row, reading = np.unravel_index(np.argmax(rank), rank.shape)
-        at = here_found.analytic[row, reading], here_found.numerical[row, reading], here_found.error[row, reading]
-        leaves.append(
-            LeafReport(
-                path=part.path,
-                verdict=SEVERITY[code],
-                entries=part.size,
-                checked=len(rows) // (2 if part.is_complex and len(rows) > part.size else 1),
-                wrong=int((here_found.code == FAIL).any(axis=1).sum()),
-                absolute_error=float(
-                    np.nan_to_num(np.abs(here_found.analytic - here_found.numerical), nan=np.inf).max()
-                ),
-                relative_error=float(at[2]),
-                worst=entry_at(args, int(coordinates[rows[row]]), *at, labels[int(reading)]),
-                error_bar=float(here_found.bar[row, reading]),
-                step=float(here_found.step[row, reading]),
-            )
-        )
-    return tuple(leaves), wrong_entries(args, found, coordinates, labels)
+        some = Looked(looked.coordinates[rows], looked.unit[rows], looked.found.rows(rows), ())
+        leaves.append(_leaf(question, part, some))
+    return tuple(leaves), wrong_entries(question, looked.coordinates, looked.found)
 
 
-def wrong_entries(
-    args: Arguments, found: Findings, coordinates: np.ndarray, labels: Sequence[str]
-) -> tuple[Entry, ...]:
-    """The entries that fail, worst first, as many as a report names."""
-    rows, readings = np.nonzero(found.code == FAIL)
-    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
-    return tuple(
-        entry_at(
-            args,
-            int(coordinates[r]),
-            found.analytic[r, m],
-            found.numerical[r, m],
-            found.error[r, m],
-            labels[m],
-        )
-        for r, m in zip(rows[order], readings[order], strict=True)
+def _leaf(question: Question, part: Part, looked: Looked) -> LeafReport:
+    found = looked.found
+    code = _code_of(found)
+    row, reading = _worst(found, code)
+    at = found.analytic[row, reading], found.numerical[row, reading], found.error[row, reading]
+    pairs = 2 if part.is_complex and len(found.code) > part.size else 1  # coordinates of an entry
+    apart = np.abs(found.analytic - found.numerical)[~found.held]
+    doubtful = (found.code == INCONCLUSIVE).any(axis=1) & ~found.held
+    return LeafReport(
+        path=part.path,
+        verdict=SEVERITY[code],
+        entries=part.size,
+        checked=len(found.code) // pairs,
+        wrong=int((found.code == FAIL).any(axis=1).sum()),
+        absolute_error=float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)),
+        relative_error=float(at[2]),
+        worst=entry_at(part, int(looked.coordinates[row]), at, question.readings.labels[int(reading)]),
+        error_bar=float(found.bar[row, reading]),
+        step=float(found.step[row, reading]),
+        inconclusive=-(-int(doubtful.sum()) // pairs),
+        unmoved=-(-int(((found.code == CONSTANT).all(axis=1) & ~found.held).sum()) // pairs),
+        held=-(-int(found.held.sum()) // pairs),
     )
 
 
-def _vanishes(found: Findings, unit: np.ndarray, size_of_f: float) -> bool:
-    """Whether both sides are zero as far as can be told, and that is far."""
-    bar = float(np.nanmax(np.where(np.isfinite(found.bar), found.bar, np.nan), initial=0.0))
-    known = float(np.nanmax(np.where(np.isfinite(found.bar), found.bar * unit, np.nan), initial=0.0))
-    zero = (np.abs(found.analytic) <= BARS * bar) & (np.abs(found.numerical) <= BARS * bar)
-    return bool(zero.all()) and bool((found.code != KINK).all()) and BARS * known <= NEGLIGIBLE * size_of_f
+def _code_of(found: Findings) -> int:
+    """The verdict of a leaf. Entries that were held, or are negligible, do not spoil what others show.
+
+    Where none shows anything: CONSTANT, if no entry moves f as far as can be told, else INCONCLUSIVE.
+    """
+    code = found.code[~found.held]
+    negligible = found.negligible[~found.held]
+    counted = code[~negligible & (code != CONSTANT)]
+    if counted.size:
+        return int(counted.max())
+    with np.errstate(all="ignore"):
+        zero = np.maximum(np.abs(found.analytic), np.abs(found.numerical)) <= BARS * found.bar
+    return int(CONSTANT if (zero[~found.held] | (code == CONSTANT)).all() else INCONCLUSIVE)
 
 
-def summarize_directions(args: Arguments, directions: list[Direction], here: np.ndarray) -> tuple[LeafReport, ...]:
-    """A record for each leaf, of the direction in which it does worst."""
-    stacked = Findings(*(np.stack(values) for values in zip(*(d.found for d in directions), strict=True)))  # [K, L, M]
-    norm = np.stack([d.norm for d in directions])
-    size_of_f = max(float(np.abs(here).max()), float(np.nanmax(norm, initial=0.0)))
+def _worst(found: Findings, code: int) -> tuple[int, int]:
+    """The entry that the verdict rests on with the largest error; one with an error bar, rather."""
+    rank = np.where((found.code == code) & ~found.held[:, None], np.nan_to_num(found.error, nan=np.inf), -1.0)
+    rank = np.where(np.isfinite(found.bar) | (rank < 0), rank, rank - 2.0)
+    row, reading = np.unravel_index(np.argmax(rank), rank.shape)
+    return int(row), int(reading)
+
+
+def entry_at(part: Part, coordinate: int, values: Sequence[float], output: str) -> Entry:
+    """A record of `values`: analytic, numerical, relative error."""
+    analytic, numerical, error = map(float, values)
+    path = part.path + part.component(coordinate)
+    return Entry(path, part.index_of(coordinate), analytic, numerical, error, output)
+
+
+def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) -> tuple[Entry, ...]:
+    """The entries that fail, worst first, as many as a report names."""
+    rows, readings = np.nonzero(found.code == FAIL)
+    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
+    entries = []
+    for r, m in zip(rows[order], readings[order], strict=True):
+        part = next(part for part in reversed(question.args.parts) if part.first <= coordinates[r])
+        values = found.analytic[r, m], found.numerical[r, m], found.error[r, m]
+        entries.append(entry_at(part, int(coordinates[r]), values, question.readings.labels[m]))
+    return tuple(entries)
+
+
+def summarize_directions(question: Question, found: list[Findings], norms: list[np.ndarray]) -> tuple[LeafReport, ...]:
+    """A record for each leaf, of the direction in which it does worst; findings and norms [L, M] of each direction."""
+    stacked = Findings(*(np.stack(values) for values in zip(*found, strict=True)))  # [K, L, M]
+    size_of_f = np.abs(question.here).max()
+    size_of_f = max(float(size_of_f), float(np.nanmax(np.stack(norms), initial=0.0)))
     leaves = []
-    for number, part in enumerate(args.parts):
-        found = Findings(*(values[:, number] for values in stacked))
-        code = found.code.max()
-        if code < FAIL and _vanishes(found, np.ones(1), size_of_f):
-            code = CONSTANT
-        rank = np.where(found.code == found.code.max(), found.error, -1.0)
+    for number, part in enumerate(question.args.parts):
+        of_leaf = Findings(*(values[:, number] for values in stacked))
+        code = int(of_leaf.code.max())
+        if code in (PASS, CONSTANT, INCONCLUSIVE) and _vanishes(of_leaf, size_of_f):
+            code = int(CONSTANT)
+        rank = np.where(of_leaf.code == of_leaf.code.max(), of_leaf.error, -1.0)
         k, reading = np.unravel_index(np.argmax(rank), rank.shape)
-        worst = Entry(
-            part.path,
-            (),
-            float(found.analytic[k, reading]),
-            float(found.numerical[k, reading]),
-            float(found.error[k, reading]),
-        )
+        a, n, error = of_leaf.analytic[k, reading], of_leaf.numerical[k, reading], of_leaf.error[k, reading]
         leaves.append(
             LeafReport(
                 path=part.path,
                 verdict=SEVERITY[code],
                 entries=part.size,
-                checked=len(directions),
+                checked=len(found),
                 wrong=0,
-                absolute_error=float(np.nan_to_num(np.abs(found.analytic - found.numerical), nan=np.inf).max()),
-                relative_error=worst.relative_error,
-                worst=worst,
-                error_bar=float(found.bar[k, reading]),
-                step=float(found.step[k, reading]),
+                absolute_error=float(np.nan_to_num(np.abs(of_leaf.analytic - of_leaf.numerical), nan=np.inf).max()),
+                relative_error=float(error),
+                worst=Entry(part.path, (), float(a), float(n), float(error)),
+                error_bar=float(of_leaf.bar[k, reading]),
+                step=float(of_leaf.step[k, reading]),
                 rays=True,
             )
         )
     return tuple(leaves)
+
+
+def _vanishes(found: Findings, size_of_f: float) -> bool:
+    """Whether both sides are zero as far as can be told, and that is far."""
+    bar = float(np.nanmax(np.where(np.isfinite(found.bar), found.bar, np.nan), initial=0.0))
+    zero = (np.abs(found.analytic) <= BARS * bar) & (np.abs(found.numerical) <= BARS * bar)
+    return bool(zero.all() and (found.code != KINK).all() and BARS * bar <= NEGLIGIBLE * size_of_f)
