@@ -480,10 +480,10 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
         point = numerical.Point(args.moving, args.data, weights, args.sizes, None)
         used: list[Any] = []
         with arithmetic(True):
-            value: Any = numerical.compiled(numerical.value_at, args.subject, args.parts, True)
+            value: Any = numerical.compiled(numerical.value_at, args, True)
             used.append(value.lower(point, (np.int32(0), np.int32(n), 1e-3)).compile())
         for modes in np.eye(3, dtype=bool).tolist():
-            run: Any = numerical.compiled(analytic.linearise, args.subject, args.parts, False, analytic.Modes(*modes))
+            run: Any = numerical.compiled(analytic.linearise, args, False, analytic.Modes(*modes))
             point = point._replace(cotangents=[np.ones(1, np.float32)])
             used.append(run.lower(point).compile())
         held = n  # the weights of a second direction

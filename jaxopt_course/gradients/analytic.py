@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxopt_course.annotations import ArrayLike, PyTree
 from jaxopt_course.dtypes import at_least_32_bits
-from jaxopt_course.gradients.numerical import LARGE, Point, Rays, compiled
+from jaxopt_course.gradients.numerical import LARGE, Point, Rays, compiled, uncompiled
 from jaxopt_course.gradients.subject import (
     UNIT,
     Arguments,
@@ -191,7 +191,7 @@ class Gradient:
                 self.args.moving, self.args.data, rays.weights, self.args.sizes, _cotangents(self), rays.absolute
             )
             with arithmetic(self.precise):
-                run = compiled(forward_slopes, self.args.subject, self.args.parts, self.precise)
+                run = compiled(forward_slopes, self.args, self.precise)
                 found = run(point, (np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32)))
                 slopes = np.asarray(found, float)
             return slopes, np.abs(slopes)
@@ -255,7 +255,7 @@ def norm_of(x: np.ndarray, axis: int) -> np.ndarray:
 def by_autodiff(question: Question, weights: Leaves, precise: bool) -> Gradient:
     """Reverse and forward mode where both are defined, else the one that is; compiled where it can be."""
     refused: Exception | None = None
-    for run_by in (compiled, partial):  # as it is where it cannot be compiled
+    for run_by in (compiled, uncompiled):  # as it is where it cannot be compiled
         start = Gradient(question, precise, weights, run_by=run_by)
         large = question.args.num_coordinates > LARGE  # then one mode after the other: they need not share the memory
         together = None if large else _attempt(start, Modes(True, True, True))
@@ -307,7 +307,7 @@ def _found(gradient: Gradient) -> Gradient:
 
 def _linear(gradient: Gradient, modes: Modes) -> Linear:
     args = gradient.args
-    run = gradient.run_by(linearise, args.subject, args.parts, gradient.precise, modes)
+    run = gradient.run_by(linearise, args, gradient.precise, modes)
     with arithmetic(gradient.precise):
         return run(Point(args.moving, args.data, gradient.weights, args.sizes, _cotangents(gradient)))
 

@@ -1,14 +1,14 @@
 """`gradcheck`: is this the gradient of that function?"""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxopt_course.annotations import Array, Params, PyTree
 from jaxopt_course.gradients.analytic import Gradient, by_autodiff, by_hand
-from jaxopt_course.gradients.consistency import compare_without_differences, nondeterminism, size_at
-from jaxopt_course.gradients.entries import by_entries, choose_entries
+from jaxopt_course.gradients.entries import by_entries, summarize_entries
 from jaxopt_course.gradients.estimates import STEPS
 from jaxopt_course.gradients.localize import by_directions
 from jaxopt_course.gradients.numerical import Numerical, find_way, spacing
@@ -27,8 +27,7 @@ from jaxopt_course.gradients.subject import (
     run_plainly,
     take_apart,
 )
-from jaxopt_course.gradients.summary import summarize_entries
-from jaxopt_course.gradients.verdicts import Sides, Trial
+from jaxopt_course.gradients.verdicts import Sides, Trial, compare_without_differences, nondeterminism, size_at
 
 DENSE = 10_000  # coordinates up to which mode="auto" looks at each
 DENSE_UNCOMPILED = 200  # the same, for functions that cannot be compiled
@@ -208,7 +207,7 @@ def _verdict(report: GradientReport, trial: Trial, options: Options, directions:
         leaves, wrong, notes = by_directions(trial, directions)
     else:
         dense = chosen == "dense"
-        coordinates = np.arange(n) if dense else choose_entries(trial.sides.own, options.num_checks, trial.rng)
+        coordinates = np.arange(n) if dense else _choose_entries(trial.sides.own, options.num_checks, trial.rng)
         looked = by_entries(trial, coordinates)
         leaves, wrong = summarize_entries(numerical.question, looked)
         notes = list(looked.notes)
@@ -225,6 +224,23 @@ def _choose_mode(options: Options, numerical: Numerical) -> str:
     if not numerical.way.compiled and n > DENSE_UNCOMPILED:
         return "sparse"
     return "dense" if 6 * n <= numerical.max_evals or options.max_evals else "directional"
+
+
+def _choose_entries(gradient: Gradient, num_checks: int, rng: np.random.Generator) -> np.ndarray:
+    """Coordinates for the sparse mode: from every leaf in proportion, its largest gradient and one that is zero."""
+    chosen: set[int] = set()
+    row = np.abs(gradient.row).max(axis=0) if gradient.has_reverse else None
+    parts = gradient.args.parts
+    for first, last in pairwise([*(part.first for part in parts), parts[-1].last]):
+        if first == last:
+            continue
+        share = max(1, round(num_checks * (last - first) / parts[-1].last))
+        chosen |= set(first + rng.choice(last - first, min(share, last - first), replace=False))
+        if row is not None:
+            chosen.add(first + int(np.argmax(row[first:last])))
+            zero = np.flatnonzero(row[first:last] == 0)
+            chosen |= {first + int(rng.choice(zero))} if zero.size else set()
+    return np.array(sorted(chosen))
 
 
 def _differentiate(question: Question, weights: Leaves, grad_fn: Function | None, precise: bool) -> Gradient:

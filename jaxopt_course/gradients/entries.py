@@ -1,13 +1,13 @@
 """Entry by entry: every coordinate, or some, on its own, in its own unit, against its own noise."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.estimates import BARS, Samples, estimate_slopes
-from jaxopt_course.gradients.numerical import Numerical, entries_at, units_at
+from jaxopt_course.gradients.estimates import BARS, Samples
+from jaxopt_course.gradients.numerical import Numerical
+from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict, entry_at
+from jaxopt_course.gradients.subject import Part, Question, entries_at, units_at
 from jaxopt_course.gradients.verdicts import (
     CONSTANT,
     FAIL,
@@ -20,7 +20,7 @@ from jaxopt_course.gradients.verdicts import (
     digits,
     excused,
     few_digits_note,
-    judge,
+    judge_entries,
     too_few_digits,
     unmeasured,
 )
@@ -29,6 +29,7 @@ FEW = 64  # entries that are all swept; of more, each is first compared at two s
 PILOTS = 4  # entries of each leaf that are swept to learn those steps
 SECOND = 1.7e-3  # the second of the two steps, relative to the first
 SWEPT = 512  # entries that are swept at once, and in all once one of them has failed
+MOST_LISTED = 100  # wrong entries that a report names
 LOOKED_AT_AGAIN = 128  # entries that are swept over more steps where the first sweep did not settle them
 
 
@@ -124,15 +125,14 @@ def sweep(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, r
 def _settled(
     numerical: Numerical, coordinates: np.ndarray, samples: Samples, analytic: np.ndarray, rtol: float
 ) -> Findings:
-    floor, unit = np.zeros(analytic.shape), samples.unit
-    found = judge(analytic, estimate_slopes(samples, floor), floor, rtol, unit[:, None])
+    unit = samples.unit
+    found = judge_entries(samples, analytic, rtol)
     open_ = (found.code >= INCONCLUSIVE).any(axis=1) & ~found.held
     again = np.flatnonzero(open_)[: min(LOOKED_AT_AGAIN, numerical.affordable(2 * len(numerical.steps)))]
     if again.size:
         steps = second_steps(numerical, coordinates[again], analytic[again], unit[again])
         more = numerical.samples(numerical.single(coordinates[again]), steps, unit[again])
-        merged = estimate_slopes(samples.rows(again).merged(more), floor[again])
-        better = judge(analytic[again], merged, floor[again], rtol, unit[again, None])
+        better = judge_entries(samples.rows(again).merged(more), analytic[again], rtol)
         stands = (found.code[again] == FAIL) & (better.code == INCONCLUSIVE) & (better.step > unit[again, None])
         found = found.replaced(again, better._replace(code=np.where(stands, FAIL, better.code)))
     return found
@@ -264,18 +264,75 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
     return notes
 
 
-def choose_entries(gradient: Gradient, num_checks: int, rng: np.random.Generator) -> np.ndarray:
-    """Coordinates for the sparse mode: from every leaf in proportion, its largest gradient and one that is zero."""
-    chosen: set[int] = set()
-    row = np.abs(gradient.row).max(axis=0) if gradient.has_reverse else None
-    parts = gradient.args.parts
-    for first, last in pairwise([*(part.first for part in parts), parts[-1].last]):
-        if first == last:
+def summarize_entries(question: Question, looked: Looked) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:
+    """A record for each leaf, and the wrong entries, worst first."""
+    leaves = []
+    for part in question.args.parts:
+        rows = np.flatnonzero((looked.coordinates >= part.first) & (looked.coordinates < part.last))
+        if not rows.size:
+            nothing = Entry(part.path, (), 0.0, 0.0, 0.0)
+            leaves.append(LeafReport(part.path, Verdict.PASS, part.size, 0, 0, 0.0, 0.0, nothing, 0.0, 0.0))
             continue
-        share = max(1, round(num_checks * (last - first) / parts[-1].last))
-        chosen |= set(first + rng.choice(last - first, min(share, last - first), replace=False))
-        if row is not None:
-            chosen.add(first + int(np.argmax(row[first:last])))
-            zero = np.flatnonzero(row[first:last] == 0)
-            chosen |= {first + int(rng.choice(zero))} if zero.size else set()
-    return np.array(sorted(chosen))
+        some = Looked(looked.coordinates[rows], looked.unit[rows], looked.found.rows(rows), ())
+        leaves.append(_leaf(question, part, some))
+    return tuple(leaves), wrong_entries(question, looked.coordinates, looked.found)
+
+
+def _leaf(question: Question, part: Part, looked: Looked) -> LeafReport:
+    found = looked.found
+    code = _code_of(found)
+    row, reading = _worst(found, code)
+    at = found.analytic[row, reading], found.numerical[row, reading], found.error[row, reading]
+    pairs = 2 if part.is_complex and len(found.code) > part.size else 1  # coordinates of an entry
+    apart = np.abs(found.analytic - found.numerical)[~found.held]
+    doubtful = (found.code == INCONCLUSIVE).any(axis=1) & ~found.held
+    return LeafReport(
+        path=part.path,
+        verdict=SEVERITY[code],
+        entries=part.size,
+        checked=len(found.code) // pairs,
+        wrong=int((found.code == FAIL).any(axis=1).sum()),
+        absolute_error=float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)),
+        relative_error=float(at[2]),
+        worst=entry_at(part, int(looked.coordinates[row]), at, question.readings.labels[int(reading)]),
+        error_bar=float(found.bar[row, reading]),
+        step=float(found.step[row, reading]),
+        inconclusive=-(-int(doubtful.sum()) // pairs),
+        unmoved=-(-int(((found.code == CONSTANT).all(axis=1) & ~found.held).sum()) // pairs),
+        held=-(-int(found.held.sum()) // pairs),
+    )
+
+
+def _code_of(found: Findings) -> int:
+    """The verdict of a leaf. Entries that were held, or are negligible, do not spoil what others show.
+
+    Where none shows anything: CONSTANT, if no entry moves f as far as can be told, else INCONCLUSIVE.
+    """
+    code = found.code[~found.held]
+    negligible = found.negligible[~found.held]
+    counted = code[~negligible & (code != CONSTANT)]
+    if counted.size:
+        return int(counted.max())
+    with np.errstate(all="ignore"):
+        zero = np.maximum(np.abs(found.analytic), np.abs(found.numerical)) <= BARS * found.bar
+    return int(CONSTANT if (zero[~found.held] | (code == CONSTANT)).all() else INCONCLUSIVE)
+
+
+def _worst(found: Findings, code: int) -> tuple[int, int]:
+    """The entry that the verdict rests on with the largest error; one with an error bar, rather."""
+    rank = np.where((found.code == code) & ~found.held[:, None], np.nan_to_num(found.error, nan=np.inf), -1.0)
+    rank = np.where(np.isfinite(found.bar) | (rank < 0), rank, rank - 2.0)
+    row, reading = np.unravel_index(np.argmax(rank), rank.shape)
+    return int(row), int(reading)
+
+
+def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) -> tuple[Entry, ...]:
+    """The entries that fail, worst first, as many as a report names."""
+    rows, readings = np.nonzero(found.code == FAIL)
+    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
+    entries = []
+    for r, m in zip(rows[order], readings[order], strict=True):
+        part = next(part for part in reversed(question.args.parts) if part.first <= coordinates[r])
+        values = found.analytic[r, m], found.numerical[r, m], found.error[r, m]
+        entries.append(entry_at(part, int(coordinates[r]), values, question.readings.labels[m]))
+    return tuple(entries)

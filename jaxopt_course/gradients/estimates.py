@@ -51,6 +51,17 @@ class Samples(NamedTuple):
         lost = np.where(still, np.maximum(self.own, self.unit)[:, None, None], 0.0)
         return self.eps / 2 * np.maximum(self.size + argument, lost)
 
+    @property
+    def quantum(self) -> np.ndarray:
+        """The least by which f changes, [R, M], where there are steps at which it does not change at all; else 0.
+
+        So coarse are the values of a function that loses digits on the way, as 1 - cos(w) does, or one less than the
+        distance of a kink beyond which it is flat: samples cannot tell these apart.
+        """
+        changes = np.abs(np.concatenate([self.plus, self.minus], axis=1) - self.here)
+        least = np.min(np.where(changes > 0, changes, np.inf), axis=1)
+        return np.where((changes == 0).any(axis=1) & np.isfinite(least), least, 0.0)
+
     def rows(self, rows: np.ndarray) -> "Samples":
         """The samples of some of the lines."""
         lines = {name: getattr(self, name)[rows] for name in ("plus", "minus", "steps", "unit", "own")}
@@ -96,13 +107,18 @@ class Estimate(NamedTuple):
     single_bar: np.ndarray
 
 
-def estimate_slopes(samples: Samples, floor: np.ndarray) -> Estimate:
-    """Slopes at the point with their error bars. `floor` [R, M] is a slope below which a jump is no kink."""
+def estimate_slopes(samples: Samples, floor: np.ndarray, least_noise: np.ndarray | None = None) -> Estimate:
+    """Slopes at the point with their error bars.
+
+    `floor` [R, M] is a slope below which a jump is no kink, `least_noise` [R, M] an error of the values of f.
+    """
     plus, minus, here, steps, unit, _, _ = samples
     with np.errstate(all="ignore"):
         h = steps[:, :, None]
         central, right, left = (plus - minus) / (2 * h), (plus - here) / h, (here - minus) / h
         rounding = samples.rounding
+        if least_noise is not None:
+            rounding = np.maximum(rounding, least_noise[:, None, :])
         bars, noise = _bars(central, h, rounding)
         extrapolated = _extrapolated(central, h)
         finer_bars, _ = _bars(extrapolated, h, rounding)

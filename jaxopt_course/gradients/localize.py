@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.annotations import ArrayLike
+from jaxopt_course.gradients.entries import wrong_entries
 from jaxopt_course.gradients.estimates import BARS, estimate_slopes
-from jaxopt_course.gradients.numerical import Numerical, Rays, leaf_rays, units_at
+from jaxopt_course.gradients.numerical import Numerical, Rays, leaf_rays
 from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict
-from jaxopt_course.gradients.subject import Leaves
-from jaxopt_course.gradients.summary import summarize_directions, wrong_entries
+from jaxopt_course.gradients.subject import Leaves, Question, units_at
 from jaxopt_course.gradients.verdicts import (
+    CONSTANT,
     FAIL,
     INCONCLUSIVE,
     KINK,
+    PASS,
     RESOLUTION,
     Findings,
     Trial,
@@ -30,6 +32,7 @@ MOST_BLOCKS = 64  # of wrong blocks side by side; with more the fault is not a m
 SAMPLED = 32  # entries that are looked at where too many are wrong to be found one by one
 KINK_STEP = 1e-6  # at which one-sided slopes that jump at the point are apart, and others hardly
 FLOOR = 1e-2  # entries below this part of their leaf's typical gradient were not seen along the direction either
+NEGLIGIBLE = 1e-6  # of the size of f: how small a slope must be known to be to count as none
 Found = tuple[tuple[LeafReport, ...], tuple[Entry, ...], list[str]]
 
 
@@ -59,7 +62,7 @@ def by_directions(trial: Trial, directions: list[Leaves]) -> Found:
     if tolerance > RESOLUTION and sides.rtol is None:
         checked = [each._replace(found=too_few_digits(each.found)) for each in checked]
         notes.append(few_digits_note(sides))
-    leaves = list(summarize_directions(question, [each.found for each in checked], [each.norm for each in checked]))
+    leaves = list(_summarize(question, [each.found for each in checked], [each.norm for each in checked]))
     wrong: list[Entry] = []
     for number, leaf in enumerate(leaves):
         kinks = aside[(aside >= parts[number].first) & (aside < parts[number].last)]
@@ -180,6 +183,45 @@ def _entries_of(trial: Trial, direction: Direction, number: int, coordinates: np
         floor = np.nan_to_num(FLOOR * typical / unit[:, None], posinf=0.0)
     samples = numerical.samples(rays, numerical.steps * unit[:, None], unit)
     return judge(analytic, estimate_slopes(samples, floor), floor, tolerance, unit[:, None])
+
+
+def _summarize(question: Question, found: list[Findings], norms: list[np.ndarray]) -> tuple[LeafReport, ...]:
+    """A record for each leaf, of the direction in which it does worst; findings and norms [L, M] of each direction."""
+    stacked = Findings(*(np.stack(values) for values in zip(*found, strict=True)))  # [K, L, M]
+    size_of_f = np.abs(question.here).max()
+    size_of_f = max(float(size_of_f), float(np.nanmax(np.stack(norms), initial=0.0)))
+    leaves = []
+    for number, part in enumerate(question.args.parts):
+        of_leaf = Findings(*(values[:, number] for values in stacked))
+        code = int(of_leaf.code.max())
+        if code in (PASS, CONSTANT, INCONCLUSIVE) and _vanishes(of_leaf, size_of_f):
+            code = int(CONSTANT)
+        rank = np.where(of_leaf.code == of_leaf.code.max(), of_leaf.error, -1.0)
+        k, reading = np.unravel_index(np.argmax(rank), rank.shape)
+        a, n, error = of_leaf.analytic[k, reading], of_leaf.numerical[k, reading], of_leaf.error[k, reading]
+        leaves.append(
+            LeafReport(
+                path=part.path,
+                verdict=SEVERITY[code],
+                entries=part.size,
+                checked=len(found),
+                wrong=0,
+                absolute_error=float(np.nan_to_num(np.abs(of_leaf.analytic - of_leaf.numerical), nan=np.inf).max()),
+                relative_error=float(error),
+                worst=Entry(part.path, (), float(a), float(n), float(error)),
+                error_bar=float(of_leaf.bar[k, reading]),
+                step=float(of_leaf.step[k, reading]),
+                rays=True,
+            )
+        )
+    return tuple(leaves)
+
+
+def _vanishes(found: Findings, size_of_f: float) -> bool:
+    """Whether both sides are zero as far as can be told, and that is far."""
+    bar = float(np.nanmax(np.where(np.isfinite(found.bar), found.bar, np.nan), initial=0.0))
+    zero = (np.abs(found.analytic) <= BARS * bar) & (np.abs(found.numerical) <= BARS * bar)
+    return bool(zero.all() and (found.code != KINK).all() and BARS * bar <= NEGLIGIBLE * size_of_f)
 
 
 def localize(

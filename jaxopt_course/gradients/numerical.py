@@ -1,4 +1,4 @@
-"""The numerical side of a check: f evaluated along rays through the point, in float64 where it can run there.
+"""The numerical side of a check: f along rays through the point, in float64 where it can run there.
 
 A ray is a stretch of the row of coordinates with a weight on each, and a point lies on it at a distance t, counted in
 units of each coordinate; on a ray of one coordinate, t is the step itself.
@@ -29,11 +29,13 @@ from jaxopt_course.gradients.subject import (
     Subject,
     arithmetic,
     as_run,
+    entries_at,
     first_line,
     read,
     unit_of,
 )
 
+SMALL = 10_000  # numbers in arguments up to which compiling quickly matters more than running fast
 LARGE = 2**20  # coordinates from which memory is minded more than speed
 CACHE = 2**22  # bytes of perturbed parameters that are evaluated side by side
 MEMORY = 2**27  # bytes that the data, or the outputs, may take once for each of them
@@ -42,19 +44,30 @@ PATIENCE = 30.0  # seconds that the evaluations of a check may take, unless more
 LEAST = 400  # evaluations that are allowed however slow f is
 
 
-def compiled(function: Function, subject: Subject, *static: object) -> Function:
-    """The function with its first arguments fixed, compiled once for a subject."""
-    if not isinstance(subject.f, Fresh):
-        return _kept(function, subject, *static)
-    programs, key = subject.f.programs, (function, *static)
+def compiled(function: Function, args: Arguments, *static: object) -> Function:
+    """The function with its first arguments fixed, compiled once for a subject.
+
+    A small one is compiled without expensive passes: it runs for less time than they would take.
+    """
+    small = args.num_coordinates + sum(leaf.size for leaf in args.data) <= SMALL
+    if not isinstance(args.subject.f, Fresh):
+        return _kept(function, small, args.subject, args.parts, *static)
+    programs, key = args.subject.f.programs, (function, *static)
     if key not in programs:
-        programs[key] = jax.jit(partial(function, subject, *static))
+        programs[key] = _jitted(function, small, args.subject, args.parts, *static)
     return programs[key]
 
 
-@lru_cache(maxsize=64)
-def _kept(function: Function, *static: object) -> Function:
-    return jax.jit(partial(function, *static))
+def _jitted(function: Function, small: bool, *static: object) -> Function:
+    options: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(partial(function, *static), compiler_options=options if small else None)
+
+
+_kept = lru_cache(maxsize=64)(_jitted)
+
+
+def uncompiled(function: Function, args: Arguments, *static: object) -> Function:
+    return partial(function, args.subject, args.parts, *static)
 
 
 class Rays(NamedTuple):
@@ -78,12 +91,10 @@ def single_coordinates(parts: Sequence[Part]) -> Leaves:
 
 
 def whole_ray(args: Arguments, weights: Leaves) -> Rays:
-    """The ray of all coordinates."""
     return Rays(weights, np.array([0]), np.array([args.num_coordinates]))
 
 
 def leaf_rays(parts: Sequence[Part], weights: Leaves) -> Rays:
-    """One ray for each leaf."""
     return Rays(weights, np.array([part.first for part in parts]), np.array([part.last for part in parts]))
 
 
@@ -199,8 +210,7 @@ class Numerical:
 
     def affordable(self, evaluations_each: int) -> int:
         """How many rays the budget still allows, at so many evaluations each."""
-        left = max(self.max_evals - self.evaluations, 0)
-        return 2**62 if np.isinf(left) else int(left // evaluations_each)
+        return int(min(max(self.max_evals - self.evaluations, 0), 2**62) // evaluations_each)
 
     def single(self, coordinates: np.ndarray) -> Rays:
         return Rays(self.ones, coordinates, coordinates + 1, absolute=True)
@@ -216,11 +226,11 @@ class Numerical:
             for start in range(0, len(t), self.capacity):
                 piece = [column[start : start + self.capacity] for column in columns]
                 if way.compiled and way.batch > 1:
-                    run = compiled(values_at, args.subject, args.parts, (way.precise, way.batch))
+                    run = compiled(values_at, args, (way.precise, way.batch))
                     padded = tuple(np.resize(column, self.capacity) for column in piece)
                     rows.append(np.asarray(run(point, padded, np.int32(len(piece[0]))), float)[: len(piece[0])])
                 else:  # large, or not to be compiled: one by one, and nothing kept from one to the next
-                    one = (compiled if way.compiled else partial)(value_at, args.subject, args.parts, way.precise)
+                    one = (compiled if way.compiled else uncompiled)(value_at, args, way.precise)
                     rows.append(np.stack([np.asarray(one(point, ray), float) for ray in zip(*piece, strict=True)]))
         return np.concatenate(rows)
 
@@ -247,7 +257,7 @@ class Numerical:
         return exact
 
     def sweep(self, rays: Rays, floor: np.ndarray) -> Estimate:
-        """Slopes [R, M] with their error bars along rays of many coordinates, from a sweep over steps."""
+        """Slopes [R, M] along rays of many coordinates, with their error bars."""
         return estimate_slopes(self.samples(rays, self.steps), floor)
 
     def central(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -294,27 +304,6 @@ def find_way(question: Question, slack: Number = np.inf, points: int = 2) -> Num
     raise RuntimeError("\n".join([f"{question.title}: f ran at the point but not beside it:", *notes]))
 
 
-def entries_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
-    """The parameters at some coordinates, [R], in float64."""
-    found = np.zeros(len(coordinates))
-    for part, leaf in zip(args.parts, args.moving, strict=True):
-        rows = np.flatnonzero((coordinates >= part.first) & (coordinates < part.last))
-        places = coordinates[rows] - part.first
-        entries = np.asarray(leaf).reshape(-1)[places % max(part.size, 1)]
-        found[rows] = np.where(places < part.size, np.real(entries), np.imag(entries)).astype(float)
-    return found
-
-
-def units_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
-    """The unit of some coordinates, [R]; 0 where the parameter is not finite."""
-    units = np.zeros(len(coordinates))
-    for part, leaf, size in zip(args.parts, args.moving, args.sizes, strict=True):
-        rows = (coordinates >= part.first) & (coordinates < part.last)
-        entries = np.asarray(leaf).reshape(-1)[(coordinates[rows] - part.first) % max(part.size, 1)]
-        units[rows] = unit_of(entries.astype(complex if part.is_complex else float), size)
-    return units
-
-
 def spacing(args: Arguments, precise: bool) -> float:
     """The relative spacing of the narrowest numbers through which f's result passes."""
     shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (*args.moving, *args.data))
@@ -328,8 +317,7 @@ def _narrowest(subject: Subject, precise: bool, num_moving: int, shapes: tuple[j
     def outputs(*leaves: ArrayLike) -> Leaves:
         return subject.outputs(as_run(list(leaves[:num_moving]), precise), as_run(list(leaves[num_moving:]), precise))
 
-    kinds = [np.dtype(float) if precise else shape.dtype for shape in shapes[:num_moving]]
-    widest = max(_eps(kind) for kind in kinds)
+    widest = max(_eps(np.dtype(float) if precise else shape.dtype) for shape in shapes[:num_moving])
     try:
         jaxpr = jax.make_jaxpr(outputs)(*shapes)
     except Exception:  # f must see values: nothing to read

@@ -2,12 +2,14 @@
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
 import jax
 import numpy as np
+
+from jaxopt_course.gradients.subject import Part
 
 
 class Verdict(enum.StrEnum):
@@ -172,6 +174,13 @@ class GradientReport:
             lines += table([("place", "analytic", "numerical", "error"), *rows])
         lines += [f"skipped, not differentiable: {', '.join(self.skipped)}"] if self.skipped else []
         return "\n".join([*lines, *self.notes])
+
+
+def entry_at(part: Part, coordinate: int, values: Sequence[float], output: str) -> Entry:
+    """A record of `values`: analytic, numerical, relative error."""
+    analytic, numerical, error = map(float, values)
+    path = part.path + part.component(coordinate)
+    return Entry(path, part.index_of(coordinate), analytic, numerical, error, output)
 
 
 def gravest(verdicts: Iterable[Verdict], consistency: Iterable[Consistency]) -> Verdict:

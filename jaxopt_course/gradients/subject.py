@@ -211,6 +211,27 @@ def unit_of(leaf: ArrayLike, size: Number) -> ArrayLike:
     return xp.where(xp.isfinite(magnitude), xp.maximum(magnitude, size), xp.zeros_like(magnitude))
 
 
+def entries_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
+    """The parameters at some coordinates, [R], in float64."""
+    found = np.zeros(len(coordinates))
+    for part, leaf in zip(args.parts, args.moving, strict=True):
+        rows = np.flatnonzero((coordinates >= part.first) & (coordinates < part.last))
+        places = coordinates[rows] - part.first
+        entries = np.asarray(leaf).reshape(-1)[places % max(part.size, 1)]
+        found[rows] = np.where(places < part.size, np.real(entries), np.imag(entries)).astype(float)
+    return found
+
+
+def units_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
+    """The unit of some coordinates, [R]; 0 where the parameter is not finite."""
+    units = np.zeros(len(coordinates))
+    for part, leaf, size in zip(args.parts, args.moving, args.sizes, strict=True):
+        rows = (coordinates >= part.first) & (coordinates < part.last)
+        entries = np.asarray(leaf).reshape(-1)[(coordinates[rows] - part.first) % max(part.size, 1)]
+        units[rows] = unit_of(entries.astype(complex if part.is_complex else float), size)
+    return units
+
+
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:160]
 

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.estimates import BARS, Estimate
-from jaxopt_course.gradients.numerical import Numerical, Rays
-from jaxopt_course.gradients.report import CODE, Verdict
+from jaxopt_course.gradients.estimates import BARS, Estimate, Samples, estimate_slopes
+from jaxopt_course.gradients.numerical import Numerical, Rays, whole_ray
+from jaxopt_course.gradients.report import CODE, Consistency, Verdict
+from jaxopt_course.gradients.subject import Leaves, run_plainly
 
 PASS, KINK, CONSTANT = CODE[Verdict.PASS], CODE[Verdict.KINK], CODE[Verdict.CONSTANT]
 INCONCLUSIVE, FAIL = CODE[Verdict.INCONCLUSIVE], CODE[Verdict.FAIL]
@@ -94,6 +95,28 @@ def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float,
     )
 
 
+def judge_entries(samples: Samples, analytic: np.ndarray, rtol: float) -> Findings:
+    """Findings of a sweep. Where f does not move at small steps, they may show nothing but lost digits.
+
+    Then the larger steps count alone, with that loss as noise, if they agree with the gradient and show no kink.
+    """
+    floor, unit = np.zeros(analytic.shape), samples.unit[:, None]
+    estimate = estimate_slopes(samples, floor)
+    found = judge(analytic, estimate, floor, rtol, unit)
+    quantum = samples.quantum
+    if not ((found.code >= INCONCLUSIVE) & (quantum > 0)).any():
+        return found
+    coarse = estimate_slopes(samples, floor, quantum)
+    other = judge(analytic, coarse, floor, rtol, unit)
+    smooth = np.isnan(estimate.kink) & np.isnan(coarse.kink)
+    better = (found.code >= INCONCLUSIVE) & (quantum > 0) & (other.code == PASS) & smooth
+    mixed = {
+        name: np.where(better, getattr(other, name), getattr(found, name))
+        for name in ("code", "numerical", "bar", "step", "error", "noise")
+    }
+    return found._replace(**mixed)
+
+
 def unmeasured(analytic: np.ndarray, *, held: bool) -> Findings:
     """Findings of entries that were not moved, because they cannot be (`held`) or the budget did not reach them."""
     nan, no = np.full(analytic.shape, np.nan), np.zeros(analytic.shape, bool)
@@ -143,19 +166,22 @@ class Trial(NamedTuple):
 def excused(trial: Trial, found: Findings, rays: Rays) -> Findings:
     """A difference that the gradient's own rounding explains is no failure, but nothing was proven either.
 
-    At a kink of f the gradient jumps by itself, and nothing is excused.
+    The noise of the gradient then counts in the error bar. At a kink of f the gradient jumps by itself, and nothing is
+    excused.
     """
-    rows = np.flatnonzero(((found.code == FAIL) & ~found.kinked).any(axis=1))
+    with np.errstate(all="ignore"):
+        apart = np.abs(found.analytic - found.numerical)
+        differs = np.isfinite(found.bar) & (apart > BARS * found.bar) & (found.code >= INCONCLUSIVE) & ~found.kinked
+    rows = np.flatnonzero(differs.any(axis=1))
     if not rows.size:
         return found
-    some = rays.rows(rows)
+    some, mine = rays.rows(rows), found.rows(rows)
     slopes = [gradient.slopes(some)[0] for gradient in (trial.sides.sharpest, *trial.sides.nearby(trial.rng))]
     with np.errstate(all="ignore"):
         noise = np.max(np.abs(np.stack(slopes[1:]) - slopes[0]), axis=0)
-        explained = np.abs(found.analytic[rows] - found.numerical[rows]) <= BARS * noise
-    some_found = found.rows(rows)
-    code = np.where((some_found.code == FAIL) & ~some_found.kinked & explained, INCONCLUSIVE, some_found.code)
-    return found.replaced(rows, some_found._replace(code=code))
+        explained = differs[rows] & (apart[rows] <= BARS * noise)
+    code, bar = np.where(explained, INCONCLUSIVE, mine.code), np.where(explained, np.maximum(mine.bar, noise), mine.bar)
+    return found.replaced(rows, mine._replace(code=code, bar=bar))
 
 
 def too_few_digits(found: Findings) -> Findings:
@@ -169,3 +195,85 @@ def digits(eps: float) -> int:
 
 def few_digits_note(sides: Sides) -> str:
     return f"the gradient has only {digits(sides.eps)} digits, and could not be computed with more"
+
+
+def nondeterminism(own: Gradient, numerical: Numerical, plain: Leaves, eps: float) -> float:
+    """How far two runs of f at one point are apart. It is run again only where something does not fit to rounding."""
+    if not np.array_equal(numerical.here, numerical.again, equal_nan=True):
+        return _most(np.abs(numerical.here - numerical.again))
+    question = numerical.question
+    if not own.outputs:
+        return 0.0
+    rounding = 4 * eps * size_at(own)
+    if (np.abs(np.asarray(question.readings.of(own.outputs)) - question.here) <= rounding).all():
+        return 0.0
+    again = np.asarray(question.readings.of(run_plainly(question.title, question.args)))
+    return _most(np.where(np.abs(again - question.here) > rounding, np.abs(again - question.here), 0.0))
+
+
+def size_at(own: Gradient) -> np.ndarray:
+    """What rounding of f is relative to, [M]: its value, and what it changes by over a unit."""
+    here = own.question.here
+    size = np.abs(here) + own.slopes(whole_ray(own.args, own.weights))[1][0]
+    return np.maximum(size, max(1e-3 * size.max(), 1e-300))
+
+
+def compare_without_differences(trial: Trial, plain: Leaves) -> tuple[Consistency, ...]:
+    own, numerical = trial.sides.own, trial.numerical
+    rows = []
+    side = trial.sides.sharpest
+    if side.has_reverse and side.forward is not None:
+        rows.append(_forward_against_reverse(trial))
+    if side.grad_fn is None and side.has_reverse:
+        tolerance = max(1e-8, float(np.sqrt(_eps_of(trial))))
+        rows.append(_row("linear in its cotangent", max(side.bend, 0.0), tolerance))
+    readings, here = numerical.question.readings, numerical.question.here
+    slack, allowed = np.sqrt(trial.sides.eps) * size_at(own), "in units of what rounding allows"
+    if own.outputs:
+        compiled = np.asarray(readings.of(own.outputs))
+        rows.append(_row("compiled against not", _most(np.abs(compiled - here) / slack), 1.0, allowed))
+    if numerical.way.batch > 1:
+        apart = _most(np.abs(numerical.here - here) / slack)
+        rows.append(_row("vectorised against one by one", apart, 1.0, allowed))
+    return tuple(rows)
+
+
+def _forward_against_reverse(trial: Trial) -> Consistency:
+    """Both modes along one ray, relative to the terms of the slope.
+
+    They round differently, and ill-conditioned linear algebra makes more of it than any fixed tolerance allows: where
+    they differ, the gradient at two points that are the same to rounding says how much of that is noise.
+    """
+    side, eps = trial.sides.sharpest, _eps_of(trial)
+    assert side.forward is not None
+    slope, norm = (x[0] for x in side.slopes(whole_ray(side.args, side.weights)))
+    tolerance = max(1e-8, float(np.sqrt(eps)))
+    with np.errstate(all="ignore"):
+        scale = np.maximum(norm, 100 * eps * np.abs(trial.numerical.here) / tolerance)
+        apart = np.where(side.forward == slope, 0.0, np.abs(side.forward - slope))
+        errors = np.where(apart == 0, 0.0, apart / scale)
+    name, error = "forward against reverse mode", _most(errors)
+    if not np.isfinite(norm).all():
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "the slope along all coordinates overflows")
+    if error <= tolerance:
+        return _row(name, error, tolerance)
+    noise = np.full_like(slope, eps * side.args.sizes.max())  # tangents are as large as the parameters
+    for there in trial.sides.nearby(trial.rng):
+        by_reverse = there.slopes(whole_ray(there.args, there.weights))[0][0]
+        by_forward = side.forward if there.forward is None else there.forward
+        noise = np.max([noise, np.abs(by_reverse - slope), np.abs(by_forward - side.forward)], axis=0)
+    if (apart <= np.maximum(BARS * noise, tolerance * scale)).all():
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "within the rounding of the gradient itself")
+    return _row(name, error, tolerance)
+
+
+def _eps_of(trial: Trial) -> float:
+    return trial.numerical.eps if trial.sides.exact is not None else trial.sides.eps
+
+
+def _row(name: str, error: float, tolerance: float, detail: str = "") -> Consistency:
+    return Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, float(error), detail)
+
+
+def _most(errors: np.ndarray) -> float:
+    return float(np.nan_to_num(errors, nan=np.inf).max())
