@@ -5,6 +5,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -493,7 +494,56 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
             assert total <= 4 * 4 * n
 
 
+def sleepy_sines(x: Any) -> Any:
+    def wait(_: Any) -> Any:
+        time.sleep(0.01)
+        return np.zeros((), x.dtype)
+
+    waited = jax.pure_callback(wait, jax.ShapeDtypeStruct((), x.dtype), x[0], vmap_method="sequential")
+    return sum_of_sines(x) + jax.lax.stop_gradient(waited)
+
+
+def test_a_budget_of_evaluations() -> None:
+    x = jnp.linspace(0.1, 1.0, 300)
+    report = jc.gradcheck(sum_of_sines, x, max_evals=200)
+    assert report.evaluations <= 210
+    assert report.verdict is INCONCLUSIVE
+    (leaf,) = report.leaves
+    assert 0 < leaf.speaks_for < 300
+    assert leaf.speaks_for + leaf.inconclusive == 300
+    assert any("not reached" in note and 'mode="directional"' in note for note in report.notes)
+    wrong = jc.gradcheck(sines_with_wrong(jnp.arange(300)), x, max_evals=200)
+    assert wrong.verdict is FAIL
+
+
+def test_a_slow_function_is_checked_within_the_default_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerical, "PATIENCE", 3.0)
+    f = with_gradient(sleepy_sines, lambda x, c: c * jnp.cos(x))
+    report = jc.gradcheck(f, jnp.linspace(0.1, 1.0, 300))
+    assert (report.verdict, report.mode) == (PASS, "directional")
+    assert report.evaluations < 100
+    assert "too slow" in report.reason
+
+
 # The report.
+
+
+def test_a_pass_says_how_many_entries_it_speaks_for() -> None:
+    def f(p: Any) -> Any:
+        return jnp.nanmean(p["x"] ** 2) + 1e-22 * p["y"][0] + p["y"][1] ** 2 + 0 * jnp.sum(p["unused"])
+
+    x = jnp.array([1.0, jnp.nan, 2.0, jnp.nan])
+    report = jc.gradcheck(jax.jit(f), {"x": x, "y": jnp.ones(3), "unused": jnp.ones(2)})
+    leaves = {leaf.path: leaf for leaf in report.leaves}
+    assert report.verdict is PASS
+    assert (leaves["params['x']"].speaks_for, leaves["params['x']"].held) == (2, 2)
+    assert leaves["params['y']"].speaks_for + leaves["params['y']"].inconclusive == 2
+    assert leaves["params['y']"].unmoved == 1
+    assert leaves["params['unused']"].verdict is CONSTANT
+    assert any("held still" in note for note in report.notes)
+    assert "2 of 4" in str(report)
+    said = report.to_dict()["leaves"]
+    assert {leaf["path"]: leaf["speaks_for"] for leaf in said}["params['x']"] == 2
 
 
 def test_the_report_is_a_tree_a_table_and_a_dictionary() -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import jaxopt_course as jc
-from experiments.gradcheck_corpus import Judged, holds, judge, open_cases, table
+from experiments.gradcheck_corpus import ACCEPTED, Judged, holds, judge, open_cases, table
 from experiments.report import print_blocks
 from jaxopt_course.gradients import Verdict
+from tests import gradient_faults
 from tests.gradient_corpus import CASES, mutants, right_gradients, right_samples, second_order_mutants, wrong_samples
 from tests.gradient_faults import Sample
 
@@ -80,6 +81,45 @@ def test_every_mutant_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     judged = [judge(sample, False) for sample in made]
     show(judged, capsys)
     assert holds(judged), open_cases(judged)
+
+
+ONCE_MISJUDGED = {
+    True: (
+        "offset of 1e8 beside a sine",
+        "sine at 1e8",
+        "tanh(1e8 (w - 1)) at 1",
+        "flat beside steep",
+        "sine with ripples of 1e-9",
+        "masked logits",
+        "mean without NaN",
+        "power at the end of its domain",
+        "tail of erfinv",
+        "float32 leaf of 1e-24",
+        "float32 leaf of 1e20",
+        "float32 log determinant",
+        "insists on float32, 300",
+    ),
+    False: (
+        "ignores it",
+        "its absolute value",
+        "of each output, ignored",
+        "two signs beside 1e9",
+        "zero for a flat entry",
+        "sign of 1e-9 of the largest",
+        "3e-6 in one of 1,100",
+        "1e6 forgotten",
+        "1e9 in one of 300 forgotten",
+    ),
+}
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_what_was_once_misjudged(right: bool) -> None:
+    samples = {sample.name: sample for sample in (gradient_faults.RIGHT if right else gradient_faults.WRONG)}
+    for name in ONCE_MISJUDGED[right]:
+        judged = judge(samples[name], right)
+        assert (judged.verdict in ACCEPTED) if right else judged.verdict is Verdict.FAIL, name
+        assert not judged.is_over, name
 
 
 def test_second_derivatives(capsys: pytest.CaptureFixture[str]) -> None:

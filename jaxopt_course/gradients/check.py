@@ -291,4 +291,6 @@ def _why(mode: str, chosen: str, n: int, numerical: Numerical) -> str:
         return f"{n:,} coordinates, few enough to look at each"
     if chosen == "sparse":
         return f"{n:,} coordinates of a function that cannot be compiled"
+    if n <= DENSE:
+        return f"{n:,} coordinates of a function too slow to look at each"
     return f"{n:,} coordinates, more than {DENSE:,}"

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
+from jaxopt_course.annotations import PyTree
 from jaxopt_course.gradients.subject import Part
 
 
@@ -142,7 +143,7 @@ class GradientReport:
             raise GradientCheckError(self)
         return self
 
-    def to_dict(self) -> dict[str, Plain]:
+    def to_dict(self) -> dict[str, PyTree]:
         """Plain Python that JSON can hold."""
         leaves = [asdict(leaf) | {"speaks_for": leaf.speaks_for} for leaf in self.leaves]
         return {key: _plain(value) for key, value in (asdict(self) | {"ok": self.ok, "leaves": leaves}).items()}
