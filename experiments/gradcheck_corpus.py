@@ -60,12 +60,12 @@ def judge(sample: Any, right: bool, check: Callable[..., GradientReport] = jc.gr
 
 def main(*, quiet: bool, as_json: bool) -> int:
     """Judge the whole corpus, and print the table. 1 if a verdict is false, or too many are open."""
-    try:
-        from tests.gradient_corpus import right_samples, wrong_samples
-    except ImportError as error:
-        raise UsageError(f"--corpus needs the tests of a checkout, run from its root: {error}") from error
     judged: list[Judged] = []
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        try:
+            from tests.gradient_corpus import right_samples, wrong_samples
+        except ImportError as error:
+            raise UsageError(f"--corpus needs the tests of a checkout, run from its root: {error}") from error
         for right, samples in ((True, right_samples()), (False, wrong_samples())):
             for sample in samples:
                 judged.append(judge(sample, right))

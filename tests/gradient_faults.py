@@ -186,6 +186,8 @@ RIGHT = [
     Sample("float32", "float32 leaf of 1e20", lambda w: jnp.sum(jnp.log(w)), x(1e20, 2e20, dtype=F32)),
     Sample("float32", "float32 leaf of 1e30", lambda w: jnp.linalg.norm(w / 1e30), x(3e30, 4e30, dtype=F32)),
     Sample("float32", "float32 Gaussian process", gaussian_process, x(-1.0, 0.3, dtype=F32)),
+    Sample("float32", "float32 Gaussian process from 0", gaussian_process, x(0.0, 0.0, dtype=F32)),
+    Sample("float32", "insists on a float32 Gaussian process", in_float32(gaussian_process), x(-2.0, 0.3)),
     Sample("float32", "float32 log determinant", log_determinant, matrix(4, F32)),
     Sample("float32", "float32 tail of erfinv", lambda z: jnp.sum(special.erfinv(z)), x(0.9999, 0.999999, dtype=F32)),
     Sample("float32", "float32 cross entropy", cross_entropy, x(4.0, 0.0, -5.0, 1.0, dtype=F32)),

@@ -27,7 +27,7 @@ from jaxopt_course.gradients.subject import (
     run_plainly,
     take_apart,
 )
-from jaxopt_course.gradients.verdicts import Sides, Trial, compare_without_differences, nondeterminism, size_at
+from jaxopt_course.gradients.verdicts import Sides, Slack, Trial, compare_without_differences, nondeterminism
 
 DENSE = 10_000  # coordinates up to which mode="auto" looks at each
 DENSE_UNCOMPILED = 200  # the same, for functions that cannot be compiled
@@ -178,14 +178,15 @@ def examine(
         return replace(report, verdict=Verdict.NONFINITE, reason="the gradient is not finite", leaves=leaves)
 
     eps = spacing(args, precise=False)
-    numerical = find_way(question, np.sqrt(eps) * size_at(own), _points_at_once(options, args))
-    if gap := nondeterminism(own, numerical, plain, eps):
+    slack = Slack(own, eps)
+    numerical = find_way(question, lambda values: slack.excess(values) <= 1, _points_at_once(options, args))
+    if gap := nondeterminism(slack, numerical):
         reason = f"two runs at one point differ by {gap:.3g}; hand the random key to f as an argument"
         return replace(report, verdict=Verdict.NONDETERMINISTIC, reason=reason)
     needed = numerical.way.precise and (n <= IN_FLOAT64 or eps > COARSE)
     exact, refused = _in_float64(question, directions[0], grad_fn) if needed else (None, [])
-    trial = Trial(numerical, Sides(own, exact, eps, options.rtol), rng)
-    consistency = compare_without_differences(trial, plain)
+    trial = Trial(numerical, Sides(own, exact, eps, options.rtol), slack, rng)
+    consistency = compare_without_differences(trial)
     mixtures = [] if readings.each else [_mixture_note(plain, len(readings.labels))]
     report = replace(
         _verdict(report, trial, options, directions),

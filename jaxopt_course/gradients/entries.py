@@ -30,6 +30,7 @@ PILOTS = 4  # entries of each leaf that are swept to learn those steps
 SECOND = 1.7e-3  # the second of the two steps, relative to the first
 SWEPT = 512  # entries that are swept at once, and in all once one of them has failed
 MOST_LISTED = 100  # wrong entries that a report names
+TELLS_ENOUGH = 1e-2  # relative error of a gradient in its own dtype that its noise may excuse
 LOOKED_AT_AGAIN = 128  # entries that are swept over more steps where the first sweep did not settle them
 
 
@@ -217,7 +218,8 @@ def _weighed(numerical: Numerical, found: Findings, unit: np.ndarray, size: np.n
 def _lost_digits(trial: Trial, looked: Looked, size: np.ndarray) -> tuple[Findings, list[str]]:
     """Where the gradient's code is right in float64, and its result in the user's dtype is not.
 
-    Rounding that is small beside f (a few eps of it in a whole unit) comes of cancellation, and is counted only.
+    Rounding that is small beside f (a few eps of it in a whole unit) comes of cancellation, and is counted only. Up to
+    TELLS_ENOUGH the noise of the gradient in that dtype excuses it: ill-conditioned linear algebra has no more digits.
     """
     found, sides = looked.found, trial.sides
     own = sides.own.slopes(trial.numerical.single(looked.coordinates))[0]
@@ -226,6 +228,9 @@ def _lost_digits(trial: Trial, looked: Looked, size: np.ndarray) -> tuple[Findin
         error = apart / np.maximum(np.maximum(np.abs(own), np.abs(found.analytic)), np.finfo(float).tiny)
         lost = (found.code <= KINK) & ~(error <= np.sqrt(sides.eps)) & (apart > 0) & ~found.held[:, None]
         small = apart * looked.unit[:, None] <= 4 * sides.eps * size
+        if (lost & ~small & (error <= TELLS_ENOUGH)).any():
+            noise = _noise_of_own(trial, looked, own)
+            lost &= small | ~((error <= TELLS_ENOUGH) & (apart <= BARS * noise))
     if not lost.any():
         return found, []
     note = (
@@ -235,6 +240,13 @@ def _lost_digits(trial: Trial, looked: Looked, size: np.ndarray) -> tuple[Findin
     )
     code = np.where(lost, INCONCLUSIVE, found.code)
     return found._replace(code=code, negligible=found.negligible | (lost & small)), [note]
+
+
+def _noise_of_own(trial: Trial, looked: Looked, own: np.ndarray) -> np.ndarray:
+    """By how much the gradient in the user's dtype differs at points that are the same to rounding, [R, M]."""
+    sides = trial.sides._replace(exact=None)
+    rays = trial.numerical.single(looked.coordinates)
+    return np.max([np.abs(near.slopes(rays)[0] - own) for near in sides.nearby(trial.rng)], axis=0)
 
 
 def _notes(numerical: Numerical, found: Findings) -> list[str]:

@@ -6,7 +6,7 @@ units of each coordinate; on a ray of one coordinate, t is the step itself.
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -268,10 +268,12 @@ class Numerical:
             return (plus - minus) / (2 * h), ((plus - self.here) - (self.here - minus)) / h
 
 
-def find_way(question: Question, slack: Number = np.inf, points: int = 2) -> Numerical:
+def find_way(
+    question: Question, allows: Callable[[np.ndarray], bool] = lambda values: True, points: int = 2
+) -> Numerical:
     """f along rays by the first way that works: float64 or its own dtype; vectorised, one by one, not compiled.
 
-    Values that differ from f's own by more than `slack` [M] are another function's. `points` is how many are needed at
+    Values [M] in float64 that `allows` refuses are another function's. `points` is how many are needed at
     once: one size, one compile. Raises RuntimeError where f runs in no way beside the point.
     """
     args, other = question.args, False
@@ -293,7 +295,7 @@ def find_way(question: Question, slack: Number = np.inf, points: int = 2) -> Num
         except Exception as error:  # whatever f objects to; it has run at the point itself
             notes.append(f"f does not run in {way}: {type(error).__name__}: {first_line(error)}")
             continue
-        if way.precise and not np.all(np.abs(found.here - question.here) <= slack):
+        if way.precise and not allows(found.here):
             differs = np.max(np.abs(found.here - question.here), initial=0.0)
             notes.append(
                 f"f is another function in float64 (values differ by {differs:.3g}): differences in its own dtype"

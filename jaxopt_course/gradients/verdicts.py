@@ -1,5 +1,7 @@
 """When two slopes agree, differ, or cannot be told apart, and what excuses a gradient that differs."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +10,7 @@ from jaxopt_course.gradients.analytic import Gradient
 from jaxopt_course.gradients.estimates import BARS, Estimate, Samples, estimate_slopes
 from jaxopt_course.gradients.numerical import Numerical, Rays, whole_ray
 from jaxopt_course.gradients.report import CODE, Consistency, Verdict
-from jaxopt_course.gradients.subject import Leaves, run_plainly
+from jaxopt_course.gradients.subject import Arguments, Leaves, run_plainly
 
 PASS, KINK, CONSTANT = CODE[Verdict.PASS], CODE[Verdict.KINK], CODE[Verdict.CONSTANT]
 INCONCLUSIVE, FAIL = CODE[Verdict.INCONCLUSIVE], CODE[Verdict.FAIL]
@@ -143,16 +145,58 @@ class Sides(NamedTuple):
 
     def nearby(self, rng: np.random.Generator) -> list[Gradient]:
         """The gradient at two points that are the same to rounding: what differs there is the gradient's own noise."""
-        side, gradients = self.sharpest, []
-        eps = 4 * np.finfo(np.float64).eps if self.exact is not None else 4 * self.eps
-        for _ in range(2):
-            moved = []
-            for leaf in map(np.asarray, side.args.moving):
-                wide = leaf.astype(complex if np.iscomplexobj(leaf) else float)
-                wide *= 1 + eps * rng.choice([-1.0, 1.0], leaf.shape)
-                moved.append(wide if side.precise else wide.astype(leaf.dtype))
-            gradients.append(side.at(moved))
-        return gradients
+        eps = np.finfo(np.float64).eps if self.exact is not None else self.eps
+        return [self.sharpest.at(rounded(self.own.args, eps, rng, self.exact is not None)) for _ in range(2)]
+
+
+def rounded(args: Arguments, eps: float, rng: np.random.Generator, precise: bool) -> Leaves:
+    """Parameters that are the same to rounding: each entry moved by four times its relative spacing.
+
+    In float64 a zero stays, so that a gradient does not jump that has a kink there; in the user's dtype it is moved by
+    the spacing of its leaf, for rounding on the way moves it as well.
+    """
+    moved = []
+    for leaf, size in zip(map(np.asarray, args.moving), args.sizes, strict=True):
+        wide = leaf.astype(complex if np.iscomplexobj(leaf) else float)
+        unit = np.where(np.isfinite(wide), np.abs(wide) if precise else np.maximum(np.abs(wide), size), 0.0)
+        wide += 4 * eps * unit * rng.choice([-1.0, 1.0], leaf.shape)
+        moved.append(wide if precise else wide.astype(leaf.dtype))
+    return moved
+
+
+@dataclass(frozen=True)
+class Slack:
+    """How far values of f, computed in several ways, may be apart: half their digits, or ten times their noise.
+
+    The noise is that of f in its own dtype, of spacing `eps`, at points that are the same to rounding. Only an f that
+    is ill-conditioned, as linear algebra can be, needs it, and only then is it evaluated for it.
+    """
+
+    own: Gradient
+    eps: float
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """What rounding of f is relative to, [M]: its value, and what it changes by over a unit."""
+        size = np.abs(self.own.question.here) + self.own.slopes(whole_ray(self.own.args, self.own.weights))[1][0]
+        return np.maximum(size, max(1e-3 * size.max(), 1e-300))
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        question, rng = self.own.question, np.random.default_rng(0)
+        apart = []
+        for _ in range(3):
+            args = question.args._replace(moving=rounded(question.args, self.eps, rng, precise=False))
+            values = np.asarray(question.readings.of(run_plainly(question.title, args)))
+            apart.append(np.nan_to_num(np.abs(values - question.here), nan=0.0, posinf=0.0))
+        return np.max(apart, axis=0)
+
+    def excess(self, values: np.ndarray) -> float:
+        """How far values are from those of f, in units of what is allowed; the largest."""
+        apart, allowed = np.abs(values - self.own.question.here), np.sqrt(self.eps) * self.size
+        if not (apart <= allowed).all() and np.isfinite(apart).all():
+            allowed = np.maximum(allowed, BARS * self.noise)
+        return most(apart / allowed)
 
 
 class Trial(NamedTuple):
@@ -160,6 +204,7 @@ class Trial(NamedTuple):
 
     numerical: Numerical
     sides: Sides
+    slack: Slack
     rng: np.random.Generator
 
 
@@ -197,28 +242,19 @@ def few_digits_note(sides: Sides) -> str:
     return f"the gradient has only {digits(sides.eps)} digits, and could not be computed with more"
 
 
-def nondeterminism(own: Gradient, numerical: Numerical, plain: Leaves, eps: float) -> float:
+def nondeterminism(slack: Slack, numerical: Numerical) -> float:
     """How far two runs of f at one point are apart. It is run again only where something does not fit to rounding."""
     if not np.array_equal(numerical.here, numerical.again, equal_nan=True):
-        return _most(np.abs(numerical.here - numerical.again))
-    question = numerical.question
-    if not own.outputs:
-        return 0.0
-    rounding = 4 * eps * size_at(own)
-    if (np.abs(np.asarray(question.readings.of(own.outputs)) - question.here) <= rounding).all():
+        return most(np.abs(numerical.here - numerical.again))
+    question, outputs = numerical.question, slack.own.outputs
+    rounding = 4 * slack.eps * slack.size
+    if not outputs or (np.abs(np.asarray(question.readings.of(outputs)) - question.here) <= rounding).all():
         return 0.0
     again = np.asarray(question.readings.of(run_plainly(question.title, question.args)))
-    return _most(np.where(np.abs(again - question.here) > rounding, np.abs(again - question.here), 0.0))
+    return most(np.where(np.abs(again - question.here) > rounding, np.abs(again - question.here), 0.0))
 
 
-def size_at(own: Gradient) -> np.ndarray:
-    """What rounding of f is relative to, [M]: its value, and what it changes by over a unit."""
-    here = own.question.here
-    size = np.abs(here) + own.slopes(whole_ray(own.args, own.weights))[1][0]
-    return np.maximum(size, max(1e-3 * size.max(), 1e-300))
-
-
-def compare_without_differences(trial: Trial, plain: Leaves) -> tuple[Consistency, ...]:
+def compare_without_differences(trial: Trial) -> tuple[Consistency, ...]:
     own, numerical = trial.sides.own, trial.numerical
     rows = []
     side = trial.sides.sharpest
@@ -227,22 +263,21 @@ def compare_without_differences(trial: Trial, plain: Leaves) -> tuple[Consistenc
     if side.grad_fn is None and side.has_reverse:
         tolerance = max(1e-8, float(np.sqrt(_eps_of(trial))))
         rows.append(_row("linear in its cotangent", max(side.bend, 0.0), tolerance))
-    readings, here = numerical.question.readings, numerical.question.here
-    slack, allowed = np.sqrt(trial.sides.eps) * size_at(own), "in units of what rounding allows"
+    allowed = "in units of what rounding allows"
     if own.outputs:
-        compiled = np.asarray(readings.of(own.outputs))
-        rows.append(_row("compiled against not", _most(np.abs(compiled - here) / slack), 1.0, allowed))
+        compiled = np.asarray(numerical.question.readings.of(own.outputs))
+        rows.append(_row("compiled against not", trial.slack.excess(compiled), 1.0, allowed))
     if numerical.way.batch > 1:
-        apart = _most(np.abs(numerical.here - here) / slack)
-        rows.append(_row("vectorised against one by one", apart, 1.0, allowed))
+        rows.append(_row("vectorised against one by one", trial.slack.excess(numerical.here), 1.0, allowed))
     return tuple(rows)
 
 
 def _forward_against_reverse(trial: Trial) -> Consistency:
     """Both modes along one ray, relative to the terms of the slope.
 
-    They round differently, and ill-conditioned linear algebra makes more of it than any fixed tolerance allows: where
-    they differ, the gradient at two points that are the same to rounding says how much of that is noise.
+    They round differently, and ill-conditioned linear algebra makes more of it than any fixed tolerance allows. Where
+    they differ, the gradient at two points that are the same to rounding says how much of that is noise; and if it
+    cannot, differences along the ray say whether either is wrong.
     """
     side, eps = trial.sides.sharpest, _eps_of(trial)
     assert side.forward is not None
@@ -252,7 +287,7 @@ def _forward_against_reverse(trial: Trial) -> Consistency:
         scale = np.maximum(norm, 100 * eps * np.abs(trial.numerical.here) / tolerance)
         apart = np.where(side.forward == slope, 0.0, np.abs(side.forward - slope))
         errors = np.where(apart == 0, 0.0, apart / scale)
-    name, error = "forward against reverse mode", _most(errors)
+    name, error = "forward against reverse mode", most(errors)
     if not np.isfinite(norm).all():
         return Consistency(name, Verdict.INCONCLUSIVE, error, "the slope along all coordinates overflows")
     if error <= tolerance:
@@ -264,6 +299,10 @@ def _forward_against_reverse(trial: Trial) -> Consistency:
         noise = np.max([noise, np.abs(by_reverse - slope), np.abs(by_forward - side.forward)], axis=0)
     if (apart <= np.maximum(BARS * noise, tolerance * scale)).all():
         return Consistency(name, Verdict.INCONCLUSIVE, error, "within the rounding of the gradient itself")
+    found = trial.numerical.sweep(whole_ray(side.args, side.weights), norm[None])
+    doubt = BARS * found.bar[0]
+    if (np.abs(slope - found.slope[0]) <= doubt).all() and (np.abs(side.forward - found.slope[0]) <= doubt).all():
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "differences along the ray cannot tell which is right")
     return _row(name, error, tolerance)
 
 
@@ -275,5 +314,5 @@ def _row(name: str, error: float, tolerance: float, detail: str = "") -> Consist
     return Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, float(error), detail)
 
 
-def _most(errors: np.ndarray) -> float:
+def most(errors: np.ndarray) -> float:
     return float(np.nan_to_num(errors, nan=np.inf).max())
