@@ -23,13 +23,13 @@ from jaxopt_course.gradients.verdicts import (
     judge_entries,
     too_few_digits,
     unmeasured,
+    wrong_entries,
 )
 
 FEW = 64  # entries that are all swept; of more, each is first compared at two steps
 PILOTS = 4  # entries of each leaf that are swept to learn those steps
 SECOND = 1.7e-3  # the second of the two steps, relative to the first
 SWEPT = 512  # entries that are swept at once, and in all once one of them has failed
-MOST_LISTED = 100  # wrong entries that a report names
 TELLS_ENOUGH = 1e-2  # relative error of a gradient in its own dtype that its noise may excuse
 LOOKED_AT_AGAIN = 128  # entries that are swept over more steps where the first sweep did not settle them
 
@@ -95,7 +95,11 @@ def _pilots(rows: np.ndarray, analytic: np.ndarray) -> np.ndarray:
 def _sweep_suspects(
     numerical: Numerical, coordinates: np.ndarray, found: Findings, suspects: np.ndarray, rtol: float
 ) -> Findings:
-    """Sweep what differs, worst first. Once one entry has failed, the others that differ grossly count as wrong."""
+    """Sweep what differs, worst first.
+
+    Once one entry has failed, the others that differ grossly count as wrong. Where SWEPT entries and nothing could be
+    told of any, the precision of f does not suffice, and the others are left.
+    """
     for start in range(0, len(suspects), SWEPT):
         rows = suspects[start : start + SWEPT][: numerical.affordable(2 * len(numerical.steps))]
         if rows.size:
@@ -105,7 +109,8 @@ def _sweep_suspects(
             gross = found.rows(rest)
             gross = gross._replace(code=np.where(gross.error > RESOLUTION, FAIL, gross.code))
             return found.replaced(rest, gross)
-        if len(rows) < len(suspects[start : start + SWEPT]):
+        out_of_budget = len(rows) < len(suspects[start : start + SWEPT])
+        if out_of_budget or (found.code[rows] == INCONCLUSIVE).any(axis=1).all():
             break
     return found
 
@@ -263,6 +268,11 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
         (np.isnan(found.bar) & ~np.isnan(found.numerical) & (found.code >= INCONCLUSIVE)).any(axis=1).sum()
     ):
         notes.append(f"{unswept:,} of the entries that differ were not looked into: there may be more wrong ones")
+    if (
+        int((doubtful & ~found.negligible & ~np.isnan(found.numerical)).any(axis=1).sum())
+        and not (found.code == FAIL).any()
+    ):
+        notes.append('the precision does not suffice for single entries; mode="directional" needs less of it')
     if kinks := int((found.code == KINK).any(axis=1).sum()):
         notes.append(f"{kinks:,} of the entries lie at a kink of f or close to one")
     if held := int(found.held.sum()):
@@ -336,15 +346,3 @@ def _worst(found: Findings, code: int) -> tuple[int, int]:
     rank = np.where(np.isfinite(found.bar) | (rank < 0), rank, rank - 2.0)
     row, reading = np.unravel_index(np.argmax(rank), rank.shape)
     return int(row), int(reading)
-
-
-def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) -> tuple[Entry, ...]:
-    """The entries that fail, worst first, as many as a report names."""
-    rows, readings = np.nonzero(found.code == FAIL)
-    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
-    entries = []
-    for r, m in zip(rows[order], readings[order], strict=True):
-        part = next(part for part in reversed(question.args.parts) if part.first <= coordinates[r])
-        values = found.analytic[r, m], found.numerical[r, m], found.error[r, m]
-        entries.append(entry_at(part, int(coordinates[r]), values, question.readings.labels[m]))
-    return tuple(entries)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.annotations import ArrayLike
-from jaxopt_course.gradients.entries import wrong_entries
 from jaxopt_course.gradients.estimates import BARS, estimate_slopes
 from jaxopt_course.gradients.numerical import Numerical, Rays, leaf_rays
 from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict
@@ -26,11 +25,12 @@ from jaxopt_course.gradients.verdicts import (
     few_digits_note,
     judge,
     too_few_digits,
+    wrong_entries,
 )
 
 MOST_BLOCKS = 64  # of wrong blocks side by side; with more the fault is not a matter of single entries
 SAMPLED = 32  # entries that are looked at where too many are wrong to be found one by one
-KINK_STEP = 1e-6  # at which one-sided slopes that jump at the point are apart, and others hardly
+KINK_STEP = 64.0  # roots of eps, at which one-sided slopes that jump at the point are apart, and others hardly
 FLOOR = 1e-2  # entries below this part of their leaf's typical gradient were not seen along the direction either
 NEGLIGIBLE = 1e-6  # of the size of f: how small a slope must be known to be to count as none
 Found = tuple[tuple[LeafReport, ...], tuple[Entry, ...], list[str]]
@@ -269,6 +269,6 @@ def kinked_coordinates(numerical: Numerical, direction: Direction, leaf: int, re
 
     def gaps(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
         rays = Rays(direction.weights, firsts, lasts)
-        return numerical.central(rays, np.full(len(firsts), KINK_STEP))[1][:, reading]
+        return numerical.central(rays, np.full(len(firsts), KINK_STEP * np.sqrt(numerical.eps)))[1][:, reading]
 
     return localize(gaps, part.first, part.last, direction.jump[leaf, reading] / (4 * MOST_BLOCKS))

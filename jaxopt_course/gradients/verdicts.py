@@ -9,13 +9,14 @@ import numpy as np
 from jaxopt_course.gradients.analytic import Gradient
 from jaxopt_course.gradients.estimates import BARS, Estimate, Samples, estimate_slopes
 from jaxopt_course.gradients.numerical import Numerical, Rays, whole_ray
-from jaxopt_course.gradients.report import CODE, Consistency, Verdict
-from jaxopt_course.gradients.subject import Arguments, Leaves, run_plainly
+from jaxopt_course.gradients.report import CODE, Consistency, Entry, Verdict, entry_at
+from jaxopt_course.gradients.subject import Arguments, Leaves, Question, run_plainly
 
 PASS, KINK, CONSTANT = CODE[Verdict.PASS], CODE[Verdict.KINK], CODE[Verdict.CONSTANT]
 INCONCLUSIVE, FAIL = CODE[Verdict.INCONCLUSIVE], CODE[Verdict.FAIL]
 RTOL = 1e-6  # relative error that passes, in float64
 RESOLUTION = 5e-4  # a pass is claimed only where an error of this relative size would have been seen
+MOST_LISTED = 100  # wrong entries that a report names
 CLOSE = 1e-4  # a kink nearer than this, in units of the coordinate, is named in the verdict
 
 
@@ -117,6 +118,18 @@ def judge_entries(samples: Samples, analytic: np.ndarray, rtol: float) -> Findin
         for name in ("code", "numerical", "bar", "step", "error", "noise")
     }
     return found._replace(**mixed)
+
+
+def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) -> tuple[Entry, ...]:
+    """The entries that fail, worst first, as many as a report names."""
+    rows, readings = np.nonzero(found.code == FAIL)
+    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
+    entries = []
+    for r, m in zip(rows[order], readings[order], strict=True):
+        part = next(part for part in reversed(question.args.parts) if part.first <= coordinates[r])
+        values = found.analytic[r, m], found.numerical[r, m], found.error[r, m]
+        entries.append(entry_at(part, int(coordinates[r]), values, question.readings.labels[m]))
+    return tuple(entries)
 
 
 def unmeasured(analytic: np.ndarray, *, held: bool) -> Findings:
