@@ -247,6 +247,13 @@ def _repaired(by_complex_step: ArrayLike, central: ArrayLike) -> ArrayLike:
     return jnp.where(near, by_complex_step, central)
 
 
+class _Ray(NamedTuple):
+    """A random direction: the step of each coordinate, and how far rounding moves it, relative to the step."""
+
+    steps: ArrayLike
+    rounding: ArrayLike
+
+
 def _far_off(stencil: _Stencil, rows: PyTree) -> ArrayLike:
     """How far the gradient is from a central difference along a random direction, relative to its typical slope.
 
@@ -254,33 +261,35 @@ def _far_off(stencil: _Stencil, rows: PyTree) -> ArrayLike:
     """
     rng, total = np.random.default_rng(0), int(stencil.firsts[-1])
     signs = rng.choice([-0.3, 0.3], total) / np.sqrt(max(total, 1))
-    by, moved = [], {+1: [], -1: []}  # type: ignore[var-annotated]
-    for leaf, step, first, last in zip(
-        stencil.leaves, stencil.steps, stencil.firsts[:-1], stencil.firsts[1:], strict=True
-    ):
-        sign = (
-            jnp.asarray(signs[first:last].reshape(2 if jnp.iscomplexobj(leaf) else 1, *leaf.shape), step.dtype)
-            * step[None]
-        )
-        by.append(sign.reshape(-1).astype(at_least_32_bits(step.dtype)))
-        for side, out in moved.items():
-            out.append(leaf + side * (lax.complex(sign[0], sign[1]) if jnp.iscomplexobj(leaf) else sign[0]))
-    width = jnp.concatenate([x.astype(widest(*(y.dtype for y in by))) for x in by])
-    ahead, behind = (stencil.value(moved[side]) for side in (+1, -1))
-    return jax.tree.reduce(
-        jnp.maximum, jax.tree.map(partial(_apart, width), rows, ahead, behind), jnp.zeros((), jnp.float32)
-    )
+    steps, rounding, ahead, behind = [], [jnp.zeros((), jnp.float32)], [], []
+    for leaf, step, first in zip(stencil.leaves, stencil.steps, stencil.firsts, strict=False):
+        sides = 2 if jnp.iscomplexobj(leaf) else 1
+        own = signs[first : first + sides * leaf.size].reshape(sides, *leaf.shape)
+        by = jnp.asarray(own, step.dtype) * step[None]
+        move = lax.complex(by[0], by[1]) if sides == 2 else by[0]
+        eps = float(jnp.finfo(step.dtype).eps)
+        rounding.append(jnp.max(eps * jnp.abs(leaf) / jnp.abs(move), initial=0).astype(jnp.float32))
+        steps.append(by.reshape(-1).astype(at_least_32_bits(step.dtype)))
+        ahead.append(leaf + move)
+        behind.append(leaf - move)
+    ray = _Ray(jnp.concatenate([x.astype(widest(*(y.dtype for y in steps))) for x in steps]), jnp.stack(rounding).max())
+    values = [stencil.value(leaves) for leaves in (ahead, stencil.leaves, behind)]
+    return jax.tree.reduce(jnp.maximum, jax.tree.map(partial(_apart, ray), rows, *values), jnp.zeros((), jnp.float32))
 
 
-def _apart(by: ArrayLike, rows: ArrayLike, ahead: ArrayLike, behind: ArrayLike) -> ArrayLike:
-    """For one output: the largest relative difference; infinite where only the gradient is finite."""
+def _apart(ray: _Ray, rows: ArrayLike, ahead: ArrayLike, here: ArrayLike, behind: ArrayLike) -> ArrayLike:
+    """For one output: the largest relative difference; infinite where only the gradient is finite.
+
+    Rounding of f, and of the points where f curves, explains some.
+    """
     wide = at_least_32_bits(jnp.abs(rows).dtype)
-    terms = jnp.abs(rows).astype(wide) * jnp.abs(by).astype(wide).reshape(-1, *(1,) * (rows.ndim - 1))
-    change = (jnp.asarray(ahead).astype(rows.dtype) - jnp.asarray(behind).astype(rows.dtype)) / 2
-    slope = jnp.sum(rows * by.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1)), axis=0)
-    eps = float(jnp.finfo(jnp.asarray(ahead).dtype).eps)
-    noise = 20 * eps * jnp.abs(ahead).astype(wide)
-    scale = jnp.sqrt(jnp.sum(terms**2, axis=0))
+    eps = float(jnp.finfo(jnp.asarray(here).dtype).eps)
+    ahead, here, behind = (jnp.asarray(value).astype(rows.dtype) for value in (ahead, here, behind))
+    by = ray.steps.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1))
+    change, slope = (ahead - behind) / 2, jnp.sum(rows * by, axis=0)
+    bend = jnp.abs((ahead - here) - (here - behind)).astype(wide)
+    noise = 20 * eps * jnp.abs(ahead).astype(wide) + 4 * ray.rounding.astype(wide) * bend
+    scale = jnp.sqrt(jnp.sum(jnp.abs(rows * by).astype(wide) ** 2, axis=0))
     off = jnp.maximum(jnp.abs(change - slope).astype(wide) - noise, 0) / jnp.maximum(scale, noise)
     off = jnp.where(jnp.isfinite(off), off, jnp.where(jnp.isfinite(slope) & ~jnp.isfinite(change), jnp.inf, 0))
     return jnp.max(off, initial=0).astype(jnp.float32)
