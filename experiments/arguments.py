@@ -69,6 +69,9 @@ def gradcheck(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=whole(1), default=5, metavar="R", help="samples of a time (default: %(default)s)"
     )
+    parser.add_argument(
+        "--corpus", action="store_true", help="judge right and wrong functions of the test suite instead, in a table"
+    )
     outcome(parser, "gradcheck")
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from jax.scipy import linalg, special
 
 from jaxopt_course import empirical_risk, losses, scores
+from tests import gradient_faults
+from tests.gradient_faults import Sample
 
 F64, F32, F16, BF16 = jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16
 C128, C64 = jnp.complex128, jnp.complex64
@@ -653,3 +655,26 @@ _CASES = [
 
 CASES = {case.name: case for case in _CASES}
 assert len(CASES) == len(_CASES), "two cases of one name"
+
+
+# The corpus: right functions, and as many wrong ones
+
+
+def right_samples() -> list[Sample]:
+    cases = [Sample(dtype_of(case), case.name, case.f, case.params, case.args) for case in CASES.values()]
+    return cases + gradient_faults.RIGHT
+
+
+def wrong_samples() -> list[Sample]:
+    """One mutant of each case that has some, and functions that are wrong in ways of their own."""
+    found = []
+    for case in CASES.values():
+        if made := list(mutants(case)):
+            kind, f = made[turn(case) % len(made)]
+            found.append(Sample(kind, f"{case.name}, {kind}", f, case.params, case.args))
+    return found + gradient_faults.WRONG
+
+
+def dtype_of(case: Case) -> str:
+    floats = [jnp.result_type(leaf) for leaf in jax.tree.leaves(case.params) if is_float(leaf)]
+    return min(floats, key=lambda dtype: jnp.finfo(dtype).bits).name

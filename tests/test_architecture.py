@@ -199,6 +199,33 @@ def test_no_file_asks_to_become_two(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
+# From what is differentiated, over both sides and their comparison, to the front doors: imports run to the left.
+GRADIENTS = (
+    "subject",
+    "estimates",
+    "report",
+    "numerical",
+    "analytic",
+    "finite_differences",
+    "spot_check",
+    "verdicts",
+    "entries",
+    "localize",
+    "check",
+    "second_order",
+)
+
+
+def test_the_gradient_room_is_built_in_one_direction() -> None:
+    room = PACKAGE / "gradients"
+    assert {path.stem for path in room.glob("*.py")} == {*GRADIENTS, "__init__"}
+    for number, name in enumerate(GRADIENTS):
+        modules = {
+            i.module.split(".")[-1] for i in imports((room / f"{name}.py").read_text()) if "gradients" in i.module
+        }
+        assert modules <= set(GRADIENTS[:number]), name
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     unwanted = HEAVY | {"jaxtyping", "beartype", "scipy.optimize", "pytest"}
     code = f"import sys, jaxopt_course; print(*sorted({unwanted!r} & sys.modules.keys()))"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxopt_course as jc
+from jaxopt_course.gradients import NumericalGradientWarning
 
 METHODS = ("forward", "central", "richardson", "complex_step")
 mpmath.mp.dps = 50
@@ -82,6 +83,7 @@ def test_the_error_grows_as_rounding_over_the_step(method: str, dtype: Any) -> N
     assert slope == pytest.approx(-1, abs=0.35)
 
 
+@pytest.mark.filterwarnings("ignore::jaxopt_course.gradients.NumericalGradientWarning")
 def test_the_default_step_is_near_the_best() -> None:
     x = jnp.array([0.5, -1.25, 0.75])
     exact = exact_gradient(np.array(x))
@@ -92,6 +94,33 @@ def test_the_default_step_is_near_the_best() -> None:
 
         best = min(error(10.0**power) for power in np.arange(-10, 0, 0.5))
         assert error(None) < 100 * best
+
+
+@pytest.mark.parametrize(
+    "f", [jax.nn.softplus, jax.nn.logsumexp, jax.nn.log_sigmoid, jax.nn.relu], ids=lambda f: f.__name__
+)
+def test_complex_steps_of_what_has_no_complex_continuation(f: Callable[[Any], Any]) -> None:
+    x = jnp.array([0.3, -1.2, 2.0])
+
+    def total(x: Any) -> Any:
+        return jnp.sum(f(x))
+
+    np.testing.assert_allclose(jc.numerical_gradient(total, x, method="complex_step"), jax.grad(total)(x), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "method", "said"),
+    [
+        (jnp.log, 1e-6, "central", "not finite at params"),
+        (jnp.log, 1e-6, "forward", "leaves the domain"),
+        (lambda x: 1 / x, 1e-3, "richardson", "from another difference"),
+        (lambda x: jnp.sin(1e4 * x), 0.3, "central", "from another difference"),
+    ],
+    ids=["central", "forward", "richardson", "too large"],
+)
+def test_steps_that_are_too_large_are_told(f: Callable[[Any], Any], x: float, method: str, said: str) -> None:
+    with pytest.warns(NumericalGradientWarning, match=said):
+        jc.numerical_gradient(f, jnp.asarray(x, jnp.float32), method=method)
 
 
 TREE = {"W": jnp.arange(6.0).reshape(2, 3) / 7, "b": [jnp.float64(0.3), jnp.array([])], "none": None}

@@ -5,6 +5,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +16,8 @@ import numpy as np
 import pytest
 
 import jaxopt_course as jc
-from jaxopt_course.gradients import GradientCheckError, Verdict, rays
-from jaxopt_course.gradients.directions import random_weights
-from jaxopt_course.gradients.subject import take_apart
+from jaxopt_course.gradients import GradientCheckError, Verdict, analytic, numerical
+from jaxopt_course.gradients.subject import arithmetic, random_weights, take_apart
 
 PASS, KINK, FAIL = Verdict.PASS, Verdict.KINK, Verdict.FAIL
 INCONCLUSIVE, CONSTANT, NONFINITE = Verdict.INCONCLUSIVE, Verdict.CONSTANT, Verdict.NONFINITE
@@ -145,7 +145,7 @@ def test_kinks(f: Callable[[Any], Any], x: list[float]) -> None:
 
 
 def constant_gradient(slope: float, x: Any, c: Any) -> Any:
-    return jnp.full_like(x, slope)
+    return slope * c * jnp.ones_like(x)
 
 
 def test_a_gradient_outside_the_one_sided_slopes_of_a_kink_fails() -> None:
@@ -478,15 +478,14 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
     with jax.enable_x64(False):
         args = take_apart("test", sum_of_sines, (jnp.linspace(0.1, 1.0, n, dtype=jnp.float32),), 0, False)
         weights = random_weights(args, np.random.default_rng(0))
-        sizes = rays.sizes_of(args.moving)
+        point = numerical.Point(args.moving, args.data, weights, args.sizes, None)
         used: list[Any] = []
-        with rays.arithmetic(True):
-            value: Any = rays.compiled(rays.value_at, args.subject, args.parts, True)
-            ray = np.int32(0), np.int32(n), 1e-3
-            used.append(value.lower(rays.Point(args.moving, args.data, weights, sizes, None), *ray).compile())
-        for modes in ((True, False), (False, True)):
-            run: Any = rays.compiled(rays.linearise, args.subject, args.parts, False, *modes)
-            point = rays.Point(args.moving, args.data, weights, sizes, [np.ones(1, np.float32)])
+        with arithmetic(True):
+            value: Any = numerical.compiled(numerical.value_at, args, True)
+            used.append(value.lower(point, (np.int32(0), np.int32(n), 1e-3)).compile())
+        for modes in np.eye(3, dtype=bool).tolist():
+            run: Any = numerical.compiled(analytic.linearise, args, False, analytic.Modes(*modes))
+            point = point._replace(cotangents=[np.ones(1, np.float32)])
             used.append(run.lower(point).compile())
         held = n  # the weights of a second direction
         for program in used:
@@ -495,7 +494,56 @@ def test_the_memory_of_a_directional_check_of_ten_million() -> None:
             assert total <= 4 * 4 * n
 
 
+def sleepy_sines(x: Any) -> Any:
+    def wait(_: Any) -> Any:
+        time.sleep(0.01)
+        return np.zeros((), x.dtype)
+
+    waited = jax.pure_callback(wait, jax.ShapeDtypeStruct((), x.dtype), x[0], vmap_method="sequential")
+    return sum_of_sines(x) + jax.lax.stop_gradient(waited)
+
+
+def test_a_budget_of_evaluations() -> None:
+    x = jnp.linspace(0.1, 1.0, 300)
+    report = jc.gradcheck(sum_of_sines, x, max_evals=200)
+    assert report.evaluations <= 210
+    assert report.verdict is INCONCLUSIVE
+    (leaf,) = report.leaves
+    assert 0 < leaf.speaks_for < 300
+    assert leaf.speaks_for + leaf.inconclusive == 300
+    assert any("not reached" in note and 'mode="directional"' in note for note in report.notes)
+    wrong = jc.gradcheck(sines_with_wrong(jnp.arange(300)), x, max_evals=200)
+    assert wrong.verdict is FAIL
+
+
+def test_a_slow_function_is_checked_within_the_default_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerical, "PATIENCE", 3.0)
+    f = with_gradient(sleepy_sines, lambda x, c: c * jnp.cos(x))
+    report = jc.gradcheck(f, jnp.linspace(0.1, 1.0, 300))
+    assert (report.verdict, report.mode) == (PASS, "directional")
+    assert report.evaluations < 100
+    assert "too slow" in report.reason
+
+
 # The report.
+
+
+def test_a_pass_says_how_many_entries_it_speaks_for() -> None:
+    def f(p: Any) -> Any:
+        return jnp.nanmean(p["x"] ** 2) + 1e-22 * p["y"][0] + p["y"][1] ** 2 + 0 * jnp.sum(p["unused"])
+
+    x = jnp.array([1.0, jnp.nan, 2.0, jnp.nan])
+    report = jc.gradcheck(jax.jit(f), {"x": x, "y": jnp.ones(3), "unused": jnp.ones(2)})
+    leaves = {leaf.path: leaf for leaf in report.leaves}
+    assert report.verdict is PASS
+    assert (leaves["params['x']"].speaks_for, leaves["params['x']"].held) == (2, 2)
+    assert leaves["params['y']"].speaks_for + leaves["params['y']"].inconclusive == 2
+    assert leaves["params['y']"].unmoved == 1
+    assert leaves["params['unused']"].verdict is CONSTANT
+    assert any("held still" in note for note in report.notes)
+    assert "2 of 4" in str(report)
+    said = report.to_dict()["leaves"]
+    assert {leaf["path"]: leaf["speaks_for"] for leaf in said}["params['x']"] == 2
 
 
 def test_the_report_is_a_tree_a_table_and_a_dictionary() -> None:

@@ -1,34 +1,27 @@
 """The gradient checkers on the corpus: no wrong function passes, and hardly a right one fails.
 
-`CORPUS=whole make test` takes every wrong function, otherwise every third one.
+A share of the functions is taken, always the same one; `CORPUS=whole make test` takes all of them.
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
-from rich.table import Table
 
 import jaxopt_course as jc
+from experiments.gradcheck_corpus import ACCEPTED, Judged, holds, judge, open_cases, table
+from experiments.report import print_blocks
 from jaxopt_course.gradients import Verdict
-from tests.gradient_corpus import CASES, Case, Function, mutants, right_gradients, second_order_mutants
+from tests import gradient_faults
+from tests.gradient_corpus import CASES, mutants, right_gradients, right_samples, second_order_mutants, wrong_samples
+from tests.gradient_faults import Sample
 
-KINDS = {  # parts of like size, for processes to share
-    "the whole gradient": ("sign", "factor", "zero"),
-    "one entry": ("one entry",),
-    "another point or mode": ("stale residual", "wrong jvp, right vjp", "beyond the slopes"),
-    "part of the gradient": ("one leaf", "transposed", "conjugate", "dropped broadcast sum"),
-}
-FEWEST_MUTANTS, FEWEST_SECOND_ORDER = 330, 40
-EVERY = 1 if os.environ.get("CORPUS") == "whole" else 3  # wrong functions, unless all of them are asked for
-NOT_REJECTED = (Verdict.PASS, Verdict.KINK, Verdict.CONSTANT)
-REJECTED = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
+WHOLE = os.environ.get("CORPUS") == "whole"
+EVERY = 1 if WHOLE else 8  # functions
+FEWEST = 150  # of either side
 
 
 @pytest.fixture(autouse=True)
@@ -40,59 +33,23 @@ def compiled_code_is_let_go() -> Iterator[None]:
     jax.clear_caches()
 
 
-class Checked(NamedTuple):
-    """A function's row in the table, its name and the verdict on it."""
-
-    row: str
-    name: str
-    verdict: Verdict
+def show(judged: list[Judged], capsys: pytest.CaptureFixture[str]) -> None:
+    if WHOLE:
+        with capsys.disabled():
+            print_blocks(table(judged), *open_cases(judged))
 
 
-def checked(check: Callable[..., Any], row: str, case: Case, f: Function) -> Checked:
-    return Checked(row, case.name, check(f, case.params, *case.args).verdict)
-
-
-def show(found: list[Checked], capsys: pytest.CaptureFixture[str]) -> None:
-    """A table of how often each verdict came, a row for each kind of function."""
-    table = Table("", *Verdict, "all", title="Verdicts on the gradient corpus")
-    for row in dict.fromkeys(one.row for one in found):
-        counts = Counter(one.verdict for one in found if one.row == row)
-        table.add_row(row, *(str(counts[verdict] or "") for verdict in Verdict), str(counts.total()))
-    with capsys.disabled():
-        Console(width=130).print("", table)
-
-
-def named(found: list[Checked], *verdicts: Verdict) -> list[str]:
-    return [f"{name} ({row}): {verdict}" for row, name, verdict in found if verdict in verdicts]
-
-
-def assert_few_rejected(found: list[Checked]) -> None:
-    rejected, undecided = named(found, *REJECTED), named(found, Verdict.INCONCLUSIVE)
-    assert len(rejected) <= 0.01 * len(found), f"right functions rejected: {rejected}"
-    assert len(undecided) < 0.05 * len(found), f"right functions undecided: {undecided}"
-
-
-def assert_none_passed(found: list[Checked]) -> None:
-    passed, undecided = named(found, *NOT_REJECTED), named(found, Verdict.INCONCLUSIVE)
-    assert not passed, f"wrong functions not rejected: {passed}"
-    assert len(undecided) < 0.05 * len(found), f"wrong functions undecided: {undecided}"
-
-
-def test_the_corpus_is_sound_and_large() -> None:
-    first, second = 0, 0
-    for case in CASES.values():
-        outputs = jax.tree.leaves(case.f(case.params, *case.args))
-        assert all(np.isfinite(np.asarray(y, complex)).all() for y in outputs), case.name
-        assert all(np.isfinite(grad).all() for grad in right_gradients(case.name)[0]), case.name
-        kinds = [kind for kind, _ in mutants(case)]
-        assert kinds or case.mutations == () or case.order == 2, f"{case.name} has no mutants"
-        first, second = first + len(kinds), second + len(list(second_order_mutants(case)))
-    assert first >= FEWEST_MUTANTS
-    assert second >= FEWEST_SECOND_ORDER
+def test_the_corpus_is_large_and_half_of_it_is_wrong() -> None:
+    right = right_samples()
+    names = [sample.name for sample in right]
+    assert len(set(names)) == len(names) >= FEWEST
+    dtypes = {jnp.result_type(leaf).name for sample in right for leaf in jax.tree.leaves(sample.params)}
+    assert dtypes >= {"float64", "float32", "bfloat16"}
+    assert all(right_gradients(case.name) for case in list(CASES.values())[::10])
 
 
 def test_mutants_keep_the_value_and_are_the_same_each_time() -> None:
-    for case in list(CASES.values())[::5]:
+    for case in list(CASES.values())[:: 4 * EVERY]:
         made = [*mutants(case), *second_order_mutants(case)]
         assert [kind for kind, _ in made] == [kind for kind, _ in (*mutants(case), *second_order_mutants(case))]
         expected = case.f(case.params, *case.args)
@@ -103,25 +60,76 @@ def test_mutants_keep_the_value_and_are_the_same_each_time() -> None:
 
 
 def test_right_functions_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    found = [checked(jc.gradcheck, "right", case, case.f) for case in CASES.values()]
-    twice = [case for case in CASES.values() if case.order == 2]
-    found += [checked(jc.gradgradcheck, "right, second order", case, case.f) for case in twice]
-    show(found, capsys)
-    assert_few_rejected(found)
-    missed = [name for _, name, verdict in found if CASES[name].at_kink and verdict is not Verdict.KINK]
-    assert not missed, f"kinks not seen: {missed}"
+    judged = [judge(sample, True) for sample in right_samples()[::EVERY]]
+    show(judged, capsys)
+    assert holds(judged), open_cases(judged)
+    at_kinks = [one for one in judged if one.name in CASES and CASES[one.name].at_kink]
+    assert {one.verdict for one in at_kinks} <= {Verdict.KINK}
 
 
-@pytest.mark.parametrize("part", KINDS)
-def test_wrong_functions_are_rejected(part: str, capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = [(kind, case, f) for case in CASES.values() for kind, f in mutants(case, KINDS[part])][::EVERY]
-    found = [checked(jc.gradcheck, *one) for one in wrong]
-    show(found, capsys)
-    assert_none_passed(found)
+def test_wrong_functions_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    judged = [judge(sample, False) for sample in wrong_samples()[1::EVERY]]
+    show(judged, capsys)
+    assert len(judged) >= FEWEST // EVERY
+    assert holds(judged), open_cases(judged)
 
 
-def test_wrong_second_derivatives_are_rejected(capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = [(kind, case, f) for case in CASES.values() for kind, f in second_order_mutants(case)][::EVERY]
-    found = [checked(jc.gradgradcheck, *one) for one in wrong]
-    show(found, capsys)
-    assert_none_passed(found)
+def test_every_mutant_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of some cases, all that can be made of them."""
+    cases = list(CASES.values())[:: 5 * EVERY]
+    made = [Sample(kind, case.name, f, case.params, case.args) for case in cases for kind, f in mutants(case)]
+    judged = [judge(sample, False) for sample in made]
+    show(judged, capsys)
+    assert holds(judged), open_cases(judged)
+
+
+ONCE_MISJUDGED = {
+    True: (
+        "offset of 1e8 beside a sine",
+        "sine at 1e8",
+        "tanh(1e8 (w - 1)) at 1",
+        "flat beside steep",
+        "sine with ripples of 1e-9",
+        "masked logits",
+        "mean without NaN",
+        "power at the end of its domain",
+        "tail of erfinv",
+        "float32 leaf of 1e-24",
+        "float32 leaf of 1e20",
+        "float32 log determinant",
+        "insists on float32, 300",
+    ),
+    False: (
+        "ignores it",
+        "its absolute value",
+        "of each output, ignored",
+        "two signs beside 1e9",
+        "zero for a flat entry",
+        "sign of 1e-9 of the largest",
+        "3e-6 in one of 1,100",
+        "1e6 forgotten",
+        "1e9 in one of 300 forgotten",
+    ),
+}
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_what_was_once_misjudged(right: bool) -> None:
+    samples = {sample.name: sample for sample in (gradient_faults.RIGHT if right else gradient_faults.WRONG)}
+    for name in ONCE_MISJUDGED[right]:
+        judged = judge(samples[name], right)
+        assert (judged.verdict in ACCEPTED) if right else judged.verdict is Verdict.FAIL, name
+        assert not judged.is_over, name
+
+
+def test_second_derivatives(capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [case for case in CASES.values() if case.order == 2][2 :: 2 * EVERY]
+    judged = []
+    for case in cases:
+        right = Sample("right", case.name, case.f, case.params, case.args)
+        judged.append(judge(right, True, jc.gradgradcheck)._replace(coordinates=10**9))  # no bound on evaluations
+        for kind, f in second_order_mutants(case):
+            judged.append(judge(Sample(kind, case.name, f, case.params, case.args), False, jc.gradgradcheck))
+    show(judged, capsys)
+    assert np.mean([one.right for one in judged]) < 0.9
+    assert holds(judged), open_cases(judged)

@@ -1,145 +1,185 @@
 """The analytic side of a check: gradients by autodiff or by hand, in the user's own dtype and in float64."""
 
-import functools
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxopt_course.gradients.rays import (
-    LARGE,
+from jaxopt_course.annotations import ArrayLike, PyTree
+from jaxopt_course.dtypes import at_least_32_bits
+from jaxopt_course.gradients.numerical import LARGE, Point, Rays, compiled, uncompiled
+from jaxopt_course.gradients.subject import (
     UNIT,
-    Point,
-    Rays,
+    Arguments,
+    Function,
+    Leaves,
+    Number,
+    Part,
+    Question,
+    Subject,
     arithmetic,
     as_run,
-    compiled,
-    forward_slopes,
-    linearise,
+    at_least_float32,
+    first_line,
+    read,
     unit_of,
 )
-from jaxopt_course.gradients.subject import Arguments, Leaves, Part, first_line
 
 BLOCK = 2**17  # entries that are multiplied at a time, so that a large leaf needs no copy in float64
 
 
-class Gradient:
-    """A gradient for each reading, [M, *shape] of every part; or only slopes, where f has forward mode alone."""
+class Linear(NamedTuple):
+    """f linearised at the point: its outputs; a gradient for each cotangent; forward slopes along one ray."""
 
-    def __init__(
-        self, args: Arguments, sizes: np.ndarray, cotangents: Leaves, precise: bool, weights: Leaves | None = None
-    ):
-        self.args, self.sizes, self.cotangents, self.precise = args, sizes, cotangents, precise
-        self.weights = weights or []  # of the ray along which forward mode is compared
-        self.grad_fn: Callable[..., Any] | None = None
-        self.grads: list[np.ndarray] | None = None
-        self.outputs: Leaves = []
-        self.forward: np.ndarray | None = None  # slopes [M] along the ray of all coordinates, by forward mode
-        self.has_reverse = True
-        self._run_by: Callable[..., Any] = compiled
-        self._modes = (True, True)
-        self.notes: list[str] = []
+    outputs: Leaves  # of reverse mode only
+    grads: Leaves | None  # [M, *shape] of each part
+    bend: Number  # how far the gradient is from linear in its cotangent, relative to each entry; the largest
+    slopes: ArrayLike | None  # [M]
 
-    @classmethod
-    def by_autodiff(
-        cls, args: Arguments, sizes: np.ndarray, cotangents: Leaves, weights: Leaves, precise: bool
-    ) -> "Gradient":
-        """Reverse and forward mode where both are defined, else the one that is; compiled where it can be."""
-        self = cls(args, sizes, cotangents, precise, weights)
-        large = args.num_coordinates > LARGE  # then one mode after the other, so that they need not share the memory
-        for self._run_by in (compiled, partial):  # as it is where it cannot be compiled
-            together = None if large else self._run(reverse=True, forward=True)
-            if not large and together is None:
-                self.has_reverse = True
-                return self
-            no_reverse = self._run(reverse=True, forward=False)
-            self.has_reverse = no_reverse is None
-            no_forward = self._run(reverse=False, forward=True) if large or no_reverse else together
-            if no_forward is None or no_reverse is None:
-                break
+
+class Modes(NamedTuple):
+    """What `linearise` computes: a gradient for each cotangent, slopes by forward mode, and the test of linearity."""
+
+    reverse: bool
+    forward: bool
+    bend: bool
+
+
+ALL_MODES = Modes(reverse=True, forward=True, bend=True)
+
+
+def mixing(num_readings: int) -> np.ndarray:
+    """The weights [M] of the cotangent that tests linearity; -1/2 for a single one, which rounds nothing."""
+    sizes = (64 + (29 * np.arange(num_readings)) % 64) / 128
+    return np.where(np.arange(num_readings) % 2 == 0, -sizes, sizes)
+
+
+def linearise(subject: Subject, parts: tuple[Part, ...], precise: bool, modes: Modes, point: Point) -> Linear:
+    """By reverse mode, by forward mode along the ray of all coordinates, or by both."""
+    point, found = point.as_run(precise), Linear([], None, 0.0, None)
+
+    def outputs(moving: Leaves) -> Leaves:
+        return subject.outputs(moving, point.data)
+
+    if modes.reverse or modes.bend:
+        out, pull = jax.vjp(outputs, point.moving)
+        cotangents = [u.astype(leaf.dtype) for u, leaf in zip(point.cotangents or [], out, strict=True)]
+        weights = mixing(cotangents[0].shape[0])
+        if modes.bend:
+            mixed = [jnp.tensordot(jnp.asarray(weights, u.dtype), u, 1) for u in cotangents]
+            cotangents = [jnp.concatenate([u, m[None]]) for u, m in zip(cotangents, mixed, strict=True)]
+        if parts[-1].last > LARGE:  # unrolled, so that nothing is kept that is only compared
+            every = [
+                jnp.stack(rows) for rows in zip(*(pull(list(u))[0] for u in zip(*cotangents, strict=True)), strict=True)
+            ]
         else:
-            assert no_reverse is not None
-            no_reverse.add_note("gradcheck: f can be evaluated at the point, but neither mode differentiates it there")
-            raise no_reverse
-        if no_forward:
-            self.notes.append(f"forward mode is not defined here: {first_line(no_forward)}")
-        if no_reverse:
-            self.notes.append(f"forward mode; reverse is not defined here: {first_line(no_reverse)}")
-        return self
+            every = lax.map(lambda u: pull(u)[0], cotangents, batch_size=64 if len(weights) > 1 else None)
+        grads = [grad[: len(weights)] for grad in every]
+        if modes.bend:
+            found = found._replace(bend=_bend(grads, [grad[-1] for grad in every], weights))
+        if modes.reverse:
+            found = found._replace(outputs=out, grads=grads)
+    if modes.forward:
+        steps = point.steps(parts, 0, parts[-1].last, 1.0)
+        found = found._replace(slopes=read(jax.jvp(outputs, (point.moving,), (steps,))[1], point.cotangents))
+    return found
 
-    def _run(self, reverse: bool, forward: bool) -> Exception | None:
-        """Linearise in these modes; what stood in the way, if something did."""
-        args = self.args
-        run = self._run_by(linearise, args.subject, args.parts, self.precise, reverse, forward)
-        try:
-            with arithmetic(self.precise):
-                found = run(Point(args.moving, args.data, self.weights, self.sizes, self.cotangents))
-        except Exception as error:  # whatever f objects to; it has run at the point itself
-            return error
-        self.outputs = found.outputs or self.outputs
-        if reverse or not self.has_reverse:
-            self._modes = reverse, forward
-        if reverse:
-            self.grads = [np.asarray(grad) for grad in found.grads or []]
-        if forward:
-            self.forward = np.asarray(found.slopes, float)
-        return None
 
-    def put_away(self) -> None:
-        """Free the memory of a large gradient; it is computed again when it is asked for."""
-        if self.args.num_coordinates > LARGE and not self.grad_fn:
-            self.grads = None
+def _bend(grads: Leaves, again: Leaves, weights: np.ndarray) -> ArrayLike:
+    """How far the gradient of a mixture of readings is from the mixture of their gradients, relative to its terms.
 
+    With one reading the mixture is an exact multiple, and each entry is held against itself alone. With several their
+    terms round; an entry then counts from a thousandth of its leaf's largest.
+    """
+    worst = jnp.zeros((), jnp.float32)
+    for grad, one in zip(grads, again, strict=True):
+        if not grad.size:
+            continue
+        wide, tiny = at_least_32_bits(grad.dtype), 1e4 * float(jnp.finfo(grad.dtype).tiny)
+        terms = jnp.asarray(weights, wide).reshape(-1, *(1,) * one.ndim) * grad.astype(wide)
+        total = jnp.sum(terms, axis=0) if len(weights) > 1 else terms[0]
+        size = jnp.sum(jnp.abs(terms), axis=0) if len(weights) > 1 else jnp.abs(total)
+        scale = jnp.maximum(size, 1e-3 * jnp.max(size) + tiny if len(weights) > 1 else tiny)
+        apart = jnp.abs(total - one.astype(wide)) / scale
+        worst = jnp.maximum(worst, jnp.max(jnp.where(jnp.isfinite(size), apart, 0)).astype(jnp.float32))
+    return worst
+
+
+def forward_slopes(
+    subject: Subject, parts: tuple[Part, ...], precise: bool, point: Point, rays: tuple[ArrayLike, ArrayLike]
+) -> ArrayLike:
+    """Slopes [R, M] along rays (first, last) by forward mode, for functions that have no other."""
+    point = point.as_run(precise)
+
+    def slope(ray: tuple[ArrayLike, ArrayLike]) -> ArrayLike:
+        steps = point.steps(parts, ray[0], ray[1], 1.0)
+        tangents = jax.jvp(lambda moving: subject.outputs(moving, point.data), (point.moving,), (steps,))[1]
+        return read(tangents, point.cotangents)
+
+    return lax.map(slope, rays)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient for each reading; or only slopes along rays, where f has forward mode alone.
+
+    `weights` are those of the ray along which forward mode is compared; `forward` [M] its slopes by that mode, `bend`
+    how far reverse mode is from linear in its cotangent. `kept` are the leaves [M, *shape], which a large gradient
+    computes again when they are needed.
+    """
+
+    question: Question
+    precise: bool
+    weights: Leaves = field(default_factory=list)
+    modes: Modes = ALL_MODES
+    run_by: Callable[..., Function] = compiled
+    grad_fn: Function | None = None
+    kept: list[np.ndarray] | None = None
+    outputs: Leaves = field(default_factory=list)
+    bend: float = 0.0
+    forward: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def args(self) -> Arguments:
+        return self.question.args
+
+    @property
+    def has_reverse(self) -> bool:
+        return self.grad_fn is not None or self.modes.reverse
+
+    @property
     def leaves(self) -> list[np.ndarray]:
         """The gradient, of a function that has reverse mode."""
-        if self.grads is None:
-            self._run(*self._modes)
-        assert self.grads is not None
-        return self.grads
+        return self.kept if self.kept is not None else _arrays(_linear(self, self.modes).grads)
 
-    @classmethod
-    def by_hand(
-        cls,
-        args: Arguments,
-        sizes: np.ndarray,
-        cotangents: Leaves,
-        grad_fn: Callable[..., Any],
-        precise: bool,
-        name: str,
-    ) -> "Gradient":
-        """What the user's `grad_fn` returns for the one reading of a scalar f; its tree must be that of the params."""
-        self = cls(args, sizes, cotangents, precise)
-        self.grad_fn = grad_fn
-        with arithmetic(precise):
-            answer = grad_fn(*args.subject.arguments(as_run(args.moving, precise), as_run(args.data, precise)))
-        self.grads = [leaf[None] for leaf in _match(answer, args, name)]
-        return self
+    def holding(self) -> "Gradient":
+        """The same with its leaves in memory."""
+        return replace(self, kept=self.leaves) if self.has_reverse else self
 
     def at(self, moving: Leaves) -> "Gradient":
         """The same gradient at another point."""
-        args = self.args._replace(moving=moving)
+        there = replace(self, question=self.question._replace(args=self.args._replace(moving=moving)), kept=None)
         if self.grad_fn is not None:
-            return Gradient.by_hand(args, self.sizes, self.cotangents, self.grad_fn, self.precise, "gradcheck")
-        there = Gradient(args, self.sizes, self.cotangents, self.precise, self.weights)
-        there.has_reverse, there._run_by, there._modes = self.has_reverse, self._run_by, self._modes
-        there._run(*self._modes)
-        return there
+            return by_hand(there.question, self.grad_fn, self.precise, self.weights)
+        return _found(there)
 
-    @functools.cached_property
+    @cached_property
     def row(self) -> np.ndarray:
         """Every component, [M, n]: of a complex leaf the slopes for its real and for its imaginary parts."""
-        leaves = zip(self.args.parts, self.leaves(), strict=True)
-        flat = [(part, grad.reshape(len(grad), -1)) for part, grad in leaves]
+        flat = [(part, grad.reshape(len(grad), -1)) for part, grad in zip(self.args.parts, self.leaves, strict=True)]
         return np.concatenate([take(grad) for part, grad in flat for _, take in _stretches(part)], axis=1)
 
-    @functools.cached_property
+    @cached_property
     def units(self) -> np.ndarray:
         """What a step of t = 1 is for each coordinate, [n]."""
         pieces = []
-        for part, leaf, size in zip(self.args.parts, self.args.moving, self.sizes, strict=True):
+        for part, leaf, size in zip(self.args.parts, self.args.moving, self.args.sizes, strict=True):
             entries = np.asarray(leaf).ravel().astype(complex if part.is_complex else float)
             pieces += [unit_of(entries, size)] * (2 if part.is_complex else 1)
         return np.concatenate(pieces)
@@ -147,49 +187,137 @@ class Gradient:
     def slopes(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
         """Slopes [R, M] along rays, and how large they would typically be: the root of the sum of squared terms."""
         if not self.has_reverse:
+            point = Point(
+                self.args.moving, self.args.data, rays.weights, self.args.sizes, _cotangents(self), rays.absolute
+            )
             with arithmetic(self.precise):
-                subject, moving, data, parts, _ = self.args
-                first, last = np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32)
-                run = compiled(forward_slopes, subject, parts, self.precise)
-                slopes = run(Point(moving, data, rays.weights, self.sizes, self.cotangents), first, last)
-                slopes = np.asarray(slopes, float)
+                run = compiled(forward_slopes, self.args, self.precise)
+                found = run(point, (np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32)))
+                slopes = np.asarray(found, float)
             return slopes, np.abs(slopes)
-        if self.args.num_coordinates <= LARGE:
-            weights = np.concatenate([np.asarray(weight, float).ravel() for weight in rays.weights]) / UNIT
-            terms = self.row * (self.units * weights)
-            if np.all(rays.last - rays.first == 1):
-                return terms[:, rays.first].T, np.abs(terms[:, rays.first].T)
-            pieces = [terms[:, first:last] for first, last in zip(rays.first, rays.last, strict=True)]
-            return np.stack([x.sum(axis=1) for x in pieces]), np.stack([np.linalg.norm(x, axis=1) for x in pieces])
-        return self._slopes_in_blocks(rays)
+        if self.args.num_coordinates > LARGE:
+            return self._slopes_in_blocks(rays)
+        weights = np.concatenate([np.asarray(weight, float).ravel() for weight in rays.weights]) / UNIT
+        units = 1.0 if rays.absolute else self.units * weights
+        terms = np.where(self.units > 0, self.row * units, 0.0)
+        if np.all(rays.last - rays.first == 1):
+            return terms[:, rays.first].T, np.abs(terms[:, rays.first].T)
+        pieces = [terms[:, first:last] for first, last in zip(rays.first, rays.last, strict=True)]
+        return np.stack([x.sum(axis=1) for x in pieces]), np.stack([norm_of(x, axis=1) for x in pieces])
 
     def _slopes_in_blocks(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
         """The same for a large gradient, without a copy of it."""
-        grads = self.leaves()
-        num_readings = len(grads[0])
-        sums, squares = np.zeros((2, len(rays.first), num_readings))
+        leaves = self.leaves
+        sums, norms = np.zeros((2, len(rays.first), len(leaves[0])))
         for r, (first, last) in enumerate(zip(rays.first, rays.last, strict=True)):
-            for part, grad, leaf, size, weight in zip(
-                self.args.parts, grads, self.args.moving, self.sizes, rays.weights, strict=True
-            ):
-                for number, (stretch, take) in enumerate(_stretches(part)):
-                    a, b = max(first - stretch, 0), min(last - stretch, part.size)
-                    w = np.asarray(weight).reshape(-1, part.size)[number]
-                    x = np.asarray(leaf).reshape(-1)
-                    for i in range(a, b, BLOCK):
-                        at = slice(i, min(i + BLOCK, b))
-                        unit = unit_of(x[at].astype(complex if part.is_complex else float), size)
-                        terms = take(grad.reshape(num_readings, -1)[:, at]) * (unit * (w[at] / UNIT))
-                        sums[r] += terms.sum(axis=1)
-                        squares[r] += (terms**2).sum(axis=1)
-        return sums, np.sqrt(squares)
+            for terms in self._terms(leaves, rays, int(first), int(last)):
+                sums[r] += terms.sum(axis=1)
+                norms[r] = np.hypot(norms[r], norm_of(terms, axis=1))
+        return sums, norms
+
+    def _terms(self, leaves: list[np.ndarray], rays: Rays, first: int, last: int) -> Iterator[np.ndarray]:
+        """Blocks [M, B] of slope times unit times weight on one ray."""
+        args = self.args
+        for part, grad, leaf, size, weight in zip(
+            args.parts, leaves, args.moving, args.sizes, rays.weights, strict=True
+        ):
+            for number, (stretch, take) in enumerate(_stretches(part)):
+                a, b = max(first - stretch, 0), min(last - stretch, part.size)
+                w, x = np.asarray(weight).reshape(-1, part.size)[number], np.asarray(leaf).reshape(-1)
+                for i in range(a, b, BLOCK):
+                    at = slice(i, min(i + BLOCK, b))
+                    unit = unit_of(x[at].astype(complex if part.is_complex else float), size)
+                    factor = np.ones(1) if rays.absolute else unit * (w[at] / UNIT)
+                    yield np.where(unit > 0, take(grad.reshape(len(grad), -1)[:, at]) * factor, 0.0)
 
     def not_finite(self) -> dict[int, np.ndarray]:
-        """For each part with entries that are not finite, the flat places of those."""
+        """For each part with entries that are not finite, where the parameter itself is, the flat places of those."""
         if not self.has_reverse:
             return {}
-        found = {i: np.flatnonzero(~np.isfinite(_wide(grad)).all(axis=0)) for i, grad in enumerate(self.leaves())}
-        return {i: places for i, places in found.items() if places.size}
+        found = {}
+        for number, (grad, leaf) in enumerate(zip(self.leaves, self.args.moving, strict=True)):
+            bad = ~np.isfinite(at_least_float32(grad)).all(axis=0)
+            places = (
+                np.flatnonzero(bad & np.isfinite(at_least_float32(np.asarray(leaf)))) if bad.any() else np.zeros(0, int)
+            )
+            if places.size:
+                found[number] = places
+        return found
+
+
+def norm_of(x: np.ndarray, axis: int) -> np.ndarray:
+    """The Euclidean norm, of numbers whose squares may underflow or overflow."""
+    largest = np.max(np.abs(x), axis=axis, keepdims=True, initial=0.0)
+    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+    return np.linalg.norm(x / scale, axis=axis) * np.squeeze(scale, axis)
+
+
+def by_autodiff(question: Question, weights: Leaves, precise: bool) -> Gradient:
+    """Reverse and forward mode where both are defined, else the one that is; compiled where it can be."""
+    refused: Exception | None = None
+    for run_by in (compiled, uncompiled):  # as it is where it cannot be compiled
+        start = Gradient(question, precise, weights, run_by=run_by)
+        large = question.args.num_coordinates > LARGE  # then one mode after the other: they need not share the memory
+        together = None if large else _attempt(start, Modes(True, True, True))
+        if isinstance(together, Gradient):
+            return together
+        reverse = _attempt(start, Modes(True, False, not large))
+        forward = _attempt(start, Modes(False, True, False))
+        if isinstance(reverse, Gradient):
+            bend = _attempt(start, Modes(False, False, True)) if large else reverse
+            reverse = replace(reverse, bend=bend.bend if isinstance(bend, Gradient) else 0.0)
+            if isinstance(forward, Gradient):
+                return replace(reverse, forward=forward.forward)
+            return replace(reverse, notes=(f"forward mode is not defined here: {first_line(forward)}",))
+        if isinstance(forward, Gradient):
+            return replace(forward, notes=(f"forward mode; reverse is not defined here: {first_line(reverse)}",))
+        refused = reverse
+    assert refused is not None
+    refused.add_note(f"{question.title}: f can be evaluated at the point, but neither mode differentiates it there")
+    raise refused
+
+
+def by_hand(question: Question, grad_fn: Function, precise: bool, weights: Leaves) -> Gradient:
+    """What the user's `grad_fn` returns for the one reading of a scalar f; its tree must be that of the params."""
+    args = question.args
+    with arithmetic(precise):
+        answer = grad_fn(*args.subject.arguments(as_run(args.moving, precise), as_run(args.data, precise)))
+    return Gradient(question, precise, weights, grad_fn=grad_fn, kept=[leaf[None] for leaf in _match(answer, question)])
+
+
+def _attempt(gradient: Gradient, modes: Modes) -> "Gradient | Exception":
+    """The gradient by these modes, or what stood in the way."""
+    try:
+        return _found(replace(gradient, modes=modes))
+    except Exception as error:  # whatever f objects to; it has run at the point itself
+        return error
+
+
+def _found(gradient: Gradient) -> Gradient:
+    found = _linear(gradient, gradient.modes)
+    grads = None if found.grads is None else _arrays(found.grads)
+    return replace(
+        gradient,
+        kept=grads if gradient.args.num_coordinates <= LARGE else None,
+        outputs=[np.asarray(leaf) for leaf in found.outputs],
+        bend=float(found.bend),
+        forward=None if found.slopes is None else np.asarray(found.slopes, float),
+    )
+
+
+def _linear(gradient: Gradient, modes: Modes) -> Linear:
+    args = gradient.args
+    run = gradient.run_by(linearise, args, gradient.precise, modes)
+    with arithmetic(gradient.precise):
+        return run(Point(args.moving, args.data, gradient.weights, args.sizes, _cotangents(gradient)))
+
+
+def _arrays(leaves: Leaves | None) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in leaves or []]
+
+
+def _cotangents(gradient: Gradient) -> Leaves:
+    return gradient.question.readings.cotangents
 
 
 def _stretches(part: Part) -> list[tuple[int, Callable[[np.ndarray], np.ndarray]]]:
@@ -198,12 +326,9 @@ def _stretches(part: Part) -> list[tuple[int, Callable[[np.ndarray], np.ndarray]
     return [real, (part.first + part.size, lambda grad: -np.imag(grad))] if part.is_complex else [real]
 
 
-def _wide(grad: np.ndarray) -> np.ndarray:
-    return grad if grad.dtype.itemsize >= 4 else grad.astype(np.float32)
-
-
-def _match(answer: Any, args: Arguments, name: str) -> list[np.ndarray]:
+def _match(answer: PyTree, question: Question) -> list[np.ndarray]:
     """The leaves of a hand-written gradient in the order of the parts."""
+    name, args = question.title, question.args
     with_paths = jax.tree_util.tree_leaves_with_path(answer, is_leaf=lambda x: x is None)
     found = {jax.tree_util.keystr(path): leaf for path, leaf in with_paths}
     expected = {part.place for part in args.parts} | {skipped.place for skipped in args.skipped}

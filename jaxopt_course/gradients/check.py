@@ -1,59 +1,99 @@
 """`gradcheck`: is this the gradient of that function?"""
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxopt_course.annotations import Array
-from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.directions import random_weights
-from jaxopt_course.gradients.entries import choose_entries, leafwise
+from jaxopt_course.annotations import Array, Params, PyTree
+from jaxopt_course.gradients.analytic import Gradient, by_autodiff, by_hand
+from jaxopt_course.gradients.entries import by_entries, summarize_entries
 from jaxopt_course.gradients.estimates import STEPS
-from jaxopt_course.gradients.numerical import Differences, spacing
-from jaxopt_course.gradients.rays import UNIT, Rays, readings, sizes_of
-from jaxopt_course.gradients.report import Consistency, Entry, GradientReport, LeafReport, Verdict, gravest
-from jaxopt_course.gradients.subject import Arguments, Leaves, first_line, random_generator, run_plainly, take_apart
-from jaxopt_course.gradients.verdicts import Sides, by_directions, by_entries
+from jaxopt_course.gradients.localize import by_directions
+from jaxopt_course.gradients.numerical import Numerical, find_way, spacing
+from jaxopt_course.gradients.report import Entry, GradientReport, LeafReport, Verdict, gravest
+from jaxopt_course.gradients.subject import (
+    JACOBIAN,
+    Arguments,
+    Function,
+    Leaves,
+    Question,
+    at_least_float32,
+    choose_readings,
+    first_line,
+    random_generator,
+    random_weights,
+    run_plainly,
+    take_apart,
+)
+from jaxopt_course.gradients.verdicts import Sides, Slack, Trial, compare_without_differences, nondeterminism
 
 DENSE = 10_000  # coordinates up to which mode="auto" looks at each
 DENSE_UNCOMPILED = 200  # the same, for functions that cannot be compiled
-JACOBIAN = 2**22  # entries of a Jacobian up to which each is looked at
-MOST_OUTPUTS = 1024
-PROJECTIONS = 4  # of the outputs, where there are more
 IN_FLOAT64 = 2**20  # coordinates up to which the gradient is computed in float64 too
 COARSE = 1e-5  # spacing of a dtype whose digits say too little, however many coordinates there are
 MODES = ("auto", "dense", "sparse", "directional")
 
 
+class Options(NamedTuple):
+    """What `gradcheck` and `gradgradcheck` are asked for."""
+
+    mode: str = "auto"
+    rtol: float | None = None
+    num_checks: int = 100
+    num_directions: int = 2
+    max_evals: int | None = None
+
+    def check(self, name: str) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"{name}: mode is one of {', '.join(MODES)}; got {self.mode!r}")
+        if self.rtol is not None and not 0 <= self.rtol < 1:
+            raise ValueError(f"{name}: rtol is a relative error in [0, 1); got {self.rtol}")
+        if self.num_checks < 1 or self.num_directions < 1:
+            counts = f"{self.num_checks} and {self.num_directions}"
+            raise ValueError(f"{name}: need at least one entry and one direction; got {counts}")
+        if self.max_evals is not None and self.max_evals < 1:
+            raise ValueError(f"{name}: max_evals is a positive number of evaluations; got {self.max_evals}")
+
+    def num_looked_at(self, n: int) -> int:
+        """How many entries are looked at one by one; none in directional mode."""
+        dense = self.mode == "dense" or (self.mode == "auto" and n <= DENSE)
+        return n if dense else min(n, self.num_checks) if self.mode == "sparse" else 0
+
+
 def gradcheck(
-    f: Callable[..., Any],
-    params: Any,
-    *args: Any,
+    f: Function,
+    params: Params,
+    *args: PyTree,
     mode: str = "auto",
-    grad_fn: Callable[..., Any] | None = None,
+    grad_fn: Function | None = None,
     has_aux: bool = False,
     argnums: int | tuple[int, ...] = 0,
     rtol: float | None = None,
     key: Array | None = None,
     num_checks: int = 100,
     num_directions: int = 2,
+    max_evals: int | None = None,
 ) -> GradientReport:
     r"""Check the gradient of f against differences, and say where it is wrong, by how much, or that it cannot be told.
 
     $$n_i = \lim_{h \to 0} \frac{f(w + h e_i) - f(w - h e_i)}{2h}, \qquad
       \frac{|a_i - n_i|}{\max(|a_i|, |n_i|)} \le \max(\mathtt{rtol},\ 10 \times \text{error bar of } n_i)$$
 
-    Differences are taken in float64, whatever the dtype of the parameters, and swept over steps with one Richardson
-    extrapolation; their spread is the error bar. The gradient is computed in the parameters' own dtype and, where its
-    code runs there, in float64: the one against rounding, the other against mistakes. The verdict is one of
+    Differences are taken in float64, whatever the dtype of the parameters, and swept over steps of unrelated sizes with
+    one Richardson extrapolation; their spread is the error bar. The gradient is computed in the parameters' own dtype
+    and, where its code runs there, in float64: the one against rounding, the other against mistakes. Every entry is
+    judged on its own: in its own unit, relative to its own size, against the noise of its own derivative. The verdict
+    is one of
 
-    - `PASS`: every entry agrees, and an error of 0.05 % in it would have shown;
+    - `PASS`: every entry that can be told from noise agrees, and an error of 0.05 % in it would have shown; the report
+      says how many entries that speaks for;
     - `KINK`: as well, but f has a kink at the point (relu at 0) or next to it, and at it the gradient lies between the
       one-sided slopes;
-    - `FAIL`: the gradient, or the agreement of forward with reverse mode or of compiled with plain f, is wrong;
-    - `INCONCLUSIVE`: the precision does not suffice, of f or of the gradient in its own dtype;
+    - `FAIL`: the gradient is wrong, or not linear in its cotangent, or forward mode disagrees with reverse, or compiled
+      f with plain f;
+    - `INCONCLUSIVE`: the precision does not suffice, of f or of the gradient in its own dtype, or `max_evals` does not;
     - `CONSTANT`: f does not move and the gradient is zero, so nothing was tested;
     - `NONDETERMINISTIC`: two runs of f at one point differ; `NONFINITE`: f or its gradient is not finite there.
 
@@ -64,18 +104,19 @@ def gradcheck(
         plain one for each, in case what it calls has been mended.
       params: any tree. Floating-point and complex leaves are checked, these in JAX's convention; others are skipped.
       *args: what else f takes, not differentiated.
-      mode: "dense": every entry (a thousand and more by one-sided differences, where those will do); "sparse":
-        `num_checks` entries of all leaves in proportion, the largest and a zero one of each among them; "directional":
-        slopes along random directions, leaf by leaf, and on a failure bisection to the wrong entries; "auto": dense up
-        to 10,000 entries, else directional.
+      mode: "dense": every entry; "sparse": `num_checks` entries of all leaves in proportion, the largest and a zero one
+        of each among them; "directional": slopes along random directions, leaf by leaf, and on a failure bisection to
+        the wrong entries; "auto": dense up to 10,000 entries, as long as `max_evals` allows, else directional.
       grad_fn: `grad_fn(params, *args) -> tree like params`: a gradient written by hand, checked instead of `jax.grad`.
       has_aux: whether f returns `(value, aux)`.
       argnums: which arguments to differentiate, as in `jax.grad`; `params` is number 0.
-      rtol: the relative error that passes; 1e-6 by default, measured in float64. Entries below a hundredth of their
-        leaf's largest are measured against that.
+      rtol: the relative error of an entry that passes; 1e-6 by default, measured in float64. The same however many
+        entries there are.
       key: a `jax.random` key for entries and directions; without one they are always the same.
       num_checks: entries in sparse mode.
-      num_directions: directions in directional mode, each with 18 evaluations of f a leaf.
+      num_directions: directions in directional mode, each with 34 evaluations of f a leaf.
+      max_evals: the most evaluations of f to spend on entries; by default 50 (n + 10) for n entries, and no more than
+        take about half a minute. Entries that are not reached are INCONCLUSIVE, and `directional` is advised.
 
     Returns:
       A `GradientReport`: a table when printed; `.ok`, `.raise_if_failed()`, `.to_dict()`; verdict and worst entry of
@@ -112,139 +153,120 @@ def gradcheck(
     Source: the lecture's "always use analytic gradient, but check implementation with numerical gradient"; for the
     extrapolation, Ridders (1982), "Accurate computation of F'(x) and F'(x) F''(x)".
     """
-    check_options("gradcheck", mode, rtol, num_checks, num_directions)
+    options = Options(mode, rtol, num_checks, num_directions, max_evals)
+    options.check("gradcheck")
     taken = take_apart("gradcheck", f, (params, *args), argnums, has_aux)
-    return examine("gradcheck", taken, mode, grad_fn, rtol, random_generator(key), num_checks, num_directions)
-
-
-def check_options(name: str, mode: str, rtol: float | None, num_checks: int, num_directions: int) -> None:
-    if mode not in MODES:
-        raise ValueError(f"{name}: mode is one of {', '.join(MODES)}; got {mode!r}")
-    if rtol is not None and not 0 <= rtol < 1:
-        raise ValueError(f"{name}: rtol is a relative error in [0, 1); got {rtol}")
-    if num_checks < 1 or num_directions < 1:
-        raise ValueError(f"{name}: need at least one entry and one direction; got {num_checks} and {num_directions}")
+    return examine("gradcheck", taken, options, random_generator(key), grad_fn)
 
 
 def examine(
-    title: str,
-    args: Arguments,
-    mode: str,
-    grad_fn: Callable[..., Any] | None,
-    rtol: float | None,
-    rng: np.random.Generator,
-    num_checks: int,
-    num_directions: int,
+    title: str, args: Arguments, options: Options, rng: np.random.Generator, grad_fn: Function | None = None
 ) -> GradientReport:
     """The whole check of a function whose arguments have been taken apart."""
-    n = args.num_coordinates
-    plain = run_plainly(title, args)
-    report = _blank(title, mode, args)
-    if not all(np.isfinite(wide(leaf)).all() for leaf in plain):
+    n, plain = args.num_coordinates, run_plainly(title, args)
+    report = _blank(title, options.mode, args)
+    if not all(np.isfinite(at_least_float32(np.asarray(leaf))).all() for leaf in plain):
         return replace(report, verdict=Verdict.NONFINITE, reason="f itself is not finite at the point")
-    chosen = mode if mode != "auto" else "dense" if n <= DENSE else "directional"
-    cotangents, labels, each = choose_readings(plain, {"dense": n, "sparse": num_checks}.get(chosen, JACOBIAN + 1), rng)
-    if grad_fn is not None and (len(labels) > 1 or labels[0]):
+    readings = choose_readings(plain, options.num_looked_at(n) or JACOBIAN + 1, rng)
+    question = Question(title, args, readings, np.asarray(readings.of(plain)))
+    if grad_fn is not None and (len(readings.labels) > 1 or readings.labels[0]):
         shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in plain)
         raise ValueError(f"{title}: grad_fn needs an f that returns one real number, but f returns {shapes}")
-    sizes = sizes_of(args.moving)
-    directions = [random_weights(args, rng) for _ in range(num_directions if chosen == "directional" else 2)]
-    here = readings(plain, None if each else cotangents)
-
-    def gradient_of(precise: bool) -> Gradient:
-        if grad_fn is not None:
-            return Gradient.by_hand(args, sizes, cotangents, grad_fn, precise, title)
-        return Gradient.by_autodiff(args, sizes, cotangents, directions[0], precise)
-
-    own = gradient_of(False)
-    if leaves := not_finite(own):
+    directions = [random_weights(args, rng) for _ in range(options.num_directions)]
+    own = _differentiate(question, directions[0], grad_fn, precise=False)
+    if leaves := _not_finite(own):
         return replace(report, verdict=Verdict.NONFINITE, reason="the gradient is not finite", leaves=leaves)
-    eps = spacing(args.subject, args.parts, False, args.moving, args.data)
-    slope, norm = own.slopes(whole_ray(args, directions[0]))
-    own.put_away()
-    size = np.abs(here) + norm[0]
-    slack = np.sqrt(eps) * np.maximum(size, max(1e-3 * size.max(), 1e-300))  # what rounding may make of f
-    sweeps = 2 * len(STEPS) * len(args.parts)
-    points = sweeps if chosen == "directional" else max(sweeps, 2 * (n if chosen == "dense" else num_checks))
-    differences = Differences(args, sizes, None if each else cotangents, directions[0], here, slack, points)
-    if gap := nondeterminism(title, args, here, own, differences, slack, eps):
+
+    eps = spacing(args, precise=False)
+    slack = Slack(own, eps)
+    numerical = find_way(question, lambda values: slack.excess(values) <= 1, _points_at_once(options, args))
+    if gap := nondeterminism(slack, numerical):
         reason = f"two runs at one point differ by {gap:.3g}; hand the random key to f as an argument"
         return replace(report, verdict=Verdict.NONDETERMINISTIC, reason=reason)
-    if mode == "auto" and not differences.compiled and n > DENSE_UNCOMPILED:
-        chosen = "sparse"
-    needed = differences.precise and (n <= IN_FLOAT64 or eps > COARSE)
-    exact, refused = _in_float64(gradient_of) if needed else (None, [])
-    sides = Sides(own, exact, eps, rtol)
-    mixtures = (
-        [] if each else [f"f returns {sum(x.size for x in plain):,} numbers: {len(labels)} random mixtures u.f of them"]
-    )
-
-    if chosen == "directional":
-        leaves, wrong, found_notes = by_directions(args, differences, sides, directions, labels, rng)
-    else:
-        coordinates = np.arange(n) if chosen == "dense" else choose_entries(own, num_checks, leafwise(own), rng)
-        leaves, wrong, found_notes = by_entries(args, differences, sides, directions, coordinates, labels, rng)
-    consistency = _consistency(own, exact, slope[0], norm[0], plain, differences, slack, eps)
-    return replace(
-        report,
-        verdict=gravest([leaf.verdict for leaf in leaves], consistency),
-        mode=chosen,
-        reason=_why(mode, chosen, n, differences),
-        leaves=leaves,
-        wrong=wrong,
+    needed = numerical.way.precise and (n <= IN_FLOAT64 or eps > COARSE)
+    exact, refused = _in_float64(question, directions[0], grad_fn) if needed else (None, [])
+    trial = Trial(numerical, Sides(own, exact, eps, options.rtol), slack, rng)
+    consistency = compare_without_differences(trial)
+    mixtures = [] if readings.each else [_mixture_note(plain, len(readings.labels))]
+    report = replace(
+        _verdict(report, trial, options, directions),
         consistency=consistency,
-        notes=(*own.notes, *differences.notes, *refused, *mixtures, *found_notes),
-        evaluations=differences.evaluations + 1,
+        evaluations=numerical.evaluations + 1,
     )
+    notes = (*own.notes, *numerical.notes, *refused, *mixtures, *report.notes)
+    return replace(report, verdict=gravest([leaf.verdict for leaf in report.leaves], consistency), notes=notes)
 
 
-def wide(leaf: np.ndarray) -> np.ndarray:
-    return leaf.astype(complex if np.iscomplexobj(leaf) else float)
-
-
-def nondeterminism(
-    title: str,
-    args: Arguments,
-    here: np.ndarray,
-    own: Gradient,
-    differences: Differences,
-    slack: np.ndarray,
-    eps: float,
-) -> float:
-    """How far two runs of f at one point are apart. It is run again only where something does not fit to rounding."""
-    if not np.array_equal(differences.here, differences.again, equal_nan=True):
-        return _most(np.abs(differences.here - differences.again))
-    compiled = readings([np.asarray(leaf) for leaf in own.outputs], differences.cotangents) if own.outputs else np.nan
-    rounding = 4 * slack * np.sqrt(eps)
-    if (np.abs(compiled - here) <= rounding).all():
-        return 0.0
-    again = readings(run_plainly(title, args), differences.cotangents)
-    return _most(np.where(np.abs(again - here) > rounding, np.abs(again - here), 0.0))
-
-
-def choose_readings(outputs: Leaves, rays: int, rng: np.random.Generator) -> tuple[Leaves, list[str], bool]:
-    """Cotangents [M, *shape] of each output, a name for each, and whether they are single components or mixtures."""
-    counts = [leaf.size * (2 if np.iscomplexobj(leaf) else 1) for leaf in outputs]
-    total = sum(counts)
-    each = total <= PROJECTIONS or (total <= MOST_OUTPUTS and total * rays <= JACOBIAN)
-    if each:
-        rows = np.eye(total)
-        names = [""] if total == 1 else [f"f[{i}]" for i in range(total)]
+def _verdict(report: GradientReport, trial: Trial, options: Options, directions: list[Leaves]) -> GradientReport:
+    """The report with what is found entry by entry or along directions."""
+    numerical = trial.numerical
+    args, n = numerical.question.args, numerical.question.args.num_coordinates
+    numerical.allow(options.max_evals, options.num_looked_at(n))
+    chosen = _choose_mode(options, numerical)
+    if chosen == "directional":
+        numerical.allow(options.max_evals, n)
+        leaves, wrong, notes = by_directions(trial, directions)
     else:
-        sizes = rng.integers(64, 128, (PROJECTIONS, total)) / UNIT  # seven bits: exact in every dtype
-        rows = sizes * rng.choice([-1.0, 1.0], sizes.shape)
-        names = [f"u{i}.f" for i in range(PROJECTIONS)]
-    cotangents, start = [], 0
-    for leaf, count in zip(outputs, counts, strict=True):
-        block = rows[:, start : start + count]
-        start += count
-        if np.iscomplexobj(leaf):
-            block = block[:, : leaf.size] - 1j * block[:, leaf.size :]
-        cotangents.append(block.reshape(-1, *leaf.shape).astype(leaf.dtype))
-    return cotangents, names, each
+        dense = chosen == "dense"
+        coordinates = np.arange(n) if dense else _choose_entries(trial.sides.own, options.num_checks, trial.rng)
+        looked = by_entries(trial, coordinates)
+        leaves, wrong = summarize_entries(numerical.question, looked)
+        notes = list(looked.notes)
+    reason = _why(options.mode, chosen, args.num_coordinates, numerical)
+    return replace(report, mode=chosen, reason=reason, leaves=leaves, wrong=wrong, notes=tuple(notes))
 
 
-def not_finite(gradient: Gradient) -> tuple[LeafReport, ...]:
+def _choose_mode(options: Options, numerical: Numerical) -> str:
+    n = numerical.question.args.num_coordinates
+    if options.mode != "auto":
+        return options.mode
+    if n > DENSE:
+        return "directional"
+    if not numerical.way.compiled and n > DENSE_UNCOMPILED:
+        return "sparse"
+    return "dense" if 6 * n <= numerical.max_evals or options.max_evals else "directional"
+
+
+def _choose_entries(gradient: Gradient, num_checks: int, rng: np.random.Generator) -> np.ndarray:
+    """Coordinates for the sparse mode: from every leaf in proportion, its largest gradient and one that is zero."""
+    chosen: set[int] = set()
+    row = np.abs(gradient.row).max(axis=0) if gradient.has_reverse else None
+    parts = gradient.args.parts
+    for first, last in pairwise([*(part.first for part in parts), parts[-1].last]):
+        if first == last:
+            continue
+        share = max(1, round(num_checks * (last - first) / parts[-1].last))
+        chosen |= set(first + rng.choice(last - first, min(share, last - first), replace=False))
+        if row is not None:
+            chosen.add(first + int(np.argmax(row[first:last])))
+            zero = np.flatnonzero(row[first:last] == 0)
+            chosen |= {first + int(rng.choice(zero))} if zero.size else set()
+    return np.array(sorted(chosen))
+
+
+def _differentiate(question: Question, weights: Leaves, grad_fn: Function | None, precise: bool) -> Gradient:
+    if grad_fn is not None:
+        return by_hand(question, grad_fn, precise, weights)
+    return by_autodiff(question, weights, precise)
+
+
+def _in_float64(question: Question, weights: Leaves, grad_fn: Function | None) -> tuple[Gradient | None, list[str]]:
+    try:
+        exact = _differentiate(question, weights, grad_fn, precise=True)
+    except Exception as error:  # whatever the gradient's code objects to
+        return None, [f"the gradient does not run in float64: {type(error).__name__}: {first_line(error)}"]
+    if exact.not_finite():
+        return None, ["the gradient is not finite in float64"]
+    return exact, []
+
+
+def _points_at_once(options: Options, args: Arguments) -> int:
+    sweeps = 2 * len(STEPS) * len(args.parts)
+    looked_at = options.num_looked_at(args.num_coordinates)
+    return max(sweeps, min(4 * looked_at, 2 * len(STEPS) * 64)) if looked_at else sweeps
+
+
+def _not_finite(gradient: Gradient) -> tuple[LeafReport, ...]:
     """A record for each leaf whose gradient holds what is not finite."""
     leaves = []
     for number, places in gradient.not_finite().items():
@@ -254,69 +276,22 @@ def not_finite(gradient: Gradient) -> tuple[LeafReport, ...]:
     return tuple(leaves)
 
 
-def whole_ray(args: Arguments, weights: Leaves) -> Rays:
-    return Rays(weights, np.array([0]), np.array([args.num_coordinates]))
-
-
 def _blank(title: str, mode: str, args: Arguments) -> GradientReport:
     skipped = tuple(f"{s.path} ({s.dtype})" for s in args.skipped)
     return GradientReport(title, Verdict.NONFINITE, mode, "", (), (), (), skipped, (), 1)
 
 
-def _in_float64(gradient_of: Callable[[bool], Gradient]) -> tuple[Gradient | None, list[str]]:
-    try:
-        exact = gradient_of(True)
-    except Exception as error:  # whatever the gradient's code objects to
-        return None, [f"the gradient does not run in float64: {type(error).__name__}: {first_line(error)}"]
-    if exact.not_finite():
-        return None, ["the gradient is not finite in float64"]
-    return exact, []
+def _mixture_note(plain: Leaves, count: int) -> str:
+    return f"f returns {sum(x.size for x in plain):,} numbers: {count} random mixtures u.f of them"
 
 
-def _why(mode: str, chosen: str, n: int, differences: Differences) -> str:
+def _why(mode: str, chosen: str, n: int, numerical: Numerical) -> str:
     if mode != "auto":
         return "as asked"
     if chosen == "dense":
         return f"{n:,} coordinates, few enough to look at each"
     if chosen == "sparse":
         return f"{n:,} coordinates of a function that cannot be compiled"
+    if n <= DENSE:
+        return f"{n:,} coordinates of a function too slow to look at each"
     return f"{n:,} coordinates, more than {DENSE:,}"
-
-
-def _consistency(
-    own: Gradient,
-    exact: Gradient | None,
-    slope: np.ndarray,
-    norm: np.ndarray,
-    plain: Sequence[np.ndarray],
-    differences: Differences,
-    slack: np.ndarray,
-    eps: float,
-) -> tuple[Consistency, ...]:
-    """What needs no differences: forward against reverse mode, compiled against not, vectorised against one by one."""
-    rows = []
-
-    def row(name: str, error: float, tolerance: float, detail: str = "") -> None:
-        rows.append(Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, float(error), detail))
-
-    side = exact or own
-    if side.has_reverse and side.forward is not None:
-        if exact is not None:
-            slope, norm = (x[0] for x in exact.slopes(whole_ray(exact.args, exact.weights or [])))
-            eps = differences.eps
-        with np.errstate(all="ignore"):
-            tolerance = max(1e-8, np.sqrt(eps))
-            scale = np.maximum(norm, 100 * eps * np.abs(differences.here) / tolerance)
-            errors = np.where(side.forward == slope, 0.0, np.abs(side.forward - slope) / scale)
-        row("forward against reverse mode", _most(errors), tolerance)
-    here, allowed = readings(list(plain), differences.cotangents), "in units of what rounding allows"
-    if own.outputs:
-        compiled = readings([np.asarray(leaf) for leaf in own.outputs], differences.cotangents)
-        row("compiled against not", _most(np.abs(compiled - here) / slack), 1.0, allowed)
-    if differences.batch > 1:
-        row("vectorised against one by one", _most(np.abs(differences.here - here) / slack), 1.0, allowed)
-    return tuple(rows)
-
-
-def _most(errors: np.ndarray) -> float:
-    return float(np.nan_to_num(errors, nan=np.inf).max())

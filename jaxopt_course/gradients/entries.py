@@ -1,207 +1,348 @@
-"""Entry by entry: every coordinate, or some, against differences; what does not agree at once is looked into."""
+"""Entry by entry: every coordinate, or some, on its own, in its own unit, against its own noise."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.estimates import BARS, Estimate, estimate_slopes
-from jaxopt_course.gradients.numerical import Differences
-from jaxopt_course.gradients.rays import Rays
-from jaxopt_course.gradients.report import SEVERITY, Verdict
+from jaxopt_course.gradients.estimates import BARS, Samples
+from jaxopt_course.gradients.numerical import Numerical
+from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict, entry_at
+from jaxopt_course.gradients.subject import Part, Question, entries_at, units_at
+from jaxopt_course.gradients.verdicts import (
+    CONSTANT,
+    FAIL,
+    INCONCLUSIVE,
+    KINK,
+    PASS,
+    RESOLUTION,
+    Findings,
+    Trial,
+    digits,
+    excused,
+    few_digits_note,
+    judge_entries,
+    too_few_digits,
+    unmeasured,
+    wrong_entries,
+)
 
-RTOL = 1e-6  # relative error that passes, in float64
-RESOLUTION = 5e-4  # a pass is claimed only where an error of this relative size would have been seen
-FLOOR = 1e-2  # entries below this part of their leaf's largest are measured against that
-CLOSE = 1e-4  # a kink nearer than this, in units of the coordinate's size, is named in the verdict
-SWEPT = 512  # rays that are swept at once
-MOST_SWEPT = 4096  # and in all, once one of them has failed
-MANY = 1000  # entries from which one evaluation for each is tried first, instead of two
-PILOTS = 16  # entries that are swept to learn whether one-sided differences will do
-ONE_SIDED = 1e-4  # relative error up to which a one-sided difference agrees, if it is typically a tenth of that
-CODE = {verdict: np.int8(code) for code, verdict in enumerate(SEVERITY)}
-PASS, KINK, INCONCLUSIVE, FAIL = (CODE[v] for v in (Verdict.PASS, Verdict.KINK, Verdict.INCONCLUSIVE, Verdict.FAIL))
-
-
-class Findings(NamedTuple):
-    """For each ray and reading, [R, M]: verdict codes, both slopes, the bar, the step and the relative error."""
-
-    code: np.ndarray
-    analytic: np.ndarray
-    numerical: np.ndarray
-    bar: np.ndarray
-    step: np.ndarray
-    error: np.ndarray
-
-
-def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float) -> Findings:
-    """Agreement to `rtol` or to BARS error bars; a pass only where the bars are short enough to have seen an error."""
-    with np.errstate(all="ignore"):
-        difference = np.abs(analytic - found.slope)
-        scale = np.maximum(np.maximum(np.abs(analytic), np.abs(found.slope)), floor)
-        scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-        tolerance = np.maximum(rtol * scale, BARS * found.bar)
-        resolved = BARS * found.bar <= max(RESOLUTION, rtol) * scale
-        code = np.where(
-            difference <= tolerance, np.where(resolved | (difference <= rtol * scale), PASS, INCONCLUSIVE), FAIL
-        )
-        code = np.where(np.isfinite(found.bar), code, INCONCLUSIVE)
-        code = np.where((code == FAIL) & (found.step > 1), INCONCLUSIVE, code)  # so far out slopes need not be alike
-
-        # As far as can be told this may be a kink with the gradient on one of its sides.
-        code = np.where((code == FAIL) & (found.low <= analytic) & (analytic <= found.high), INCONCLUSIVE, code)
-        low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
-        between = (analytic >= low - tolerance) & (analytic <= high + tolerance)
-        at_kink = (found.kink == 0) & (found.jump > rtol * scale)
-        sharp = BARS * found.bar <= RESOLUTION * np.maximum(scale, found.jump)
-        code = np.where(at_kink, np.where(~between, FAIL, np.where(sharp, KINK, INCONCLUSIVE)), code)
-        code = np.where((code == PASS) & (found.kink > 0) & (found.kink < CLOSE), KINK, code)
-        outside = np.maximum(np.maximum(low - analytic, analytic - high), 0)
-        error = np.where(at_kink, outside, difference) / scale
-    return Findings(code, analytic, found.slope, found.bar, found.step, np.nan_to_num(error, nan=np.inf))
+FEW = 64  # entries that are all swept; of more, each is first compared at two steps
+PILOTS = 4  # entries of each leaf that are swept to learn those steps
+SECOND = 1.7e-3  # the second of the two steps, relative to the first
+SWEPT = 512  # entries that are swept at once, and in all once one of them has failed
+TELLS_ENOUGH = 1e-2  # relative error of a gradient in its own dtype that its noise may excuse
+LOOKED_AT_AGAIN = 128  # entries that are swept over more steps where the first sweep did not settle them
 
 
-class Leafwise(NamedTuple):
-    """Of each coordinate [n]: its leaf and its unit; and of each leaf where its coordinates begin, [L]."""
+class Looked(NamedTuple):
+    """What was found at some coordinates [R], their units [R], and what is to be said of it."""
 
-    leaf: np.ndarray
+    coordinates: np.ndarray
     unit: np.ndarray
-    first: np.ndarray
+    found: Findings
+    notes: tuple[str, ...]
 
 
-def leafwise(gradient: Gradient) -> Leafwise:
-    parts = gradient.args.parts
-    leaves = np.repeat(np.arange(len(parts)), [part.last - part.first for part in parts])
-    return Leafwise(leaves, gradient.units, np.array([part.first for part in parts]))
+def by_entries(trial: Trial, coordinates: np.ndarray) -> Looked:
+    """Each of the coordinates on its own."""
+    numerical, sides = trial.numerical, trial.sides
+    unit = units_at(numerical.question.args, coordinates)
+    analytic = sides.sharpest.slopes(numerical.single(coordinates))[0]
+    tolerance = sides.tolerance(np.sqrt(sides.eps))
+    found = unmeasured(analytic, held=True)
+    movable = np.flatnonzero(unit > 0)
+    if movable.size:
+        some = coordinates[movable]
+        found = found.replaced(movable, _look_at(trial, some, analytic[movable], tolerance))
+    found = excused(trial, found, numerical.single(coordinates))
+    notes: list[str] = []
+    size = _size_of_f(numerical, found, unit)
+    found = _weighed(numerical, found, unit, size)
+    if sides.exact is not None:
+        found, notes = _lost_digits(trial, Looked(coordinates, unit, found, ()), size)
+    elif tolerance > RESOLUTION and sides.rtol is None:
+        found, notes = too_few_digits(found), [few_digits_note(sides)]
+    return Looked(coordinates, unit, found, (*notes, *_notes(numerical, found)))
 
 
-def check_entries(
-    differences: Differences,
-    gradient: Gradient,
-    coordinates: np.ndarray,
-    steps: np.ndarray,
-    layout: Leafwise,
-    rtol: float,
-    one_sided: bool = False,
+def _look_at(trial: Trial, coordinates: np.ndarray, analytic: np.ndarray, rtol: float) -> Findings:
+    """All by sweeps where there are few; else a few of each leaf, the others at two steps, and what differs there."""
+    if len(coordinates) <= FEW:
+        return sweep(trial.numerical, coordinates, analytic, rtol)
+    parts = trial.numerical.question.args.parts
+    leaf = np.searchsorted([part.last for part in parts], coordinates, side="right")
+    pilots = np.concatenate([_pilots(np.flatnonzero(leaf == k), analytic) for k in np.unique(leaf)])
+    swept = sweep(trial.numerical, coordinates[pilots], analytic[pilots], rtol)
+    first = np.full(len(parts), np.inf)
+    unit = units_at(trial.numerical.question.args, coordinates)
+    np.minimum.at(first, leaf[pilots], np.nan_to_num(swept.single_step / unit[pilots], nan=np.inf))
+    rest = np.setdiff1d(np.arange(len(coordinates)), pilots)
+    noise = np.nan_to_num(swept.noise, nan=np.inf).max(axis=0)
+    rest = rest[: trial.numerical.affordable(4)]
+    quick = compare(trial.numerical, coordinates[rest], analytic[rest], first[leaf[rest]], noise, rtol)
+    found = unmeasured(analytic, held=False).replaced(pilots, swept).replaced(rest, quick)
+    suspects = rest[(quick.code >= INCONCLUSIVE).any(axis=1)]
+    suspects = suspects[np.argsort(-found.error[suspects].max(axis=1), kind="stable")]
+    return _sweep_suspects(trial.numerical, coordinates, found, suspects, rtol)
+
+
+def _pilots(rows: np.ndarray, analytic: np.ndarray) -> np.ndarray:
+    """The entry with the largest gradient, and some at equal distances."""
+    largest = rows[np.argmax(np.nan_to_num(np.abs(analytic[rows]).max(axis=1)))]
+    return np.unique(np.append(rows[np.linspace(0, len(rows) - 1, PILOTS - 1).astype(int)], largest))
+
+
+def _sweep_suspects(
+    numerical: Numerical, coordinates: np.ndarray, found: Findings, suspects: np.ndarray, rtol: float
 ) -> Findings:
-    """One central difference for each coordinate at its leaf's step [L]; whatever parts from it is swept over steps.
+    """Sweep what differs, worst first.
 
-    Where `one_sided` (every leaf as a whole agrees already) one-sided differences are tried first, at half the cost.
+    Once one entry has failed, the others that differ grossly count as wrong. Where SWEPT entries and nothing could be
+    told of any, the precision of f does not suffice, and the others are left.
     """
-    rays = Rays(differences.ones, coordinates, coordinates + 1)
-    unit, leaf = layout.unit[coordinates][:, None], layout.leaf[coordinates]
-    if not gradient.has_reverse:
-        analytic = gradient.slopes(rays)[0] / unit
-        largest = _largest(np.abs(analytic), leaf, len(layout.first))
-    else:
-        row = gradient.row.T
-        analytic, largest = row[coordinates], _largest(np.abs(row), layout.leaf, len(layout.first))
-    largest = np.maximum(largest, 1e-4 * largest.max(axis=1, keepdims=True))[leaf]
-    floor = FLOOR * largest
-
-    single = one_sided_step(differences, rays, floor * unit) if one_sided and len(coordinates) >= MANY else None
-    with np.errstate(all="ignore"):
-        if single is not None:
-            slopes, gap, step = differences.ahead(rays, single), np.zeros(1), np.full(len(coordinates), single)
-        else:
-            slopes, gap = differences.central(rays, steps[leaf])
-            step = steps[leaf]
-        slopes, gap = slopes / unit, np.abs(gap) / unit
-        scale = np.maximum(np.maximum(np.abs(analytic), np.abs(slopes)), floor)
-        error = np.abs(analytic - slopes) / np.where(scale > 0, scale, 1.0)
-        agrees = (error <= (rtol if single is None else ONE_SIDED)) & (
-            gap <= 0.1 * np.maximum(np.abs(analytic), largest)
-        )
-    error = np.nan_to_num(error, nan=np.inf)
-    unmeasured, step = np.full(error.shape, np.nan), np.repeat(step[:, None] * unit, error.shape[1], axis=1)
-    found = Findings(np.where(agrees, PASS, INCONCLUSIVE), analytic, slopes, unmeasured, step, error)
-
-    by_leaf = [np.flatnonzero(leaf == number) for number in np.unique(leaf)]
-    worst = [rows[np.argmax(error[rows].max(axis=1))] for rows in by_leaf]
-    suspects = np.setdiff1d(np.flatnonzero(~agrees.all(axis=1)), worst)
-    suspects = np.append(worst, suspects[np.argsort(-error[suspects].max(axis=1), kind="stable")]).astype(int)
     for start in range(0, len(suspects), SWEPT):
-        rows = suspects[start : start + SWEPT]
-        _put(found, rows, look_into(differences, rays, rows, unit, analytic, floor, rtol))
-        if (found.code == FAIL).any() and MOST_SWEPT <= start + SWEPT < len(suspects):
-            rest = suspects[start + SWEPT :]  # enough is known; what differs grossly counts as wrong
-            found.code[rest] = np.where(found.error[rest] > RESOLUTION, FAIL, found.code[rest])
+        rows = suspects[start : start + SWEPT][: numerical.affordable(2 * len(numerical.steps))]
+        if rows.size:
+            found = found.replaced(rows, sweep(numerical, coordinates[rows], found.analytic[rows], rtol))
+        rest = np.setdiff1d(suspects[start:], rows)
+        if rest.size and (found.code == FAIL).any():
+            gross = found.rows(rest)
+            gross = gross._replace(code=np.where(gross.error > RESOLUTION, FAIL, gross.code))
+            return found.replaced(rest, gross)
+        out_of_budget = len(rows) < len(suspects[start : start + SWEPT])
+        if out_of_budget or (found.code[rows] == INCONCLUSIVE).any(axis=1).all():
             break
     return found
 
 
-def one_sided_step(differences: Differences, rays: Rays, floor: np.ndarray) -> float | None:
-    """The step at which one-sided differences typically agree with a sweep to ONE_SIDED / 10, if there is one."""
-    pilots = np.linspace(0, len(rays.first) - 1, PILOTS).astype(int)
-    some, floor = Rays(rays.weights, rays.first[pilots], rays.last[pilots]), floor[pilots]
-    plus, minus = differences.both_sides(some, differences.steps)
-    found = estimate_slopes(plus, minus, differences.here, differences.steps, differences.eps, floor)
-    with np.errstate(all="ignore"):
-        ahead = (plus - differences.here) / differences.steps[None, :, None]
-        scale = np.maximum(np.abs(found.slope), floor)[:, None]
-        error = np.abs(ahead - found.slope[:, None]) / np.where(scale > 0, scale, 1.0)
-    typical = np.quantile(np.nan_to_num(error, nan=np.inf).max(axis=2), 0.9, axis=0)
-    best = int(np.argmin(typical))
-    return float(differences.steps[best]) if typical[best] <= ONE_SIDED / 10 else None
-
-
-def look_into(
-    differences: Differences,
-    rays: Rays,
-    rows: np.ndarray,
-    unit: np.ndarray,
-    analytic: np.ndarray,
-    floor: np.ndarray,
-    rtol: float,
-) -> Findings:
-    """Sweep some of the rays; those that remain open, once more over all the steps there are."""
-
-    def sweep(rows: np.ndarray, far: bool) -> Findings:
-        some = Rays(rays.weights, rays.first[rows], rays.last[rows])
-        found = differences.sweep(some, floor[rows] * unit[rows], far=far)
-        judged = judge(analytic[rows] * unit[rows], found, floor[rows] * unit[rows], rtol)
-        return judged._replace(
-            analytic=analytic[rows],
-            numerical=judged.numerical / unit[rows],
-            bar=judged.bar / unit[rows],
-            step=judged.step * unit[rows],
-        )
-
-    found = sweep(rows, far=False)
-    with np.errstate(all="ignore"):
-        unresolved = ~(BARS * found.bar <= RESOLUTION * np.maximum(np.abs(found.numerical), floor[rows]))
-    again = np.flatnonzero(((found.code >= INCONCLUSIVE) & unresolved).any(axis=1))
-    if again.size:
-        second = sweep(rows[again], far=True)
-        better = second.bar < found.bar[again]
-        _put(found, again, Findings(*(np.where(better, b, a[again]) for a, b in zip(found, second, strict=True))))
+def sweep(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, rtol: float) -> Findings:
+    """Each coordinate over all steps in its unit; what that does not settle, over more steps of other sizes as well."""
+    rows = min(len(coordinates), max(1, numerical.affordable(2 * len(numerical.steps))))
+    found = unmeasured(analytic, held=False)
+    unit = units_at(numerical.question.args, coordinates)
+    per_chunk = max(1, 2**22 // (analytic.shape[1] * 2 * len(numerical.steps)))
+    for start in range(0, rows, per_chunk):
+        at = np.arange(start, min(start + per_chunk, rows))
+        samples = numerical.samples(numerical.single(coordinates[at]), numerical.steps * unit[at, None], unit[at])
+        found = found.replaced(at, _settled(numerical, coordinates[at], samples, analytic[at], rtol))
     return found
 
 
-def _put(found: Findings, rows: np.ndarray, better: Findings) -> None:
-    for mine, theirs in zip(found, better, strict=True):
-        mine[rows] = theirs
+def _settled(
+    numerical: Numerical, coordinates: np.ndarray, samples: Samples, analytic: np.ndarray, rtol: float
+) -> Findings:
+    unit = samples.unit
+    found = judge_entries(samples, analytic, rtol)
+    open_ = (found.code >= INCONCLUSIVE).any(axis=1) & ~found.held
+    again = np.flatnonzero(open_)[: min(LOOKED_AT_AGAIN, numerical.affordable(2 * len(numerical.steps)))]
+    if again.size:
+        steps = second_steps(numerical, coordinates[again], analytic[again], unit[again])
+        more = numerical.samples(numerical.single(coordinates[again]), steps, unit[again])
+        better = judge_entries(samples.rows(again).merged(more), analytic[again], rtol)
+        stands = (found.code[again] == FAIL) & (better.code == INCONCLUSIVE) & (better.step > unit[again, None])
+        found = found.replaced(again, better._replace(code=np.where(stands, FAIL, better.code)))
+    return found
 
 
-def _largest(magnitude: np.ndarray, leaf: np.ndarray, num_leaves: int) -> np.ndarray:
-    """The largest finite magnitude in each leaf, [L, M]."""
-    largest = np.zeros((num_leaves, magnitude.shape[1]))
-    np.maximum.at(largest, leaf, np.where(np.isfinite(magnitude), magnitude, 0.0))
-    return largest
+def second_steps(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """More steps [R, S], of three kinds, in falling order.
+
+    Beyond the unit, up to the length over which the slope would change f by its own size: where f is that flat, only
+    large steps show its slope. Below the entry's own size, where that is much less than its unit. And between the steps
+    of the first sweep.
+    """
+    own = np.abs(entries_at(numerical.question.args, coordinates))
+    with np.errstate(all="ignore"):
+        reveals = np.abs(numerical.here).max() / np.abs(analytic).max(axis=1)
+    reveals = np.where(np.isfinite(reveals) & (reveals > 0), reveals, 2.0**25 * unit)
+    far = np.clip(reveals, 2.0**6 * unit, 2.0**40 * unit)
+    small = (own > 0) & (own < 1e-2 * unit)
+    count = len(numerical.steps)
+    top, fall = np.where(small, own, unit * np.exp(-1.0)) / 2, np.log(numerical.steps[0] / numerical.steps[-1])
+    up = np.geomspace(far, 2 * unit, 6, axis=1)
+    down = np.geomspace(top, top * np.exp(-fall), count - 6, axis=1)
+    return np.concatenate([up, down], axis=1)
 
 
-def choose_entries(gradient: Gradient, num_checks: int, layout: Leafwise, rng: np.random.Generator) -> np.ndarray:
-    """Coordinates for the sparse mode: from every leaf in proportion, its largest gradient and one that is zero."""
-    chosen: set[int] = set()
-    row = np.abs(gradient.row).max(axis=0) if gradient.has_reverse else None
-    for first, last in pairwise([*layout.first, len(layout.leaf)]):
-        if first == last:
+def compare(
+    numerical: Numerical,
+    coordinates: np.ndarray,
+    analytic: np.ndarray,
+    first: np.ndarray,
+    noise: np.ndarray,
+    rtol: float,
+) -> Findings:
+    """Central differences at two steps of unrelated sizes, `first` units and SECOND of that; they must both agree.
+
+    At the first, to `rtol`; at the second, where the noise of f counts more, to that noise as well, if it would let an
+    error of RESOLUTION show. Slopes to the left and right must be alike, or there may be a kink. The error is relative
+    to the entry itself; whatever parts from it is left open.
+    """
+    unit = units_at(numerical.question.args, coordinates)
+    steps = (first * unit)[:, None] * np.array([1.0, SECOND])
+    samples = numerical.samples(numerical.single(coordinates), steps, unit)
+    h = samples.steps[:, :, None]
+    with np.errstate(all="ignore"):
+        slopes = (samples.plus - samples.minus) / (2 * h)
+        gap = np.abs((samples.plus - samples.here) - (samples.here - samples.minus))[:, 0] / h[:, 0]
+        scale = np.maximum(np.abs(analytic), np.abs(slopes[:, 0]))
+        blur = 2 * np.maximum(noise, numerical.eps * np.abs(samples.here)) / h
+        near = np.abs(slopes[:, 0] - analytic) <= rtol * scale
+        near &= np.abs(slopes[:, 1] - analytic) <= np.maximum(rtol * scale, blur[:, 1])
+        agrees = near & (blur[:, 1] <= RESOLUTION * scale) & (gap <= 0.1 * scale) & (scale > 0)
+        unmoved = (samples.plus == samples.here).all(axis=1) & (samples.minus == samples.here).all(axis=1)
+        error = np.abs(slopes[:, 0] - analytic) / np.where(scale > 0, scale, 1.0)
+    code = np.where(agrees, PASS, np.where(unmoved & (analytic == 0), CONSTANT, INCONCLUSIVE))
+    nan, no, shape = np.full(code.shape, np.nan), np.zeros(code.shape, bool), code.shape
+    noise = np.broadcast_to(noise, shape)
+    step = np.repeat(samples.steps[:, :1], shape[1], axis=1)
+    error = np.nan_to_num(error, nan=np.inf)
+    return Findings(code, analytic, slopes[:, 0], nan, step, error, noise, no, no[:, 0], no, nan[:, 0])
+
+
+def _size_of_f(numerical: Numerical, found: Findings, unit: np.ndarray) -> np.ndarray:
+    """The scale of each reading, [M]: its value, or what it changes by when an entry changes by its unit, if more."""
+    with np.errstate(all="ignore"):
+        moves = np.nan_to_num(np.abs(found.numerical) * unit[:, None], nan=0.0, posinf=0.0)
+    return np.maximum(np.abs(numerical.here), moves.max(axis=0, initial=0.0))
+
+
+def _weighed(numerical: Numerical, found: Findings, unit: np.ndarray, size: np.ndarray) -> Findings:
+    """Tell the entries apart that noise hides because f hardly depends on them.
+
+    Rounding leaves some eps |f| / h of a slope in doubt, with steps h that may be a thousandth of the unit. Where the
+    doubt in a whole unit is within that (or within a millionth of f, of a finer f), it is rounding and nothing else.
+    """
+    small = min(max(1e-6, 1e3 * numerical.eps), 1e-2)
+    with np.errstate(all="ignore"):
+        within = BARS * found.bar * unit[:, None] <= small * size
+        within &= np.abs(found.analytic - found.numerical) <= BARS * found.bar
+    return found._replace(negligible=(found.code == INCONCLUSIVE) & within & ~found.held[:, None])
+
+
+def _lost_digits(trial: Trial, looked: Looked, size: np.ndarray) -> tuple[Findings, list[str]]:
+    """Where the gradient's code is right in float64, and its result in the user's dtype is not.
+
+    Rounding that is small beside f (a few eps of it in a whole unit) comes of cancellation, and is counted only. Up to
+    TELLS_ENOUGH the noise of the gradient in that dtype excuses it: ill-conditioned linear algebra has no more digits.
+    """
+    found, sides = looked.found, trial.sides
+    own = sides.own.slopes(trial.numerical.single(looked.coordinates))[0]
+    with np.errstate(all="ignore"):
+        apart = np.abs(own - found.analytic)
+        error = apart / np.maximum(np.maximum(np.abs(own), np.abs(found.analytic)), np.finfo(float).tiny)
+        lost = (found.code <= KINK) & ~(error <= np.sqrt(sides.eps)) & (apart > 0) & ~found.held[:, None]
+        small = apart * looked.unit[:, None] <= 4 * sides.eps * size
+        if (lost & ~small & (error <= TELLS_ENOUGH)).any():
+            noise = _noise_of_own(trial, looked, own)
+            lost &= small | ~((error <= TELLS_ENOUGH) & (apart <= BARS * noise))
+    if not lost.any():
+        return found, []
+    note = (
+        f"{int(lost.any(axis=1).sum()):,} entries are right in float64, and off by up to {error[lost].max():.2g} "
+        f"(relative) in the dtype of params, which keeps {digits(sides.eps)} digits: rounding, or code that depends "
+        "on the dtype"
+    )
+    code = np.where(lost, INCONCLUSIVE, found.code)
+    return found._replace(code=code, negligible=found.negligible | (lost & small)), [note]
+
+
+def _noise_of_own(trial: Trial, looked: Looked, own: np.ndarray) -> np.ndarray:
+    """By how much the gradient in the user's dtype differs at points that are the same to rounding, [R, M]."""
+    sides = trial.sides._replace(exact=None)
+    rays = trial.numerical.single(looked.coordinates)
+    return np.max([np.abs(near.slopes(rays)[0] - own) for near in sides.nearby(trial.rng)], axis=0)
+
+
+def _notes(numerical: Numerical, found: Findings) -> list[str]:
+    notes = []
+    doubtful = (found.code == INCONCLUSIVE) & ~found.held[:, None]
+    if count := int((doubtful & found.negligible).any(axis=1).sum()):
+        notes.append(f"{count:,} of the entries cannot be told from the noise of f, and are not spoken for")
+    if unreached := int((doubtful & np.isnan(found.numerical)).any(axis=1).sum()):
+        notes.append(
+            f"{unreached:,} of the entries were not reached in {numerical.evaluations:,} evaluations: raise max_evals, "
+            'or use mode="directional"'
+        )
+    if unswept := int(
+        (np.isnan(found.bar) & ~np.isnan(found.numerical) & (found.code >= INCONCLUSIVE)).any(axis=1).sum()
+    ):
+        notes.append(f"{unswept:,} of the entries that differ were not looked into: there may be more wrong ones")
+    if (
+        int((doubtful & ~found.negligible & ~np.isnan(found.numerical)).any(axis=1).sum())
+        and not (found.code == FAIL).any()
+    ):
+        notes.append('the precision does not suffice for single entries; mode="directional" needs less of it')
+    if kinks := int((found.code == KINK).any(axis=1).sum()):
+        notes.append(f"{kinks:,} of the entries lie at a kink of f or close to one")
+    if held := int(found.held.sum()):
+        notes.append(f"{held:,} of the entries are not finite, or cannot be moved to both sides: they were held still")
+    if len(found.code) < numerical.question.args.num_coordinates:
+        total = numerical.question.args.num_coordinates
+        notes.append(
+            f"{len(found.code):,} of {total:,} entries were looked at: a single wrong one is missed with probability "
+            f"{1 - len(found.code) / total:.2%}"
+        )
+    return notes
+
+
+def summarize_entries(question: Question, looked: Looked) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:
+    """A record for each leaf, and the wrong entries, worst first."""
+    leaves = []
+    for part in question.args.parts:
+        rows = np.flatnonzero((looked.coordinates >= part.first) & (looked.coordinates < part.last))
+        if not rows.size:
+            nothing = Entry(part.path, (), 0.0, 0.0, 0.0)
+            leaves.append(LeafReport(part.path, Verdict.PASS, part.size, 0, 0, 0.0, 0.0, nothing, 0.0, 0.0))
             continue
-        share = max(1, round(num_checks * (last - first) / len(layout.leaf)))
-        chosen |= set(first + rng.choice(last - first, min(share, last - first), replace=False))
-        if row is not None:
-            chosen.add(first + int(np.argmax(row[first:last])))
-            zero = np.flatnonzero(row[first:last] == 0)
-            chosen |= {first + int(rng.choice(zero))} if zero.size else set()
-    return np.array(sorted(chosen))
+        some = Looked(looked.coordinates[rows], looked.unit[rows], looked.found.rows(rows), ())
+        leaves.append(_leaf(question, part, some))
+    return tuple(leaves), wrong_entries(question, looked.coordinates, looked.found)
+
+
+def _leaf(question: Question, part: Part, looked: Looked) -> LeafReport:
+    found = looked.found
+    code = _code_of(found)
+    row, reading = _worst(found, code)
+    at = found.analytic[row, reading], found.numerical[row, reading], found.error[row, reading]
+    pairs = 2 if part.is_complex and len(found.code) > part.size else 1  # coordinates of an entry
+    apart = np.abs(found.analytic - found.numerical)[~found.held]
+    doubtful = (found.code == INCONCLUSIVE).any(axis=1) & ~found.held
+    return LeafReport(
+        path=part.path,
+        verdict=SEVERITY[code],
+        entries=part.size,
+        checked=len(found.code) // pairs,
+        wrong=int((found.code == FAIL).any(axis=1).sum()),
+        absolute_error=float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)),
+        relative_error=float(at[2]),
+        worst=entry_at(part, int(looked.coordinates[row]), at, question.readings.labels[int(reading)]),
+        error_bar=float(found.bar[row, reading]),
+        step=float(found.step[row, reading]),
+        inconclusive=-(-int(doubtful.sum()) // pairs),
+        unmoved=-(-int(((found.code == CONSTANT).all(axis=1) & ~found.held).sum()) // pairs),
+        held=-(-int(found.held.sum()) // pairs),
+    )
+
+
+def _code_of(found: Findings) -> int:
+    """The verdict of a leaf. Entries that were held, or are negligible, do not spoil what others show.
+
+    Where none shows anything: CONSTANT, if no entry moves f as far as can be told, else INCONCLUSIVE.
+    """
+    code = found.code[~found.held]
+    negligible = found.negligible[~found.held]
+    counted = code[~negligible & (code != CONSTANT)]
+    if counted.size:
+        return int(counted.max())
+    with np.errstate(all="ignore"):
+        zero = np.maximum(np.abs(found.analytic), np.abs(found.numerical)) <= BARS * found.bar
+    return int(CONSTANT if (zero[~found.held] | (code == CONSTANT)).all() else INCONCLUSIVE)
+
+
+def _worst(found: Findings, code: int) -> tuple[int, int]:
+    """The entry that the verdict rests on with the largest error; one with an error bar, rather."""
+    rank = np.where((found.code == code) & ~found.held[:, None], np.nan_to_num(found.error, nan=np.inf), -1.0)
+    rank = np.where(np.isfinite(found.bar) | (rank < 0), rank, rank - 2.0)
+    row, reading = np.unravel_index(np.argmax(rank), rank.shape)
+    return int(row), int(reading)

@@ -1,22 +1,18 @@
-"""Gradients from differences alone, and the lecture's spot check against them."""
+"""Gradients from differences alone."""
 
-from collections.abc import Callable
+import warnings
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, ArrayLike, Params, PyTree
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
-from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.entries import leafwise
-from jaxopt_course.gradients.numerical import CACHE, Differences, single_coordinates
-from jaxopt_course.gradients.rays import Rays, sizes_of
-from jaxopt_course.gradients.report import number, table
-from jaxopt_course.gradients.subject import Same, random_generator, run_plainly, take_apart
+from jaxopt_course.gradients.numerical import CACHE
+from jaxopt_course.gradients.subject import Function, Leaves, Same
 
 # Offsets of the points in units of h; their weights in the sum that is divided by h; and the power of the spacing of
 # the floating-point numbers that balances what is cut off against what is rounded.
@@ -27,11 +23,46 @@ RULES = {
 }
 METHODS = (*RULES, "complex_step")
 TINY = {np.dtype(np.float32): 1e-15, np.dtype(np.float64): 1e-50}  # complex steps: nothing cancels
+# Operations without a complex continuation, or with one that JAX does not compute.
+NOT_ANALYTIC = {
+    "abs",
+    "max",
+    "min",
+    "sign",
+    "real",
+    "imag",
+    "conj",
+    "floor",
+    "ceil",
+    "round",
+    "reduce_max",
+    "reduce_min",
+}
+NOT_ANALYTIC |= {
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "is_finite",
+    "sort",
+    "argmax",
+    "argmin",
+    "cummax",
+    "cummin",
+    "clamp",
+}
+FAR_OFF = 0.1  # relative difference from another difference that is reported
+
+
+class NumericalGradientWarning(UserWarning):
+    """A numerical gradient is not finite, or is far from another difference."""
 
 
 def numerical_gradient(
-    f: Callable[[Any], Any], params: Any, *, h: float | Array | None = None, method: str = "central"
-) -> Any:
+    f: Function, params: Params, *, h: float | Array | None = None, method: str = "central"
+) -> PyTree:
     r"""The gradient of f by differences, one coordinate after the other.
 
     $$\frac{\partial f}{\partial w_i} \approx \frac{f(w + h_i e_i) - f(w - h_i e_i)}{2 h_i}$$
@@ -43,13 +74,15 @@ def numerical_gradient(
     | `"richardson"` | 4n, central differences at h and h/2 extrapolated | O(h^4) + O(eps / h) |
     | `"complex_step"` | n, Im f(w + ih e_i) / h | O(h^2), and nothing cancels |
 
-    f is evaluated in the dtype of the parameters, in compiled chunks, and traced once as by `jax.jit`; the result can
-    itself be jitted and vmapped. To judge a gradient use `gradcheck`, which knows how far its differences can be
-    trusted.
+    f is evaluated in the dtype of the parameters, in compiled chunks, and traced as by `jax.jit`; the result can itself
+    be jitted and vmapped. Outside of `jit` three more evaluations along a random direction test the result: a
+    `NumericalGradientWarning` says where it is not finite, because a step left the domain of f, or that it is far from
+    another difference. To judge a gradient use `gradcheck`, which knows how far its differences can be trusted.
 
     Args:
-      f: `params -> scalar`, array or tree of arrays. For complex steps it must be analytic: built of functions that
-        extend to complex numbers, without abs, max or comparisons.
+      f: `params -> scalar`, array or tree of arrays. For complex steps it should be analytic: built of functions that
+        extend to complex numbers. Where it passes through others (a maximum, a comparison, a real part, as softplus
+        and logsumexp do), central differences are taken as well, and replace the complex steps that differ from them.
       params: any tree of floating-point arrays. Complex leaves follow JAX's convention, df/dx - i df/dy, and need a
         real f.
       h: the step, one positive number for all coordinates. By default eps^(1/3) (central; forward 1/2, richardson 1/5)
@@ -82,76 +115,187 @@ def numerical_gradient(
     if h is not None and not isinstance(h, jax.core.Tracer) and not (jnp.ndim(h) == 0 and 0 < float(h) < np.inf):
         raise ValueError(f"numerical_gradient: h is one positive number; got {h}")
     check_floating(params)
-    return _by_coordinates(Same(f), method, jax.tree.map(jnp.asarray, params), h)
+    gradient, off = _by_coordinates(Same(f), method, jax.tree.map(jnp.asarray, params), h)
+    if not isinstance(off, jax.core.Tracer):
+        _warn(method, gradient, float(off))
+    return gradient
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _by_coordinates(f: Same, method: str, params: Any, h: Any) -> Any:
-    leaves, treedef = jax.tree.flatten(params)
-    is_complex = [jnp.iscomplexobj(leaf) for leaf in leaves]
-    sizes = [leaf.size * (2 if double else 1) for leaf, double in zip(leaves, is_complex, strict=True)]
-    firsts = np.concatenate([[0], np.cumsum(sizes)])
-    steps = [_step(leaf, method, h) for leaf in leaves]
-    if method == "complex_step":
-        leaves = [leaf.astype(_complex_of(leaf)) for leaf in leaves]
+def _warn(method: str, gradient: PyTree, off: float) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(gradient)
+    lost = [jax.tree_util.keystr(path) or "params" for path, leaf in leaves if not bool(jnp.isfinite(leaf).all())]
+    if lost:
+        said = f"not finite at {', '.join(lost)}: a step leaves the domain of f, or overflows; give a smaller h"
+    elif np.isinf(off):
+        said = "in doubt: a third of its step leaves the domain of f, or overflows; give a smaller h"
+    elif off > FAR_OFF:
+        said = f"{off:.0%} from another difference along a random direction: h is too large for f, or lost in rounding"
+    else:
+        return
+    message = f"numerical_gradient: the result of {method!r} is {said}. gradcheck chooses steps and tells their error"
+    warnings.warn(message, NumericalGradientWarning, stacklevel=3)
 
-    def moved(coordinate: Any, offset: float) -> Any:
-        out = []
-        for leaf, step, double, first in zip(leaves, steps, is_complex, firsts, strict=False):
-            places = jnp.arange(leaf.size).reshape(leaf.shape)
-            by = jnp.where(
-                places == coordinate - first, step * jnp.asarray(offset, step.dtype), jnp.zeros((), step.dtype)
-            )
-            if method == "complex_step":
-                by = lax.complex(jnp.zeros_like(by), by)
-            elif double:
-                up = jnp.where(places == coordinate - first - leaf.size, step, jnp.zeros((), step.dtype))
-                by = lax.complex(by, up * jnp.asarray(offset, step.dtype))
-            out.append(leaf + by)
-        return f.value(jax.tree.unflatten(treedef, out))
 
-    def slope(coordinate: Any, width: Any) -> Any:
+class _Stencil(NamedTuple):
+    """The point and the steps [like each leaf] from it; `firsts` is where each leaf's coordinates begin."""
+
+    f: Same
+    treedef: jax.tree_util.PyTreeDef
+    leaves: Leaves
+    steps: Leaves
+    firsts: np.ndarray
+
+    @classmethod
+    def of(cls, f: Same, method: str, params: Params, h: float | ArrayLike | None) -> "_Stencil":
+        leaves, treedef = jax.tree.flatten(params)
+        steps = [_step(leaf, method, h) for leaf in leaves]
+        sizes = [leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves]
         if method == "complex_step":
-            return jax.tree.map(
-                lambda out: _imaginary(out) / width.astype(_imaginary(out).dtype), moved(coordinate, 1.0)
-            )
-        offsets, weights, _ = RULES[method]
-        values = [moved(coordinate, offset) for offset in offsets]
+            leaves = [leaf.astype(_complex_of(leaf)) for leaf in leaves]
+        return cls(f, treedef, leaves, steps, np.concatenate([[0], np.cumsum(sizes)]))
 
-        def combine(*outs: Any) -> Any:
-            dtype = widest(at_least_32_bits(jnp.asarray(outs[0]).dtype), width.dtype)
-            if any(is_complex) and jnp.issubdtype(dtype, jnp.complexfloating):
-                raise TypeError("numerical_gradient: a complex f of complex parameters has no gradient; take real(f)")
-            total = sum(
-                jnp.asarray(out).astype(dtype) * jnp.asarray(w, dtype) for out, w in zip(outs, weights, strict=True)
-            )
-            return total / width.astype(dtype)
+    def value(self, leaves: Leaves) -> PyTree:
+        return self.f.value(jax.tree.unflatten(self.treedef, leaves))
 
-        return jax.tree.map(combine, *values)
+    def moved(self, coordinate: ArrayLike, offset: float, *, imaginary: bool) -> PyTree:
+        """f where one coordinate is moved by `offset` steps, or by an imaginary one."""
+        out = []
+        for leaf, step, first in zip(self.leaves, self.steps, self.firsts, strict=False):
+            places, by = jnp.arange(leaf.size).reshape(leaf.shape), step * jnp.asarray(offset, step.dtype)
+            at, none = coordinate - first, jnp.zeros((), step.dtype)
+            by, up = jnp.where(places == at, by, none), jnp.where(places == at - leaf.size, by, none)
+            if imaginary:
+                by, up = jnp.zeros_like(by), by
+            out.append(leaf + (lax.complex(by, up) if jnp.iscomplexobj(leaf) else by))
+        return self.value(out)
 
-    widths = [
-        jnp.tile(_realised(x, s, method).ravel(), 2 if d else 1)
-        for x, s, d in zip(leaves, steps, is_complex, strict=True)
-    ]
-    width = jnp.concatenate([w.astype(widest(*(w.dtype for w in widths))) for w in widths])
-    total = int(firsts[-1])
-    batch = int(np.clip(CACHE // (8 * max(total, 1)), 1, 64))
-    rows = lax.map(lambda at: slope(*at), (jnp.arange(total), width), batch_size=batch)
-
-    def gather(rows: Any) -> Any:
+    def gather(self, params: Params, rows: ArrayLike) -> PyTree:
+        """From a slope for each coordinate to a tree like the parameters."""
         pieces = []
-        for leaf, double, first in zip(leaves, is_complex, firsts, strict=False):
+        for leaf, first in zip(jax.tree.leaves(params), self.firsts, strict=False):
             piece = rows[first : first + leaf.size]
-            if double:
+            if jnp.iscomplexobj(leaf):
                 piece = lax.complex(piece, -rows[first + leaf.size : first + 2 * leaf.size])
             piece = piece.reshape(*leaf.shape, *rows.shape[1:])
             pieces.append(jnp.moveaxis(piece, range(leaf.ndim), range(-leaf.ndim, 0)) if leaf.ndim else piece)
-        return jax.tree.unflatten(treedef, pieces)
-
-    return jax.tree.map(gather, rows)
+        return jax.tree.unflatten(self.treedef, pieces)
 
 
-def _step(leaf: Any, method: str, h: Any) -> Any:
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_coordinates(f: Same, method: str, params: Params, h: float | ArrayLike | None) -> tuple[PyTree, ArrayLike]:
+    """The gradient, and how far it is from a central difference along a random direction."""
+    stencil = _Stencil.of(f, method, params, h)
+    rows = _rows(stencil, method)
+    if method == "complex_step" and _passes_through_others(stencil):
+        central = _rows(_Stencil.of(f, "central", params, None), "central")
+        rows = jax.tree.map(_repaired, rows, central)
+    gradient = jax.tree.map(partial(stencil.gather, params), rows)
+    return gradient, _far_off(_Stencil.of(f, "central" if method == "complex_step" else method, params, h), rows)
+
+
+def _rows(stencil: _Stencil, method: str) -> PyTree:
+    """Slopes along all coordinates, one after the other."""
+
+    def slope(at: tuple[ArrayLike, ArrayLike]) -> PyTree:
+        coordinate, width = at
+        if method == "complex_step":
+            moved = stencil.moved(coordinate, 1.0, imaginary=True)
+            return jax.tree.map(lambda out: _imaginary(out) / width.astype(_imaginary(out).dtype), moved)
+        offsets, weights, _ = RULES[method]
+        values = [stencil.moved(coordinate, offset, imaginary=False) for offset in offsets]
+        return jax.tree.map(lambda *outs: _weighed(stencil, outs, weights, width), *values)
+
+    leaves = zip(stencil.leaves, stencil.steps, stencil.firsts, np.diff(stencil.firsts), strict=False)
+    widths = [jnp.tile(_realised(x, s, method).ravel(), n // max(x.size, 1) if x.size else 1) for x, s, _, n in leaves]
+    width = jnp.concatenate([w.astype(widest(*(w.dtype for w in widths))) for w in widths])
+    total = int(stencil.firsts[-1])
+    batch = int(np.clip(CACHE // (8 * max(total, 1)), 1, 64))
+    return lax.map(slope, (jnp.arange(total), width), batch_size=batch)
+
+
+def _weighed(stencil: _Stencil, outs: Leaves, weights: tuple[float, ...], width: ArrayLike) -> ArrayLike:
+    dtype = widest(at_least_32_bits(jnp.asarray(outs[0]).dtype), width.dtype)
+    if any(map(jnp.iscomplexobj, stencil.leaves)) and jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError("numerical_gradient: a complex f of complex parameters has no gradient; take real(f)")
+    terms = [jnp.asarray(out).astype(dtype) * jnp.asarray(w, dtype) for out, w in zip(outs, weights, strict=True)]
+    return jnp.sum(jnp.stack(terms), axis=0) / width.astype(dtype)
+
+
+def _passes_through_others(stencil: _Stencil) -> bool:
+    """Whether f applies an operation to complex numbers that has no complex continuation."""
+    jaxpr = jax.make_jaxpr(lambda leaves: stencil.value(leaves))(list(stencil.leaves))
+    return _not_analytic(jaxpr.jaxpr)
+
+
+def _not_analytic(jaxpr: PyTree) -> bool:
+    for equation in jaxpr.eqns:
+        touched = any(jnp.issubdtype(v.aval.dtype, jnp.complexfloating) for v in equation.invars)
+        if equation.primitive.name in NOT_ANALYTIC and touched:
+            return True
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns") and _not_analytic(inner):
+                return True
+    return False
+
+
+def _repaired(by_complex_step: ArrayLike, central: ArrayLike) -> ArrayLike:
+    """Complex steps, but the central difference where they differ by more than its error should be."""
+    central = central.astype(by_complex_step.dtype)
+    scale = jnp.maximum(jnp.abs(by_complex_step), jnp.abs(central))
+    near = jnp.abs(by_complex_step - central) <= jnp.finfo(central.dtype).eps ** 0.25 * scale
+    return jnp.where(near, by_complex_step, central)
+
+
+class _Ray(NamedTuple):
+    """A random direction: the step of each coordinate, and how far rounding moves it, relative to the step."""
+
+    steps: ArrayLike
+    rounding: ArrayLike
+
+
+def _far_off(stencil: _Stencil, rows: PyTree) -> ArrayLike:
+    """How far the gradient is from a central difference along a random direction, relative to its typical slope.
+
+    A third of each step, and less of many, so that f curves less along the direction than along the coordinates.
+    """
+    rng, total = np.random.default_rng(0), int(stencil.firsts[-1])
+    signs = rng.choice([-0.3, 0.3], total) / np.sqrt(max(total, 1))
+    steps, rounding, ahead, behind = [], [jnp.zeros((), jnp.float32)], [], []
+    for leaf, step, first in zip(stencil.leaves, stencil.steps, stencil.firsts, strict=False):
+        sides = 2 if jnp.iscomplexobj(leaf) else 1
+        own = signs[first : first + sides * leaf.size].reshape(sides, *leaf.shape)
+        by = jnp.asarray(own, step.dtype) * step[None]
+        move = lax.complex(by[0], by[1]) if sides == 2 else by[0]
+        eps = float(jnp.finfo(step.dtype).eps)
+        rounding.append(jnp.max(eps * jnp.abs(leaf) / jnp.abs(move), initial=0).astype(jnp.float32))
+        steps.append(by.reshape(-1).astype(at_least_32_bits(step.dtype)))
+        ahead.append(leaf + move)
+        behind.append(leaf - move)
+    ray = _Ray(jnp.concatenate([x.astype(widest(*(y.dtype for y in steps))) for x in steps]), jnp.stack(rounding).max())
+    values = [stencil.value(leaves) for leaves in (ahead, stencil.leaves, behind)]
+    return jax.tree.reduce(jnp.maximum, jax.tree.map(partial(_apart, ray), rows, *values), jnp.zeros((), jnp.float32))
+
+
+def _apart(ray: _Ray, rows: ArrayLike, ahead: ArrayLike, here: ArrayLike, behind: ArrayLike) -> ArrayLike:
+    """For one output: the largest relative difference; infinite where only the gradient is finite.
+
+    Rounding of f, and of the points where f curves, explains some.
+    """
+    wide = at_least_32_bits(jnp.abs(rows).dtype)
+    eps = float(jnp.finfo(jnp.asarray(here).dtype).eps)
+    ahead, here, behind = (jnp.asarray(value).astype(rows.dtype) for value in (ahead, here, behind))
+    by = ray.steps.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1))
+    change, slope = (ahead - behind) / 2, jnp.sum(rows * by, axis=0)
+    bend = jnp.abs((ahead - here) - (here - behind)).astype(wide)
+    noise = 20 * eps * jnp.abs(ahead).astype(wide) + 4 * ray.rounding.astype(wide) * bend
+    scale = jnp.sqrt(jnp.sum(jnp.abs(rows * by).astype(wide) ** 2, axis=0))
+    off = jnp.maximum(jnp.abs(change - slope).astype(wide) - noise, 0) / jnp.maximum(scale, noise)
+    off = jnp.where(jnp.isfinite(off), off, jnp.where(jnp.isfinite(slope) & ~jnp.isfinite(change), jnp.inf, 0))
+    return jnp.max(off, initial=0).astype(jnp.float32)
+
+
+def _step(leaf: ArrayLike, method: str, h: float | ArrayLike | None) -> ArrayLike:
     """The step of each entry, in the real dtype of the leaf."""
     real = jnp.abs(leaf).dtype
     if h is not None:
@@ -162,7 +306,7 @@ def _step(leaf: Any, method: str, h: Any) -> Any:
     return jnp.asarray(step, real) * jnp.maximum(jnp.abs(leaf), jnp.ones((), real))
 
 
-def _realised(leaf: Any, step: Any, method: str) -> Any:
+def _realised(leaf: ArrayLike, step: ArrayLike, method: str) -> ArrayLike:
     """The step that was really taken: w + h is rounded, and so is the difference from w."""
     if method == "complex_step":
         return step
@@ -172,109 +316,16 @@ def _realised(leaf: Any, step: Any, method: str) -> Any:
     return (ahead - behind) / (1 if method == "forward" else 2)
 
 
-def _complex_of(leaf: Any) -> Any:
+def _complex_of(leaf: ArrayLike) -> np.dtype:
     if jnp.iscomplexobj(leaf) or np.dtype(leaf.dtype) not in TINY:
         raise TypeError(f"numerical_gradient: complex steps need float32 or float64 parameters, got {leaf.dtype}")
-    return jnp.complex64 if leaf.dtype == jnp.float32 else jnp.complex128
+    return np.dtype(jnp.complex64 if leaf.dtype == jnp.float32 else jnp.complex128)
 
 
-def _imaginary(out: Any) -> Any:
+def _imaginary(out: ArrayLike) -> ArrayLike:
     if not jnp.iscomplexobj(out):
         raise TypeError(
             f"numerical_gradient: with a complex step f returned {jnp.result_type(out)}: somewhere it takes a real "
             'part, an absolute value or a maximum, which complex steps do not pass; use method="central"'
         )
     return jnp.imag(out)
-
-
-class SpotCheck(NamedTuple):
-    """One row of `grad_check_sparse`: where (in a tree, its keys first), both values, |a - n| / max(|a|, |n|)."""
-
-    index: tuple[Any, ...]  # type: ignore[assignment]  # a field, as the lecture names it, not tuple.index
-    numerical: float
-    analytic: float
-    relative_error: float
-
-
-def grad_check_sparse(
-    f: Callable[[Any], Any],
-    x: Any,
-    analytic_grad: Any,
-    num_checks: int = 10,
-    h: float = 1e-7,
-    *,
-    key: Array | None = None,
-) -> list[SpotCheck]:
-    r"""The lecture's spot check: central differences at a few random entries, beside the analytic gradient.
-
-    $$\text{relative error} = \frac{|a - n|}{\max(|a|, |n|)}, \qquad n = \frac{f(x + h e_i) - f(x - h e_i)}{2h}$$
-
-    Prints a table and leaves the judgement to the reader: at h = 1e-7 a relative error of 1e-7 to 1e-5 is what a right
-    gradient gives. f is evaluated in float64 wherever it can run there. `gradcheck` judges, and looks everywhere.
-
-    Args:
-      f: `x -> scalar`, real.
-      x: an array, or any tree of them.
-      analytic_grad: the gradient to check, a tree like `x`.
-      num_checks: how many entries, drawn with equal chances from all; no entry twice.
-      h: the step.
-      key: a `jax.random` key that draws the entries; without one they are always the same.
-
-    Returns:
-      A `SpotCheck(index, numerical, analytic, relative_error)` for each.
-
-    Raises:
-      TypeError: x that is not floating point, an f that is not real.
-      ValueError: an f that is not scalar, trees or shapes that do not match, a step that is not positive or is lost
-        beside x in the precision that f has.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> f = lambda x: jnp.sum(x**3)
-      >>> x = jnp.array([1.0, 2.0, 3.0])
-      >>> for step in range(10):
-      ...     x = x - 0.05 * jax.grad(f)(x)
-      >>> print(f"{f(jnp.array([1.0, 2.0, 3.0])):.1f} -> {f(x):.2f}")
-      36.0 -> 0.24
-      >>> wrong = jnp.array([3.0, 12.0, 26.9])
-      >>> rows = grad_check_sparse(f, jnp.array([1.0, 2.0, 3.0]), wrong, num_checks=3)  # doctest: +ELLIPSIS
-        place  numerical  analytic  relative error
-        x[2]   27         26.9      0.00370...
-        x[0]   3          3         ...e-...
-        x[1]   12         12        ...e-...
-
-    Source: the lecture's and CS231n's `grad_check_sparse`.
-    """
-    if not 0 < h < np.inf or num_checks < 1:
-        raise ValueError(f"grad_check_sparse: need h > 0 and num_checks >= 1; got {h} and {num_checks}")
-    args = take_apart("grad_check_sparse", f, (x,), 0, False)
-    plain = run_plainly("grad_check_sparse", args)
-    if len(plain) != 1 or plain[0].size != 1 or np.iscomplexobj(plain[0]):
-        shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in plain)
-        raise ValueError(f"grad_check_sparse: f must return one real number, got {shapes}; sum it, or use gradcheck")
-    sizes = sizes_of(args.moving)
-    here = plain[0].astype(float).reshape(1)
-    given = Gradient.by_hand(args, sizes, [np.ones(1)], lambda _: analytic_grad, False, "grad_check_sparse")
-    differences = Differences(args, sizes, None, single_coordinates(args.parts), here)
-    chosen = random_generator(key).permutation(args.num_coordinates)[:num_checks]
-    layout = leafwise(given)
-    rows = Rays(differences.ones, chosen, chosen + 1)
-    unit = layout.unit[chosen]
-    if h < 4 * differences.eps * unit.max():
-        raise ValueError(
-            f"grad_check_sparse: beside x of size {unit.max():.3g} a step of {h:g} is lost in the precision of f; "
-            "choose a larger h, or an f that runs in float64"
-        )
-    plus, minus = differences.both_sides(rows, (h / unit)[:, None])
-    numerical = (plus - minus)[:, 0, 0] / (2 * h)
-    checks, lines = [], []
-    for coordinate, n in zip(map(int, chosen), map(float, numerical), strict=True):
-        part, a = args.parts[layout.leaf[coordinate]], float(given.row[0, coordinate])
-        largest = max(abs(a), abs(n))
-        error = abs(a - n) / largest if largest else 0.0
-        index = part.index_of(coordinate)
-        checks.append(SpotCheck((*part.keys, *index), n, a, error))
-        place = f"x{part.place}{list(index) or ''}{part.component(coordinate)}"
-        lines.append((place, number(n), number(a), number(error)))
-    print("\n".join(table([("place", "numerical", "analytic", "relative error"), *lines])))
-    return checks

@@ -1,132 +1,88 @@
-"""The numerical side of a check: f evaluated along rays, in float64 where it can run there."""
+"""The numerical side of a check: f along rays through the point, in float64 where it can run there.
+
+A ray is a stretch of the row of coordinates with a weight on each, and a point lies on it at a distance t, counted in
+units of each coordinate; on a ray of one coordinate, t is the step itself.
+"""
 
 import functools
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxopt_course.gradients.estimates import COARSE_STEPS, FAR_STEPS, STEPS, Estimate, estimate_slopes
-from jaxopt_course.gradients.rays import UNIT, Point, Rays, arithmetic, as_run, compiled, value_at, values_at
-from jaxopt_course.gradients.subject import Arguments, Fresh, Leaves, Part, Subject, first_line
+from jaxopt_course.annotations import ArrayLike, PyTree
+from jaxopt_course.gradients.estimates import COARSE_STEPS, STEPS, Estimate, Samples, estimate_slopes
+from jaxopt_course.gradients.subject import (
+    UNIT,
+    Arguments,
+    Fresh,
+    Function,
+    Leaves,
+    Number,
+    Part,
+    Question,
+    Subject,
+    arithmetic,
+    as_run,
+    entries_at,
+    first_line,
+    read,
+    unit_of,
+)
 
+SMALL = 10_000  # numbers in arguments up to which compiling quickly matters more than running fast
+LARGE = 2**20  # coordinates from which memory is minded more than speed
 CACHE = 2**22  # bytes of perturbed parameters that are evaluated side by side
 MEMORY = 2**27  # bytes that the data, or the outputs, may take once for each of them
+SIDE_BY_SIDE = 32
+PATIENCE = 30.0  # seconds that the evaluations of a check may take, unless more are asked for
+LEAST = 400  # evaluations that are allowed however slow f is
 
 
-class Differences:
-    """Evaluates readings of f at points of rays, and makes slopes of them.
+def compiled(function: Function, args: Arguments, *static: object) -> Function:
+    """The function with its first arguments fixed, compiled once for a subject.
 
-    Tries float64 first, then the user's own dtype; vectorised, then one by one, then without compiling. What could not
-    be done stands in `notes`. `eps` is the spacing of the numbers that f really computes in.
+    A small one is compiled without expensive passes: it runs for less time than they would take.
+    """
+    small = args.num_coordinates + sum(leaf.size for leaf in args.data) <= SMALL
+    if not isinstance(args.subject.f, Fresh):
+        return _kept(function, small, args.subject, args.parts, *static)
+    programs, key = args.subject.f.programs, (function, *static)
+    if key not in programs:
+        programs[key] = _jitted(function, small, args.subject, args.parts, *static)
+    return programs[key]
+
+
+def _jitted(function: Function, small: bool, *static: object) -> Function:
+    options: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(partial(function, *static), compiler_options=options if small else None)
+
+
+_kept = lru_cache(maxsize=64)(_jitted)
+
+
+def uncompiled(function: Function, args: Arguments, *static: object) -> Function:
+    return partial(function, args.subject, args.parts, *static)
+
+
+class Rays(NamedTuple):
+    """Stretches [first, last) of the row of coordinates, [R] each, under one set of weights.
+
+    `absolute`: each is one coordinate, and t counts in the parameter's own units.
     """
 
-    def __init__(
-        self,
-        args: Arguments,
-        sizes: np.ndarray,
-        cotangents: Leaves | None,
-        weights: Leaves,
-        here: np.ndarray,
-        slack: Any = np.inf,
-        points: int = 2,
-    ):
-        """`here` [M] is what f says itself at the point; values farther from it than `slack` are another function's.
+    weights: Leaves
+    first: np.ndarray
+    last: np.ndarray
+    absolute: bool = False
 
-        `weights` are any, to try it with; `points` is how many will be asked for at once: one size, one compile.
-        """
-        self.args, self.sizes, self.cotangents = args, sizes, cotangents
-        self.evaluations = 0
-        self.notes: list[str] = []
-        n, num_data = args.parts[-1].last, sum(leaf.size for leaf in args.data)
-        points = max(2, min(points, MEMORY // (8 * here.size)))
-        batch = min(CACHE // (8 * n), MEMORY // (8 * (num_data + here.size)), 64, points)
-        wide = all(part.dtype.itemsize == (16 if part.is_complex else 8) for part in args.parts)
-        runs = [
-            (precise, size, True)
-            for precise in ([False] if wide else [True, False])
-            for size in dict.fromkeys((batch, 1))
-        ]
-        other = False
-        for self.precise, self.batch, self.compiled in [*runs, (not wide, 1, False), (False, 1, False)]:
-            if self.precise and other:
-                continue
-            self.batch = max(self.batch, 1)
-            self.capacity = -(-points // self.batch) * self.batch
-            way = f"{'float64' if self.precise or wide else 'its own dtype'}, {self._way()}"
-            try:
-                twice = self.values(Rays(weights, np.zeros(2, np.int32), np.zeros(2, np.int32)), np.zeros(2))
-            except Exception as error:  # whatever f objects to; it has run at the point itself
-                self.notes.append(f"f does not run in {way}: {type(error).__name__}: {first_line(error)}")
-                continue
-            self.here, self.again = twice[0], twice[1]
-            differs = np.max(np.abs(self.here - here), initial=0.0)
-            if self.precise and not np.all(np.abs(self.here - here) <= slack):
-                self.notes.append(
-                    f"f is another function in float64 (values differ by {differs:.3g}): differences in its own dtype"
-                )
-                other = True
-                continue
-            break
-        else:
-            raise RuntimeError("\n".join(["gradcheck: f ran at the point but not beside it:", *self.notes]))
-        self.eps = spacing(args.subject, args.parts, self.precise, args.moving, args.data)
-        self.steps = STEPS if self.eps < 1e-10 else COARSE_STEPS
-
-    def _way(self) -> str:
-        return "not compiled" if not self.compiled else "vectorised" if self.batch > 1 else "one by one"
-
-    @functools.cached_property
-    def ones(self) -> Leaves:
-        return single_coordinates(self.args.parts)
-
-    def values(self, rays: Rays, t: np.ndarray) -> np.ndarray:
-        """Readings [P, M] at the points t[P] of rays [P]."""
-        self.evaluations += len(t)
-        subject, moving, data, parts, _ = self.args
-        columns = [np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32), np.asarray(t, float)]
-        rows = []
-        with arithmetic(self.precise):
-            for start in range(0, len(t), self.capacity):
-                count = min(self.capacity, len(t) - start)
-                piece = [column[start : start + count] for column in columns]
-                point = Point(moving, data, rays.weights, self.sizes, self.cotangents)
-                if self.compiled and self.batch > 1:
-                    padded = [np.resize(column, self.capacity) for column in piece]
-                    run = compiled(values_at, subject, parts, self.precise, self.batch)
-                    out = run(point, *padded, np.int32(count))
-                    rows.append(np.asarray(out, float)[:count])
-                else:  # large, or not to be compiled: one by one, and nothing kept from one to the next
-                    one = (compiled if self.compiled else partial)(value_at, subject, parts, self.precise)
-                    rows.append(np.stack([np.asarray(one(point, *ray), float) for ray in zip(*piece, strict=True)]))
-        return np.concatenate(rows)
-
-    def both_sides(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Values [R, S, M] at +steps and at -steps, which are [R, S] or [S]."""
-        steps = np.broadcast_to(steps, (len(rays.first), np.shape(steps)[-1]))
-        t = np.stack([steps, -steps], axis=-1)
-        first, last = (np.repeat(x, t[0].size) for x in (rays.first, rays.last))
-        values = self.values(Rays(rays.weights, first, last), t.ravel()).reshape(*t.shape, -1)
-        return values[:, :, 0], values[:, :, 1]
-
-    def sweep(self, rays: Rays, floor: np.ndarray, *, far: bool = False) -> Estimate:
-        """Slopes [R, M] with their error bars, from a sweep over steps."""
-        steps = FAR_STEPS if far else self.steps
-        return estimate_slopes(*self.both_sides(rays, steps), self.here, steps, self.eps, floor)
-
-    def ahead(self, rays: Rays, step: float) -> np.ndarray:
-        """One forward difference for each ray, [R, M]."""
-        return (self.values(rays, np.full(len(rays.first), step)) - self.here) / step
-
-    def central(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One central difference for each ray at its step [R], and how far right of left the slope is; [R, M]."""
-        plus, minus = (side[:, 0] for side in self.both_sides(rays, steps[:, None]))
-        h = steps[:, None]
-        with np.errstate(all="ignore"):
-            return (plus - minus) / (2 * h), (plus - 2 * self.here + minus) / h
+    def rows(self, rows: np.ndarray) -> "Rays":
+        return self._replace(first=self.first[rows], last=self.last[rows])
 
 
 def single_coordinates(parts: Sequence[Part]) -> Leaves:
@@ -134,21 +90,236 @@ def single_coordinates(parts: Sequence[Part]) -> Leaves:
     return [np.full((2, *part.shape) if part.is_complex else part.shape, UNIT, np.int8) for part in parts]
 
 
-def spacing(subject: Subject, parts: tuple[Part, ...], precise: bool, moving: Leaves, data: Leaves) -> float:
+def whole_ray(args: Arguments, weights: Leaves) -> Rays:
+    return Rays(weights, np.array([0]), np.array([args.num_coordinates]))
+
+
+def leaf_rays(parts: Sequence[Part], weights: Leaves) -> Rays:
+    return Rays(weights, np.array([part.first for part in parts]), np.array([part.last for part in parts]))
+
+
+class Point(NamedTuple):
+    """Where f is evaluated, all of it traced: its arguments, how far and along what it moves, what is read of it."""
+
+    moving: Leaves
+    data: Leaves
+    weights: Leaves
+    sizes: np.ndarray
+    cotangents: Leaves | None
+    absolute: bool | ArrayLike = False
+
+    def as_run(self, precise: bool) -> "Point":
+        return self._replace(moving=as_run(self.moving, precise), data=as_run(self.data, precise))
+
+    def steps(self, parts: tuple[Part, ...], first: Number, last: Number, t: Number) -> Leaves:
+        """The step from each leaf to its point at t on the ray, in the leaf's own dtype."""
+        rows = zip(parts, self.moving, self.weights, self.sizes, strict=True)
+        return [self._step(part, leaf, weight, size, (first, last, t)) for part, leaf, weight, size in rows]
+
+    def _step(self, part: Part, leaf: ArrayLike, weight: ArrayLike, size: Number, ray: tuple[Number, ...]) -> ArrayLike:
+        first, last = (jnp.asarray(end, jnp.int32) for end in ray[:2])
+        real = jnp.abs(leaf).dtype
+        unit = unit_of(leaf, jnp.asarray(size, real))
+        unit = jnp.where(self.absolute, jnp.ones_like(unit), unit) * jnp.asarray(ray[2], real)
+        places = jnp.arange(part.size, dtype=jnp.int32).reshape(part.shape)
+
+        def stretch(weight: ArrayLike, start: int) -> ArrayLike:
+            inside = (places + start >= first) & (places + start < last)
+            return jnp.where(inside, unit * (jnp.asarray(weight).astype(real) / UNIT), jnp.zeros((), real))
+
+        if part.is_complex:
+            return lax.complex(stretch(weight[0], part.first), stretch(weight[1], part.first + part.size))
+        return stretch(weight, part.first)
+
+
+def value_at(
+    subject: Subject, parts: tuple[Part, ...], precise: bool, point: Point, ray: tuple[Number, ...]
+) -> ArrayLike:
+    """Readings [M] at one point of a ray (first, last, t)."""
+    point = point.as_run(precise)
+    moved = [leaf + step for leaf, step in zip(point.moving, point.steps(parts, *ray), strict=True)]
+    if parts[-1].last > LARGE:
+        moved = lax.optimization_barrier(moved)  # or XLA may hold the leaves and the steps as well, all in float64
+    return read(subject.outputs(moved, point.data), point.cotangents)
+
+
+def values_at(
+    subject: Subject,
+    parts: tuple[Part, ...],
+    way: tuple[bool, int],
+    point: Point,
+    rays: tuple[ArrayLike, ...],
+    count: ArrayLike,
+) -> ArrayLike:
+    """Readings [P, M] at points of rays, a batch at a time; those past `count` are left at zero."""
+    precise, batch = way
+    at = partial(value_at, subject, parts, precise, point)
+
+    def body(number: ArrayLike, out: ArrayLike) -> ArrayLike:
+        start = number * batch
+        some = tuple(lax.dynamic_slice_in_dim(x, start, batch) for x in rays)
+        return lax.dynamic_update_slice_in_dim(out, jax.vmap(at)(some), start, 0)
+
+    one = jax.eval_shape(at, tuple(x[0] for x in rays))
+    return lax.fori_loop(0, (count + batch - 1) // batch, body, jnp.zeros((rays[0].shape[0], *one.shape), one.dtype))
+
+
+class Way(NamedTuple):
+    """How f is run: in float64 or its own dtype, how many points side by side, compiled or not."""
+
+    precise: bool
+    batch: int
+    compiled: bool
+    wide: bool  # its own dtype is float64
+
+    def __str__(self) -> str:
+        how = "not compiled" if not self.compiled else "vectorised" if self.batch > 1 else "one by one"
+        return f"{'float64' if self.precise or self.wide else 'its own dtype'}, {how}"
+
+
+class Numerical:
+    """Evaluates readings of f at points of rays, makes slopes of them, and counts its evaluations.
+
+    `here` and `again` [M] are two runs at the point; `eps` is the spacing of the numbers that f really computes in.
+    """
+
+    def __init__(self, question: Question, way: Way, notes: Sequence[str], points: int):
+        self.question, self.way, self.notes, self.evaluations = question, way, tuple(notes), 0
+        self.capacity = -(-max(2, min(points, MEMORY // (8 * question.here.size))) // way.batch) * way.batch
+        self.cotangents = None if question.readings.each else question.readings.cotangents
+        self.max_evals = np.inf
+        nowhere = Rays(self.ones, np.zeros(1, np.int32), np.zeros(1, np.int32))
+        self.here = self.values(nowhere, np.zeros(1))[0]
+        start = time.perf_counter()
+        self.again = self.values(nowhere, np.zeros(1))[0]
+        self.seconds = (time.perf_counter() - start) / way.batch  # an evaluation takes
+        self.eps = spacing(question.args, way.precise)
+
+    @property
+    def steps(self) -> np.ndarray:
+        return STEPS if self.eps < 1e-10 else COARSE_STEPS
+
+    @functools.cached_property
+    def ones(self) -> Leaves:
+        return single_coordinates(self.question.args.parts)
+
+    def allow(self, max_evals: int | None, num_looked_at: int) -> None:
+        """Set the budget: what was asked for, else 50 (n + 10) evaluations, and no more than PATIENCE allows."""
+        patient = max(LEAST, PATIENCE / self.seconds)
+        self.max_evals = max_evals or min(50 * (num_looked_at + 10), patient)
+
+    def affordable(self, evaluations_each: int) -> int:
+        """How many rays the budget still allows, at so many evaluations each."""
+        return int(min(max(self.max_evals - self.evaluations, 0), 2**62) // evaluations_each)
+
+    def single(self, coordinates: np.ndarray) -> Rays:
+        return Rays(self.ones, coordinates, coordinates + 1, absolute=True)
+
+    def values(self, rays: Rays, t: np.ndarray) -> np.ndarray:
+        """Readings [P, M] at the points t[P] of rays [P]."""
+        self.evaluations += len(t)
+        args, way = self.question.args, self.way
+        columns = [np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32), np.asarray(t, float)]
+        point = Point(args.moving, args.data, rays.weights, args.sizes, self.cotangents, rays.absolute)
+        rows = []
+        with arithmetic(way.precise):
+            for start in range(0, len(t), self.capacity):
+                piece = [column[start : start + self.capacity] for column in columns]
+                if way.compiled and way.batch > 1:
+                    run = compiled(values_at, args, (way.precise, way.batch))
+                    padded = tuple(np.resize(column, self.capacity) for column in piece)
+                    rows.append(np.asarray(run(point, padded, np.int32(len(piece[0]))), float)[: len(piece[0])])
+                else:  # large, or not to be compiled: one by one, and nothing kept from one to the next
+                    one = (compiled if way.compiled else uncompiled)(value_at, args, way.precise)
+                    rows.append(np.stack([np.asarray(one(point, ray), float) for ray in zip(*piece, strict=True)]))
+        return np.concatenate(rows)
+
+    def samples(self, rays: Rays, steps: np.ndarray, unit: np.ndarray | None = None) -> Samples:
+        """Values at both sides of the point, at steps [R, S] or [S], which are made exact where they can be."""
+        steps = np.broadcast_to(steps, (len(rays.first), np.shape(steps)[-1]))
+        own = np.abs(entries_at(self.question.args, rays.first)) if rays.absolute else np.ones(len(steps))
+        if rays.absolute:
+            steps = self._exact(rays.first, own, steps)
+        t = np.stack([steps, -steps], axis=-1)
+        first, last = (np.repeat(x, t[0].size) for x in (rays.first, rays.last))
+        values = self.values(Rays(rays.weights, first, last, rays.absolute), t.ravel()).reshape(*t.shape, -1)
+        unit = np.ones(len(steps)) if unit is None else unit
+        return Samples(values[:, :, 0], values[:, :, 1], self.here, steps, unit, own, self.eps)
+
+    def _exact(self, coordinates: np.ndarray, w: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Steps h for which w + h and w - h are numbers of the dtype that f runs in: nothing is lost beside w."""
+        exact = np.empty_like(steps)
+        for part in self.question.args.parts:
+            rows = (coordinates >= part.first) & (coordinates < part.last)
+            real = np.dtype(float) if self.way.precise else np.dtype(jnp.finfo(part.dtype).dtype)
+            own, h = w[rows].astype(real)[:, None], steps[rows].astype(real)
+            exact[rows] = np.maximum((own + h) - own, np.spacing(own.astype(np.float32) if real.itemsize < 4 else own))
+        return exact
+
+    def sweep(self, rays: Rays, floor: np.ndarray) -> Estimate:
+        """Slopes [R, M] along rays of many coordinates, with their error bars."""
+        return estimate_slopes(self.samples(rays, self.steps), floor)
+
+    def central(self, rays: Rays, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One central difference for each ray at its step [R], and how far right of left the slope is; [R, M]."""
+        found = self.samples(rays, steps[:, None])
+        plus, minus, h = found.plus[:, 0], found.minus[:, 0], found.steps
+        with np.errstate(all="ignore"):
+            return (plus - minus) / (2 * h), ((plus - self.here) - (self.here - minus)) / h
+
+
+def find_way(
+    question: Question, allows: Callable[[np.ndarray], bool] = lambda values: True, points: int = 2
+) -> Numerical:
+    """f along rays by the first way that works: float64 or its own dtype; vectorised, one by one, not compiled.
+
+    Values [M] in float64 that `allows` refuses are another function's. `points` is how many are needed at
+    once: one size, one compile. Raises RuntimeError where f runs in no way beside the point.
+    """
+    args, other = question.args, False
+    notes: list[str] = []
+    batch = min(
+        CACHE // (8 * args.num_coordinates),
+        MEMORY // (8 * (sum(leaf.size for leaf in args.data) + question.here.size)),
+        SIDE_BY_SIDE,
+        max(points, 2),
+    )
+    wide = all(part.dtype.itemsize == (16 if part.is_complex else 8) for part in args.parts)
+    batches = dict.fromkeys((max(batch, 1), 1))
+    ways = [Way(precise, size, True, wide) for precise in ([False] if wide else [True, False]) for size in batches]
+    for way in [*ways, Way(not wide, 1, False, wide), Way(False, 1, False, wide)]:
+        if way.precise and other:
+            continue
+        try:
+            found = Numerical(question, way, notes, points)
+        except Exception as error:  # whatever f objects to; it has run at the point itself
+            notes.append(f"f does not run in {way}: {type(error).__name__}: {first_line(error)}")
+            continue
+        if way.precise and not allows(found.here):
+            differs = np.max(np.abs(found.here - question.here), initial=0.0)
+            notes.append(
+                f"f is another function in float64 (values differ by {differs:.3g}): differences in its own dtype"
+            )
+            other = True
+            continue
+        return found
+    raise RuntimeError("\n".join([f"{question.title}: f ran at the point but not beside it:", *notes]))
+
+
+def spacing(args: Arguments, precise: bool) -> float:
     """The relative spacing of the narrowest numbers through which f's result passes."""
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (*moving, *data))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (*args.moving, *args.data))
     with arithmetic(precise):
-        read = _narrowest.__wrapped__ if isinstance(subject.f, Fresh) else _narrowest  # a plain f is not kept
-        return read(subject, precise, len(moving), shapes)
+        fresh = isinstance(args.subject.f, Fresh)  # a plain f is not kept
+        return (_narrowest.__wrapped__ if fresh else _narrowest)(args.subject, precise, len(args.moving), shapes)
 
 
-@functools.lru_cache(maxsize=256)
-def _narrowest(subject: Subject, precise: bool, num_moving: int, shapes: tuple[Any, ...]) -> float:
-    def outputs(*leaves: Any) -> Leaves:
+@lru_cache(maxsize=256)
+def _narrowest(subject: Subject, precise: bool, num_moving: int, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> float:
+    def outputs(*leaves: ArrayLike) -> Leaves:
         return subject.outputs(as_run(list(leaves[:num_moving]), precise), as_run(list(leaves[num_moving:]), precise))
 
-    kinds = [float if precise else shape.dtype for shape in shapes[:num_moving]]
-    widest = max(_eps(kind) for kind in kinds)
+    widest = max(_eps(np.dtype(float) if precise else shape.dtype) for shape in shapes[:num_moving])
     try:
         jaxpr = jax.make_jaxpr(outputs)(*shapes)
     except Exception:  # f must see values: nothing to read
@@ -156,7 +327,7 @@ def _narrowest(subject: Subject, precise: bool, num_moving: int, shapes: tuple[A
     return max(widest, *(_eps(aval.dtype) for aval in jaxpr.out_avals), _narrowing(jaxpr.jaxpr))
 
 
-def _narrowing(jaxpr: Any) -> float:
+def _narrowing(jaxpr: PyTree) -> float:
     """The coarsest spacing that an operation rounds finer numbers to."""
     coarsest = 0.0
     for equation in jaxpr.eqns:
@@ -171,9 +342,9 @@ def _narrowing(jaxpr: Any) -> float:
     return coarsest
 
 
-def _is_float(variable: Any) -> bool:
+def _is_float(variable: PyTree) -> bool:
     return hasattr(variable.aval, "dtype") and jnp.issubdtype(variable.aval.dtype, jnp.inexact)
 
 
-def _eps(dtype: Any) -> float:
+def _eps(dtype: np.dtype) -> float:
     return float(jnp.finfo(dtype).eps)

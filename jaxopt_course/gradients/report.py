@@ -2,11 +2,15 @@
 
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import jax
+import numpy as np
+
+from jaxopt_course.annotations import PyTree
+from jaxopt_course.gradients.subject import Part
 
 
 class Verdict(enum.StrEnum):
@@ -20,6 +24,8 @@ class Verdict(enum.StrEnum):
     NONFINITE = "NONFINITE"  # f or its gradient is not finite at the point
     CONSTANT = "CONSTANT"  # f does not move and the gradient is zero: nothing was tested
 
+
+Plain: TypeAlias = dict | list | str | int | float | bool | None  # what JSON can hold
 
 SEVERITY = (
     Verdict.PASS,
@@ -40,6 +46,7 @@ class GradientCheckError(AssertionError):
         self.report = report
 
 
+CODE = {verdict: np.int8(code) for code, verdict in enumerate(SEVERITY)}  # verdicts of entries are kept in arrays
 STATIC = {"static": True}  # structure of the tree; the other fields are its leaves
 
 
@@ -66,8 +73,11 @@ class Entry:
 class LeafReport:
     """What was found in one leaf. `worst` is the entry (or, in directional mode, the ray) with the largest error.
 
-    Errors: absolute, |a - n|; relative, |a - n| / max(|a|, |n|) with a floor from the leaf's largest gradient.
-    `error_bar` is the uncertainty of the numerical value at the worst place, `step` the step it was found with.
+    Errors: absolute, |a - n|; relative, |a - n| / max(|a|, |n|), of each entry by itself (of a ray: relative to the
+    root of the sum of squares of its terms). `error_bar` is the uncertainty of the numerical value at the worst place,
+    `step` the step it was found with. Of the `checked` entries, `inconclusive` cannot be told from the noise of f or
+    were not reached, `unmoved` have gradient zero and do not change f, `held` are not finite or cannot be moved; the
+    verdict speaks for the others, `speaks_for`.
     """
 
     path: str = field(metadata=STATIC)
@@ -81,6 +91,13 @@ class LeafReport:
     error_bar: float
     step: float
     rays: bool = field(default=False, metadata=STATIC)
+    inconclusive: int = 0
+    unmoved: int = 0
+    held: int = 0
+
+    @property
+    def speaks_for(self) -> int:
+        return self.checked - self.inconclusive - self.unmoved - self.held
 
 
 @jax.tree_util.register_dataclass
@@ -126,14 +143,26 @@ class GradientReport:
             raise GradientCheckError(self)
         return self
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, PyTree]:
         """Plain Python that JSON can hold."""
-        return _plain(asdict(self) | {"ok": self.ok})
+        leaves = [asdict(leaf) | {"speaks_for": leaf.speaks_for} for leaf in self.leaves]
+        return {key: _plain(value) for key, value in (asdict(self) | {"ok": self.ok, "leaves": leaves}).items()}
 
     def __str__(self) -> str:
         lines = [f"{self.title}: {self.verdict} ({self.mode}: {self.reason}; {self.evaluations:,} evaluations of f)"]
         if self.leaves:
-            head = ("leaf", "verdict", "checked", "wrong", "worst at", "analytic", "numerical", "error", "bar", "step")
+            head = (
+                "leaf",
+                "verdict",
+                "speaks for",
+                "wrong",
+                "worst at",
+                "analytic",
+                "numerical",
+                "error",
+                "bar",
+                "step",
+            )
             lines += table([head, *map(_cells, self.leaves)])
         if self.consistency:
             rows = [(c.name, str(c.verdict), number(c.error), c.detail) for c in self.consistency]
@@ -148,6 +177,13 @@ class GradientReport:
         return "\n".join([*lines, *self.notes])
 
 
+def entry_at(part: Part, coordinate: int, values: Sequence[float], output: str) -> Entry:
+    """A record of `values`: analytic, numerical, relative error."""
+    analytic, numerical, error = map(float, values)
+    path = part.path + part.component(coordinate)
+    return Entry(path, part.index_of(coordinate), analytic, numerical, error, output)
+
+
 def gravest(verdicts: Iterable[Verdict], consistency: Iterable[Consistency]) -> Verdict:
     """The overall verdict. A leaf whose gradient is zero counts only where every leaf's is."""
     telling: list[Verdict] = [v for v in verdicts if v is not Verdict.CONSTANT] or [Verdict.CONSTANT]
@@ -158,7 +194,7 @@ def gravest(verdicts: Iterable[Verdict], consistency: Iterable[Consistency]) -> 
 def _cells(leaf: LeafReport) -> tuple[str, ...]:
     worst = leaf.worst
     place = f"{leaf.checked} directions" if leaf.rays and not worst.index else ", ".join(map(str, worst.index))
-    checked = f"{leaf.checked:,} of {leaf.entries:,}" if not leaf.rays else f"{leaf.checked:,} rays"
+    checked = f"{leaf.speaks_for:,} of {leaf.entries:,}" if not leaf.rays else f"{leaf.checked:,} rays"
     return (
         leaf.path,
         str(leaf.verdict),
@@ -182,13 +218,13 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Plain:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, enum.Enum):
         return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
         return None
-    return value
+    return value  # type: ignore[return-value]

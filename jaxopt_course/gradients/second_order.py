@@ -1,38 +1,47 @@
 """`gradgradcheck`: is this the Hessian of that function?"""
 
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.annotations import Array
-from jaxopt_course.gradients.check import check_options, choose_readings, examine
-from jaxopt_course.gradients.directions import random_weights
-from jaxopt_course.gradients.entries import RESOLUTION
+from jaxopt_course.annotations import Array, ArrayLike, Params, PyTree
+from jaxopt_course.gradients.check import Options, examine
 from jaxopt_course.gradients.estimates import BARS, STEPS, estimate_curvature
-from jaxopt_course.gradients.numerical import Differences
-from jaxopt_course.gradients.rays import Rays, arithmetic, as_run, readings, sizes_of, steps_along
+from jaxopt_course.gradients.numerical import Numerical, Point, Rays, find_way, whole_ray
 from jaxopt_course.gradients.report import Consistency, GradientReport, Verdict, gravest
 from jaxopt_course.gradients.subject import (
-    Arguments,
+    Function,
     Leaves,
+    Number,
     Part,
+    Question,
+    Readings,
     Subject,
+    arithmetic,
+    as_run,
+    choose_readings,
     first_line,
     random_generator,
+    random_weights,
+    read,
     run_plainly,
     take_apart,
 )
+from jaxopt_course.gradients.verdicts import RESOLUTION
+
+Phi: TypeAlias = Callable[[Leaves, Leaves, Leaves], ArrayLike]  # (moving, data, cotangents) -> u.f
 
 
 def gradgradcheck(
-    f: Callable[..., Any],
-    params: Any,
-    *args: Any,
+    f: Function,
+    params: Params,
+    *args: PyTree,
     mode: str = "auto",
     has_aux: bool = False,
     argnums: int | tuple[int, ...] = 0,
@@ -40,6 +49,7 @@ def gradgradcheck(
     key: Array | None = None,
     num_checks: int = 100,
     num_directions: int = 2,
+    max_evals: int | None = None,
 ) -> GradientReport:
     r"""Check the Hessian of f against differences of the gradient and of f itself, its symmetry, and its three orders.
 
@@ -51,8 +61,8 @@ def gradgradcheck(
     against second differences of f are rows of their own: a Hessian that agrees with a wrong gradient is found out.
 
     Args:
-      f, params, *args, mode, has_aux, argnums, rtol, key, num_checks, num_directions: as in `gradcheck`. An f of
-        several outputs is checked as one random mixture of them.
+      f, params, *args, mode, has_aux, argnums, rtol, key, num_checks, num_directions, max_evals: as in `gradcheck`. An
+        f of several outputs is checked as one random mixture of them.
 
     Returns:
       A `GradientReport`; its entries are those of the Hessian: row `f[i]` is the derivative of component i of the
@@ -74,12 +84,13 @@ def gradgradcheck(
 
     Source: Griewank and Walther (2008), "Evaluating derivatives", section 3.4, for the orders of differentiation.
     """
-    check_options("gradgradcheck", mode, rtol, num_checks, num_directions)
+    options = Options(mode, rtol, num_checks, num_directions, max_evals)
+    options.check("gradgradcheck")
     taken = take_apart("gradgradcheck", f, (params, *args), argnums, has_aux)
     rng = random_generator(key)
     plain = run_plainly("gradgradcheck", taken)
-    cotangents, labels, _ = choose_readings(plain, 2**62, rng)
-    mixture = [u[:1] for u in cotangents]
+    readings = choose_readings(plain, 2**62, rng)
+    mixture = [u[:1] for u in readings.cotangents]
     phi = mixed(taken.subject)
 
     def gradient(moving: Leaves, data: Leaves, mixture: Leaves) -> Leaves:
@@ -87,20 +98,21 @@ def gradgradcheck(
 
     inner = take_apart("gradgradcheck", gradient, (taken.moving, taken.data, mixture), 0, False)
     inner = inner._replace(parts=taken.parts, skipped=taken.skipped)
-    first = examine("gradcheck", taken, "directional", None, None, rng, num_checks, 2)
+    first = examine("gradcheck", taken, Options("directional", max_evals=max_evals), rng)
     try:
-        report = examine("gradgradcheck", inner, mode, None, rtol, rng, num_checks, num_directions)
+        report = examine("gradgradcheck", inner, options, rng)
     except Exception as error:
         error.add_note("gradgradcheck: needs a gradient of f by reverse mode that can itself be differentiated")
         raise
     if report.verdict in (Verdict.NONFINITE, Verdict.NONDETERMINISTIC):
         return report
-    rows, notes = _second_order_rows(phi, taken, mixture, rng)
+    question = Question("gradgradcheck", taken, Readings(mixture, ("u.f",), False), np.asarray(read(plain, mixture)))
+    rows, notes = _second_order_rows(phi, question, rng)
     if first.verdict is Verdict.FAIL:
         rows.insert(0, Consistency("gradient against f", Verdict.FAIL, _error(first), "the gradient itself is wrong"))
     elif first.ok:
         rows.insert(0, Consistency("gradient against f", Verdict.PASS, _error(first)))
-    if len(labels) > 1:
+    if len(readings.labels) > 1:
         notes.append("f has several outputs: this is the Hessian of one random mixture of them")
     return replace(
         report,
@@ -111,104 +123,97 @@ def gradgradcheck(
     )
 
 
-def mixed(subject: Subject) -> Callable[[Leaves, Leaves, Leaves], Any]:
+def mixed(subject: Subject) -> Phi:
     """One real number made of f's outputs: u.f."""
 
-    def mixture(moving: Leaves, data: Leaves, cotangents: Leaves) -> Any:
-        total: Any = None
-        for leaf, u in zip(subject.outputs(moving, data), cotangents, strict=True):
-            product = jnp.sum(jnp.real(leaf * u[0].astype(leaf.dtype)))
-            total = product if total is None else total + product.astype(total.dtype)
-        return total
+    def mixture(moving: Leaves, data: Leaves, cotangents: Leaves) -> ArrayLike:
+        rows = zip(subject.outputs(moving, data), cotangents, strict=True)
+        products = [jnp.sum(jnp.real(leaf * u[0].astype(leaf.dtype))) for leaf, u in rows]
+        return functools.reduce(lambda total, product: total + product.astype(total.dtype), products)
 
     return mixture
 
 
-def _products(
-    phi: Callable[..., Any],
-    parts: tuple[Part, ...],
-    precise: bool,
-    forward: bool,
-    moving: Leaves,
-    data: Leaves,
-    mixture: Leaves,
-    sizes: Any,
-    u_weights: Leaves,
-    v_weights: Leaves,
-) -> tuple[Any, ...]:
-    """Hessian times two directions: forward over reverse, and reverse over forward where that is defined."""
-    moving, data, mixture = (as_run(leaves, precise) for leaves in (moving, data, mixture))
-    u, v = (steps_along(parts, moving, w, sizes, 0, parts[-1].last, 1.0) for w in (u_weights, v_weights))
+class Products(NamedTuple):
+    """The Hessian times two directions u and v, in numbers that say whether it is one."""
+
+    uHv: Number
+    vHu: Number
+    vHv: Number
+    norm: Number  # of Hv
+    apart: Number  # of Hv by forward over reverse and by reverse over forward; 0 where only one is defined
+    size: Number  # of u
+
+
+def _products(phi: Phi, parts: tuple[Part, ...], way: tuple[bool, bool], u_at: Point, v_at: Point) -> Products:
+    """Forward over reverse, and reverse over forward where that is defined; `way` is (in float64, both)."""
+    precise, forward = way
+    u_at, v_at = u_at.as_run(precise), v_at.as_run(precise)
+    moving, data, mixture = u_at.moving, u_at.data, as_run(u_at.cotangents or [], precise)
+    u, v = (at.steps(parts, 0, parts[-1].last, 1.0) for at in (u_at, v_at))
 
     def gradient(moving: Leaves) -> Leaves:
         return jax.grad(phi)(moving, data, mixture)
 
-    def slope(moving: Leaves) -> Any:
+    def slope(moving: Leaves) -> ArrayLike:
         return jax.jvp(lambda moving: phi(moving, data, mixture), (moving,), (v,))[1]
 
     Hu, Hv = (jax.jvp(gradient, (moving,), (w,))[1] for w in (u, v))
     other = jax.grad(slope)(moving) if forward else Hv
-    return (
-        _dot(u, Hv),
-        _dot(v, Hu),
-        _dot(v, Hv),
-        _norm(Hv),
-        _norm([a - b for a, b in zip(other, Hv, strict=True)]),
-        _norm(u),
-    )
+    apart = [a - b for a, b in zip(other, Hv, strict=True)]
+    return Products(_dot(u, Hv), _dot(v, Hu), _dot(v, Hv), _norm(Hv), _norm(apart), _norm(u))
 
 
-def _dot(steps: Leaves, grads: Leaves) -> Any:
-    return sum(jnp.sum(jnp.real(step * grad)).astype(float) for step, grad in zip(steps, grads, strict=True))
+def _dot(steps: Leaves, grads: Leaves) -> ArrayLike:
+    products = [jnp.sum(jnp.real(step * grad)) for step, grad in zip(steps, grads, strict=True)]
+    return jnp.sum(jnp.stack([product.astype(float) for product in products]))
 
 
-def _norm(leaves: Leaves) -> Any:
-    return jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2).astype(float) for leaf in leaves))
+def _norm(leaves: Leaves) -> ArrayLike:
+    """The Euclidean norm, of numbers whose squares may underflow or overflow."""
+    largest = [jnp.max(jnp.abs(leaf), initial=0).astype(float) for leaf in leaves]
+    scale = functools.reduce(jnp.maximum, largest)
+    scale = jnp.where(scale > 0, scale, 1.0)
+    return scale * jnp.sqrt(sum(jnp.sum((jnp.abs(leaf).astype(float) / scale) ** 2) for leaf in leaves))
 
 
-def _second_order_rows(
-    phi: Callable[..., Any], args: Arguments, mixture: Leaves, rng: np.random.Generator
-) -> tuple[list[Consistency], list[str]]:
+def _second_order_rows(phi: Phi, question: Question, rng: np.random.Generator) -> tuple[list[Consistency], list[str]]:
     """Symmetry, the orders of differentiation, and second differences of f itself."""
-    sizes, u, v = sizes_of(args.moving), random_weights(args, rng), random_weights(args, rng)
-    here = readings([np.asarray(leaf) for leaf in args.subject.outputs(args.moving, args.data)], mixture)
-    differences = Differences(args, sizes, mixture, u, here, np.inf, 2 * len(STEPS))
-    rows: list[Consistency] = []
+    args, mixture = question.args, question.readings.cotangents
+    u, v = random_weights(args, rng), random_weights(args, rng)
+    numerical = find_way(question, points=2 * len(STEPS))
+    points = [Point(args.moving, args.data, w, args.sizes, mixture) for w in (u, v)]
     notes: list[str] = []
-    found: list[float] | None = None
-    for precise, forward in ((differences.precise, True), (differences.precise, False), (False, True), (False, False)):
+    for way in itertools.product(dict.fromkeys((numerical.way.precise, False)), (True, False)):
         try:
-            with arithmetic(precise):
-                run = jax.jit(partial(_products, phi, args.parts, precise, forward))
-                found = [float(x) for x in run(args.moving, args.data, mixture, sizes, u, v)]
+            with arithmetic(way[0]):
+                found = jax.jit(functools.partial(_products, phi, args.parts, way))(*points)
             break
         except Exception as error:  # whatever f objects to
-            notes.append(f"{'reverse over forward' if forward else 'forward over reverse'}: {first_line(error)}")
-    if found is None:
-        return rows, notes
-    uHv, vHu, vHv, norm, apart, size = found
-    tolerance = max(1e-8, float(np.sqrt(differences.eps)))
+            notes.append(f"{'reverse over forward' if way[1] else 'forward over reverse'}: {first_line(error)}")
+    else:
+        return [], notes
+    uHv, vHu, vHv, norm, apart, size = map(float, found)
+    tolerance = max(1e-8, float(np.sqrt(numerical.eps)))
     scale = max(norm * size, 1e-300)
 
-    def row(name: str, error: float) -> None:
-        rows.append(Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, error))
+    def row(name: str, error: float) -> Consistency:
+        return Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, error)
 
-    if forward:
-        row("reverse over forward against forward over reverse", apart / max(norm, 1e-300))
-    row("symmetry of the Hessian, u'Hv against v'Hu", abs(uHv - vHu) / scale)
-    ray = Rays(v, np.array([0]), np.array([args.num_coordinates]))
-    curvature, bar = (
-        float(x[0, 0])
-        for x in estimate_curvature(
-            *differences.both_sides(ray, differences.steps), differences.here, differences.steps, differences.eps
-        )
-    )
+    rows = [row("symmetry of the Hessian, u'Hv against v'Hu", abs(uHv - vHu) / scale)]
+    if way[1]:
+        rows.insert(0, row("reverse over forward against forward over reverse", apart / max(norm, 1e-300)))
+    return [*rows, _second_differences(numerical, whole_ray(args, v), vHv, scale, tolerance)], notes
+
+
+def _second_differences(numerical: Numerical, ray: Rays, vHv: float, scale: float, tolerance: float) -> Consistency:
+    samples = numerical.samples(ray, numerical.steps)
+    curvature, bar = (float(x[0, 0]) for x in estimate_curvature(samples))
     difference = abs(vHv - curvature)
     resolved = BARS * bar <= RESOLUTION * max(abs(vHv), abs(curvature))
     within = difference <= max(BARS * bar, tolerance * scale)
     verdict = Verdict.FAIL if not within else Verdict.PASS if resolved else Verdict.INCONCLUSIVE
-    rows.append(Consistency("v'Hv against second differences of f", verdict, difference / scale))
-    return rows, notes
+    return Consistency("v'Hv against second differences of f", verdict, difference / scale)
 
 
 def _error(report: GradientReport) -> float:

@@ -1,20 +1,28 @@
-"""The function under examination: what of its arguments moves, and what it reads out.
+"""The function under examination: which of its leaves move, what is read of its outputs, and its float64 form.
 
 Differentiable leaves are laid out as one row of real coordinates, leaf after leaf; a complex leaf takes two stretches,
-its real parts and then its imaginary parts.
+its real parts and then its imaginary parts. The outputs are reduced to M real readings, each with a cotangent.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, ArrayLike, PyTree
 
-Leaves = list[Any]
+Leaves: TypeAlias = Sequence[ArrayLike]
+Number: TypeAlias = ArrayLike | np.generic | float | int
+Function: TypeAlias = Callable[..., PyTree]
+
+JACOBIAN = 2**22  # entries of a Jacobian up to which each component of the outputs is a reading
+MOST_OUTPUTS = 1024
+PROJECTIONS = 4  # random mixtures of the outputs that are read where there are more
+UNIT = 96  # weights are int8 and stand for weight / 96, so that a direction costs a byte a coordinate
 
 
 class Part(NamedTuple):
@@ -23,9 +31,9 @@ class Part(NamedTuple):
     path: str  # for people
     place: str  # in the tree of the gradient
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: np.dtype
     first: int
-    keys: tuple[Any, ...] = ()  # of the path
+    keys: tuple[object, ...] = ()  # of the path
 
     @property
     def size(self) -> int:
@@ -50,7 +58,7 @@ class Part(NamedTuple):
 class Same:
     """Stands for an object among the static arguments of a compiled function: equal only to itself."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: PyTree):
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -61,11 +69,11 @@ class Same:
 
 
 class Fresh(Same):
-    """Equal to nothing that came before: what is compiled for it is compiled anew, and goes when it goes."""
+    """Equal to nothing that came before: what is compiled for it is compiled anew, and is freed with it."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: PyTree):
         super().__init__(value)
-        self.programs: dict[Any, Any] = {}
+        self.programs: dict[tuple[object, ...], Function] = {}
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -79,22 +87,21 @@ class Subject:
     """`f` with its arguments taken apart; hashable, so that the same question is compiled once."""
 
     f: Same
-    treedef: Any
-    kinds: tuple[Any, ...]  # of each leaf of the arguments: "moves", "data", or the leaf itself where it is no array
+    treedef: jax.tree_util.PyTreeDef
+    kinds: tuple[
+        str | Same, ...
+    ]  # of each leaf of the arguments: "moves", "data", or the leaf itself where it is no array
     has_aux: bool
 
-    def arguments(self, moving: Leaves, data: Leaves) -> tuple[Any, ...]:
+    def arguments(self, moving: Leaves, data: Leaves) -> tuple[PyTree, ...]:
         rest = {"moves": iter(moving), "data": iter(data)}
         leaves = [next(rest[kind]) if isinstance(kind, str) else kind.value for kind in self.kinds]
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def __call__(self, moving: Leaves, data: Leaves) -> Any:
-        out = self.f.value(*self.arguments(moving, data))
-        return out[0] if self.has_aux else out
-
     def outputs(self, moving: Leaves, data: Leaves) -> Leaves:
         """The leaves that can be differentiated, of what f returns."""
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(self(moving, data))]
+        out = self.f.value(*self.arguments(moving, data))
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(out[0] if self.has_aux else out)]
         return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
@@ -110,14 +117,29 @@ class Arguments(NamedTuple):
     data: Leaves
     parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...]
+    sizes: np.ndarray  # [L]: the root mean square of each leaf
 
     @property
     def num_coordinates(self) -> int:
         return self.parts[-1].last
 
 
+class Readings(NamedTuple):
+    """How outputs become M real numbers: cotangents [M, *shape] of each output, and a name for each reading.
+
+    `each` says that they are the single components of the outputs; otherwise they are random mixtures.
+    """
+
+    cotangents: Leaves
+    labels: tuple[str, ...]
+    each: bool
+
+    def of(self, outputs: Leaves) -> ArrayLike:
+        return read(outputs, None if self.each else self.cotangents)
+
+
 def take_apart(
-    name: str, f: Callable[..., Any], args: Sequence[Any], argnums: int | tuple[int, ...], has_aux: bool
+    name: str, f: Function, args: Sequence[PyTree], argnums: int | tuple[int, ...], has_aux: bool
 ) -> Arguments:
     """Sort the leaves of the arguments. Python numbers that are not differentiated stay as they are, as in `jax.grad`.
 
@@ -126,42 +148,88 @@ def take_apart(
     chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     if not chosen or not all(-len(args) <= i < len(args) for i in chosen):
         raise ValueError(f"{name}: argnums = {argnums}, but f was given {len(args)} arguments")
-    chosen = tuple(i % len(args) for i in chosen)
-    kinds: list[Any] = []
-    moving: Leaves = []
-    data: Leaves = []
+    places = {i % len(args): "" if isinstance(argnums, int) else f"[{k}]" for k, i in enumerate(chosen)}
+    kinds: list[str | Same] = []
+    moving: list[ArrayLike] = []
+    data: list[ArrayLike] = []
     parts: list[Part] = []
     skipped: list[Skipped] = []
     for (argument, *rest), leaf in jax.tree_util.tree_leaves_with_path(tuple(args)):
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
-        if argument.idx in chosen:
+        if argument.idx in places:
             inside = jax.tree_util.keystr(tuple(rest))
-            path, place = f"params{inside}", inside
-            if not isinstance(argnums, int):
-                path, place = f"args[{argument.idx}]{inside}", f"[{chosen.index(argument.idx)}]{inside}"
+            path = f"params{inside}" if isinstance(argnums, int) else f"args[{argument.idx}]{inside}"
             is_number = is_array or isinstance(leaf, bool | int | float | complex)
             dtype = jax.dtypes.result_type(leaf) if is_number else type(leaf).__name__
             if is_number and jnp.issubdtype(dtype, jnp.inexact):
-                leaf = jnp.asarray(leaf)
+                moving.append(jnp.asarray(leaf))
                 first = parts[-1].last if parts else 0
                 keys = tuple(getattr(k, "key", getattr(k, "idx", getattr(k, "name", None))) for k in rest)
-                parts.append(Part(path, place, leaf.shape, np.dtype(leaf.dtype), first, keys))
+                shape, dtype = moving[-1].shape, np.dtype(moving[-1].dtype)
+                parts.append(Part(path, places[argument.idx] + inside, shape, dtype, first, keys))
                 kinds.append("moves")
-                moving.append(leaf)
                 continue
-            skipped.append(Skipped(path, place, str(dtype)))
+            skipped.append(Skipped(path, places[argument.idx] + inside, str(dtype)))
         kinds.append("data" if is_array else Same(leaf))
         if is_array:
             data.append(jnp.asarray(leaf))
+    _check_parts(name, parts, skipped)
+    # What a jitted f does is fixed when it is first traced; a plain one may have been mended since, in what it calls.
+    held = Same(f) if hasattr(f, "lower") else Fresh(f)
+    subject = Subject(held, jax.tree.structure(tuple(args)), tuple(kinds), has_aux)
+    return Arguments(subject, moving, data, tuple(parts), tuple(skipped), np.array([rms(leaf) for leaf in moving]))
+
+
+def _check_parts(name: str, parts: list[Part], skipped: list[Skipped]) -> None:
     if not parts or parts[-1].last == 0:
         what = "it holds " + ", ".join(f"{s.path} ({s.dtype})" for s in skipped) if skipped else "it is empty"
         raise TypeError(f"{name}: there is nothing to differentiate in params: {what}; expected floating-point leaves")
     if parts[-1].last >= 2**31:
         raise ValueError(f"{name}: {parts[-1].last} coordinates; at most {2**31 - 1} can be checked at once")
-    # What a jitted f does is fixed when it is first traced; a plain one may have been mended since, in what it calls.
-    held = Same(f) if hasattr(f, "lower") else Fresh(f)
-    subject = Subject(held, jax.tree.structure(tuple(args)), tuple(kinds), has_aux)
-    return Arguments(subject, moving, data, tuple(parts), tuple(skipped))
+
+
+def rms(leaf: ArrayLike) -> float:
+    """The root mean square of the finite entries, 1 where that is zero; it neither underflows nor overflows."""
+    entries = np.abs(at_least_float32(np.asarray(leaf).ravel()))
+    largest = float(entries.max(initial=0.0))
+    if not np.isfinite(largest):
+        entries = entries[np.isfinite(entries)]
+        largest = float(entries.max(initial=0.0))
+    if largest == 0:
+        return 1.0
+    return largest * float(np.sqrt(np.mean(np.square(entries / largest), dtype=float)))
+
+
+def at_least_float32(leaf: np.ndarray) -> np.ndarray:
+    return leaf if leaf.dtype.itemsize >= 4 else leaf.astype(np.float32)
+
+
+def unit_of(leaf: ArrayLike, size: Number) -> ArrayLike:
+    """What a step of t = 1 is for each entry: its magnitude or its leaf's, the larger; 0 where it is not finite."""
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    magnitude = xp.abs(leaf)
+    return xp.where(xp.isfinite(magnitude), xp.maximum(magnitude, size), xp.zeros_like(magnitude))
+
+
+def entries_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
+    """The parameters at some coordinates, [R], in float64."""
+    found = np.zeros(len(coordinates))
+    for part, leaf in zip(args.parts, args.moving, strict=True):
+        rows = np.flatnonzero((coordinates >= part.first) & (coordinates < part.last))
+        places = coordinates[rows] - part.first
+        entries = np.asarray(leaf).reshape(-1)[places % max(part.size, 1)]
+        found[rows] = np.where(places < part.size, np.real(entries), np.imag(entries)).astype(float)
+    return found
+
+
+def units_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
+    """The unit of some coordinates, [R]; 0 where the parameter is not finite."""
+    units = np.zeros(len(coordinates))
+    for part, leaf, size in zip(args.parts, args.moving, args.sizes, strict=True):
+        rows = (coordinates >= part.first) & (coordinates < part.last)
+        entries = np.asarray(leaf).reshape(-1)[(coordinates[rows] - part.first) % max(part.size, 1)]
+        units[rows] = unit_of(entries.astype(complex if part.is_complex else float), size)
+    return units
 
 
 def first_line(error: Exception) -> str:
@@ -169,7 +237,7 @@ def first_line(error: Exception) -> str:
 
 
 def run_plainly(title: str, args: Arguments) -> Leaves:
-    """f as the user would call it: at the point, in his dtype, not compiled. [the differentiable outputs]"""
+    """f as the user would call it: at the point, in its own dtype, not compiled. [the differentiable outputs]"""
     try:
         outputs = args.subject.outputs(args.moving, args.data)
     except Exception as error:
@@ -182,3 +250,89 @@ def run_plainly(title: str, args: Arguments) -> Leaves:
 
 def random_generator(key: Array | None) -> np.random.Generator:
     return np.random.default_rng([] if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist())
+
+
+def random_weights(args: Arguments, rng: np.random.Generator) -> Leaves:
+    """A random sign and a random size between 2/3 and 4/3 for each coordinate.
+
+    With signs alone two equal errors would cancel in every other direction; with sizes they hardly ever do.
+    """
+    weights: list[ArrayLike] = []
+    for part in args.parts:
+        shape = (2, *part.shape) if part.is_complex else part.shape
+        bits = np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8)
+        weight = (bits & 63).view(np.int8)
+        weight += np.int8(2 * UNIT // 3)
+        np.negative(weight, out=weight, where=bits < 128)
+        weights.append(jnp.asarray(weight.reshape(shape)))
+    return weights
+
+
+def choose_readings(outputs: Leaves, num_looked_at: int, rng: np.random.Generator) -> Readings:
+    """Every component of the outputs, or random mixtures where there are too many for `num_looked_at` coordinates."""
+    counts = [leaf.size * (2 if np.iscomplexobj(leaf) else 1) for leaf in outputs]
+    total = sum(counts)
+    each = total <= PROJECTIONS or (total <= MOST_OUTPUTS and total * num_looked_at <= JACOBIAN)
+    if each:
+        rows = np.eye(total)
+        labels = [""] if total == 1 else [f"f[{i}]" for i in range(total)]
+    else:
+        sizes = rng.integers(64, 128, (PROJECTIONS, total)) / UNIT  # seven bits: exact in every dtype
+        rows = sizes * rng.choice([-1.0, 1.0], sizes.shape)
+        labels = [f"u{i}.f" for i in range(PROJECTIONS)]
+    cotangents: list[ArrayLike] = []
+    for leaf, block in zip(outputs, np.split(rows, np.cumsum(counts)[:-1], axis=1), strict=True):
+        if np.iscomplexobj(leaf):
+            block = block[:, : leaf.size] - 1j * block[:, leaf.size :]
+        cotangents.append(block.reshape(-1, *leaf.shape).astype(leaf.dtype))
+    return Readings(cotangents, tuple(labels), each)
+
+
+def read(outputs: Leaves, cotangents: Leaves | None) -> ArrayLike:
+    """What is read of the outputs, [M] in the widest real dtype: every real component, or u.f for each cotangent u."""
+    xp = np if isinstance(outputs[0], np.ndarray) else jnp
+    wide = np.dtype(np.float64) if xp is np else jax.dtypes.canonicalize_dtype(np.float64)
+    if cotangents is None:
+        flat = []
+        for leaf in outputs:
+            flat.append(xp.real(leaf).ravel().astype(wide))
+            if xp.iscomplexobj(leaf):
+                flat.append(xp.imag(leaf).ravel().astype(wide))
+        return xp.concatenate(flat) if len(flat) > 1 else flat[0]
+    total = xp.zeros(cotangents[0].shape[0], wide)
+    for leaf, u in zip(outputs, cotangents, strict=True):
+        products = xp.real(u).astype(wide) * xp.real(leaf)[None].astype(wide)
+        if xp.iscomplexobj(leaf):
+            products = products - xp.imag(u).astype(wide) * xp.imag(leaf)[None].astype(wide)
+        total = total + products.reshape(len(total), -1).sum(axis=1)
+    return total
+
+
+@contextlib.contextmanager
+def arithmetic(precise: bool) -> Iterator[None]:
+    """The user's own settings; or, where `precise`, float64, which may meet the float32 constants inside f."""
+    if not precise:
+        yield
+        return
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def as_run(leaves: Leaves, precise: bool) -> Leaves:
+    """The leaves as they are, or in float64 (complex128) where `precise`."""
+    return [_widened(leaf) for leaf in leaves] if precise else leaves
+
+
+def _widened(leaf: ArrayLike) -> ArrayLike:
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        return leaf.astype(jnp.complex128)
+    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+class Question(NamedTuple):
+    """What is checked: f of these arguments, through these readings; `here` [M] are their values, not compiled."""
+
+    title: str
+    args: Arguments
+    readings: Readings
+    here: np.ndarray

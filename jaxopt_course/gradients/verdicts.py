@@ -1,36 +1,142 @@
-"""Both sides brought together: what is found entry by entry, or along directions, and what of it can be excused."""
+"""When two slopes agree, differ, or cannot be told apart, and what excuses a gradient that differs."""
 
-import dataclasses
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxopt_course.gradients.analytic import Gradient
-from jaxopt_course.gradients.directions import Direction, check_directions, failing, leaf_rays
-from jaxopt_course.gradients.entries import (
-    FAIL,
-    FLOOR,
-    INCONCLUSIVE,
-    KINK,
-    PASS,
-    RESOLUTION,
-    RTOL,
-    Findings,
-    check_entries,
-    leafwise,
-    look_into,
-)
-from jaxopt_course.gradients.estimates import BARS
-from jaxopt_course.gradients.localize import kinked_coordinates, wrong_coordinates
-from jaxopt_course.gradients.numerical import Differences
-from jaxopt_course.gradients.rays import Rays, unit_of
-from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict
-from jaxopt_course.gradients.subject import Arguments, Leaves
-from jaxopt_course.gradients.summary import summarize_directions, summarize_entries, wrong_entries
+from jaxopt_course.gradients.estimates import BARS, Estimate, Samples, estimate_slopes
+from jaxopt_course.gradients.numerical import Numerical, Rays, whole_ray
+from jaxopt_course.gradients.report import CODE, Consistency, Entry, Verdict, entry_at
+from jaxopt_course.gradients.subject import Arguments, Leaves, Question, run_plainly
 
-SAMPLED = 32  # entries that are looked at where too many are wrong to be found one by one
-Found = tuple[tuple[LeafReport, ...], tuple[Entry, ...], list[str]]
+PASS, KINK, CONSTANT = CODE[Verdict.PASS], CODE[Verdict.KINK], CODE[Verdict.CONSTANT]
+INCONCLUSIVE, FAIL = CODE[Verdict.INCONCLUSIVE], CODE[Verdict.FAIL]
+RTOL = 1e-6  # relative error that passes, in float64
+RESOLUTION = 5e-4  # a pass is claimed only where an error of this relative size would have been seen
+MOST_LISTED = 100  # wrong entries that a report names
+CLOSE = 1e-4  # a kink nearer than this, in units of the coordinate, is named in the verdict
+
+
+class Findings(NamedTuple):
+    """For each entry (or ray) and reading, [R, M]: verdict codes, both slopes, the bar, the step and relative error.
+
+    `noise` [R, M] is that of f, `kinked` where f has a kink at the point, `held` [R] what could not be moved. An
+    entry that is INCONCLUSIVE but `negligible` cannot be told from noise and does not matter to f: it is counted, and
+    spoils no PASS. `bar` is NaN where an entry was compared at two steps only.
+    `single_step` [R] is where one central difference is best.
+    """
+
+    code: np.ndarray
+    analytic: np.ndarray
+    numerical: np.ndarray
+    bar: np.ndarray
+    step: np.ndarray
+    error: np.ndarray
+    noise: np.ndarray
+    kinked: np.ndarray
+    held: np.ndarray
+    negligible: np.ndarray
+    single_step: np.ndarray
+
+    def rows(self, rows: np.ndarray) -> "Findings":
+        return Findings(*(values[rows] for values in self))
+
+    def replaced(self, rows: np.ndarray, better: "Findings") -> "Findings":
+        """The same with better findings for some rows."""
+        merged = [values.copy() for values in self]
+        for mine, theirs in zip(merged, better, strict=True):
+            mine[rows] = theirs
+        return Findings(*merged)
+
+
+def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float, unit: np.ndarray) -> Findings:
+    """Agreement to `rtol` or to BARS error bars; a pass only where the bars are short enough to have seen an error.
+
+    The error is relative to the larger of both slopes, and to `floor` where that is larger still (0 for entries).
+    """
+    with np.errstate(all="ignore"):
+        difference = np.abs(analytic - found.slope)
+        scale = np.maximum(np.maximum(np.abs(analytic), np.abs(found.slope)), floor)
+        tolerance = np.maximum(rtol * scale, BARS * found.bar)
+        resolved = (BARS * found.bar <= max(RESOLUTION, rtol) * scale) | ((difference <= rtol * scale) & (scale > 0))
+        code = np.where(difference <= tolerance, np.where(resolved, PASS, INCONCLUSIVE), FAIL)
+        code = np.where(np.isfinite(found.bar), code, INCONCLUSIVE)
+        code = np.where((code == FAIL) & (found.step > unit), INCONCLUSIVE, code)  # slopes that far need not be alike
+        # A slope of zero is known where its bar is nothing beside what f varies by within a unit.
+        zero = (np.abs(analytic) <= BARS * found.bar) & (np.abs(found.slope) <= BARS * found.bar)
+        code = np.where((code == INCONCLUSIVE) & zero & (BARS * found.bar * unit <= RTOL * found.varies), PASS, code)
+        code = np.where((analytic == 0) & (found.slope == 0) & (found.varies == 0) & ~found.blocked, CONSTANT, code)
+
+        # As far as can be told this may be a kink with the gradient on one of its sides.
+        code = np.where((code == FAIL) & (found.low <= analytic) & (analytic <= found.high), INCONCLUSIVE, code)
+        low, high = found.least, found.greatest
+        between = (analytic >= low - tolerance) & (analytic <= high + tolerance)
+        at_kink = (found.kink == 0) & (found.jump > rtol * scale)
+        sharp = BARS * found.bar <= RESOLUTION * np.maximum(scale, found.jump)
+        code = np.where(at_kink, np.where(~between, FAIL, np.where(sharp, KINK, INCONCLUSIVE)), code)
+        code = np.where((code == PASS) & (found.kink > 0) & (found.kink < CLOSE), KINK, code)
+        outside = np.maximum(np.maximum(low - analytic, analytic - high), 0)
+        error = np.where(at_kink, outside, difference) / np.where(scale > 0, scale, 1.0)
+    held: np.ndarray = np.all(found.blocked, axis=1, keepdims=True)[:, 0]
+    error = np.where(held[:, None], 0.0, np.nan_to_num(error, nan=np.inf))
+    none = np.zeros(code.shape, bool)
+    return Findings(
+        code,
+        analytic,
+        found.slope,
+        found.bar,
+        found.step,
+        error,
+        found.noise,
+        at_kink,
+        held,
+        none,
+        found.single_step,
+    )
+
+
+def judge_entries(samples: Samples, analytic: np.ndarray, rtol: float) -> Findings:
+    """Findings of a sweep. Where f does not move at small steps, they may show nothing but lost digits.
+
+    Then the larger steps count alone, with that loss as noise, if they agree with the gradient and show no kink.
+    """
+    floor, unit = np.zeros(analytic.shape), samples.unit[:, None]
+    estimate = estimate_slopes(samples, floor)
+    found = judge(analytic, estimate, floor, rtol, unit)
+    quantum = samples.quantum
+    if not ((found.code >= INCONCLUSIVE) & (quantum > 0)).any():
+        return found
+    coarse = estimate_slopes(samples, floor, quantum)
+    other = judge(analytic, coarse, floor, rtol, unit)
+    smooth = np.isnan(estimate.kink) & np.isnan(coarse.kink)
+    better = (found.code >= INCONCLUSIVE) & (quantum > 0) & (other.code == PASS) & smooth
+    mixed = {
+        name: np.where(better, getattr(other, name), getattr(found, name))
+        for name in ("code", "numerical", "bar", "step", "error", "noise")
+    }
+    return found._replace(**mixed)
+
+
+def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) -> tuple[Entry, ...]:
+    """The entries that fail, worst first, as many as a report names."""
+    rows, readings = np.nonzero(found.code == FAIL)
+    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
+    entries = []
+    for r, m in zip(rows[order], readings[order], strict=True):
+        part = next(part for part in reversed(question.args.parts) if part.first <= coordinates[r])
+        values = found.analytic[r, m], found.numerical[r, m], found.error[r, m]
+        entries.append(entry_at(part, int(coordinates[r]), values, question.readings.labels[m]))
+    return tuple(entries)
+
+
+def unmeasured(analytic: np.ndarray, *, held: bool) -> Findings:
+    """Findings of entries that were not moved, because they cannot be (`held`) or the budget did not reach them."""
+    nan, no = np.full(analytic.shape, np.nan), np.zeros(analytic.shape, bool)
+    code, error = np.full(analytic.shape, INCONCLUSIVE), np.zeros(analytic.shape)
+    return Findings(code, analytic, nan, nan, nan, error, nan, no, np.full(len(analytic), held), no, nan[:, 0])
 
 
 class Sides(NamedTuple):
@@ -52,222 +158,174 @@ class Sides(NamedTuple):
 
     def nearby(self, rng: np.random.Generator) -> list[Gradient]:
         """The gradient at two points that are the same to rounding: what differs there is the gradient's own noise."""
-        side, gradients = self.sharpest, []
-        eps = 4 * np.finfo(np.float64).eps if self.exact is not None else 4 * self.eps
-        for _ in range(2):
-            moved = []
-            for leaf in map(np.asarray, side.args.moving):
-                wide = leaf.astype(complex if np.iscomplexobj(leaf) else float)
-                wide *= 1 + eps * rng.choice([-1.0, 1.0], leaf.shape)
-                moved.append(wide if side.precise else wide.astype(leaf.dtype))
-            gradients.append(side.at(moved))
-        return gradients
+        eps = np.finfo(np.float64).eps if self.exact is not None else self.eps
+        return [self.sharpest.at(rounded(self.own.args, eps, rng, self.exact is not None)) for _ in range(2)]
 
 
-def by_entries(
-    args: Arguments,
-    differences: Differences,
-    sides: Sides,
-    directions: list[Leaves],
-    coordinates: np.ndarray,
-    labels: Sequence[str],
-    rng: np.random.Generator,
-) -> Found:
-    """Each of the coordinates on its own."""
-    layout = leafwise(sides.own)
-    tolerance = sides.tolerance(np.sqrt(sides.eps))
-    checked = check_directions(differences, sides.sharpest, directions, tolerance)
-    steps = np.min([direction.step for direction in checked], axis=0)
-    as_a_whole = sides.rtol is None and all((direction.found.code == PASS).all() for direction in checked)
-    found = check_entries(differences, sides.sharpest, coordinates, steps, layout, tolerance, one_sided=as_a_whole)
-    rays = Rays(differences.ones, coordinates, coordinates + 1)
-    unit = layout.unit[coordinates][:, None]
-    _excuse(found, rays, unit, sides, rng)
-    notes = []
-    if sides.exact is not None:
-        notes += _lost_digits(found, rays, unit, sides, layout.leaf[coordinates])
-    elif tolerance > RESOLUTION and sides.rtol is None:
-        found.code[found.code <= KINK] = INCONCLUSIVE
-        notes.append(_too_few_digits(sides))
-    if unswept := int((np.isnan(found.bar) & (found.code >= INCONCLUSIVE)).any(axis=1).sum()):
-        notes.append(f"{unswept:,} of the entries that differ were not looked into: there may be more wrong ones")
-    num_kinks = int((found.code == KINK).any(axis=1).sum())
-    if num_kinks:
-        notes.append(f"{num_kinks:,} of the entries lie at a kink of f or close to one")
-    if len(coordinates) < args.num_coordinates:
-        missed = 1 - len(coordinates) / args.num_coordinates
-        notes.append(
-            f"{len(coordinates):,} of {args.num_coordinates:,} entries were looked at: a single wrong one is missed "
-            f"with probability {missed:.2%}"
-        )
-    leaves, wrong = summarize_entries(args, found, coordinates, layout, labels, differences.here)
-    return leaves, wrong, notes
+def rounded(args: Arguments, eps: float, rng: np.random.Generator, precise: bool) -> Leaves:
+    """Parameters that are the same to rounding: each entry moved by four times its relative spacing.
+
+    In float64 a zero stays, so that a gradient does not jump that has a kink there; in the user's dtype it is moved by
+    the spacing of its leaf, for rounding on the way moves it as well.
+    """
+    moved = []
+    for leaf, size in zip(map(np.asarray, args.moving), args.sizes, strict=True):
+        wide = leaf.astype(complex if np.iscomplexobj(leaf) else float)
+        unit = np.where(np.isfinite(wide), np.abs(wide) if precise else np.maximum(np.abs(wide), size), 0.0)
+        wide += 4 * eps * unit * rng.choice([-1.0, 1.0], leaf.shape)
+        moved.append(wide if precise else wide.astype(leaf.dtype))
+    return moved
 
 
-def by_directions(
-    args: Arguments,
-    differences: Differences,
-    sides: Sides,
-    directions: list[Leaves],
-    labels: Sequence[str],
-    rng: np.random.Generator,
-) -> Found:
-    """Every leaf along random directions; where one fails, the entries that are to blame."""
-    tolerance = sides.tolerance(100 * sides.eps)
-    checked = check_directions(differences, sides.sharpest, directions, tolerance)
-    notes: list[str] = []
-    aside = _kinks_aside(differences, checked)
-    if aside.size:
-        notes.append(f"{aside.size:,} coordinates at a kink of f were found by bisection and looked at one by one")
-        directions = [_without(args, weights, aside) for weights in directions]
-        checked = check_directions(differences, sides.sharpest, directions, tolerance)
-    for each in checked:
-        _excuse(each.found, leaf_rays(args, each.weights), np.ones((len(args.parts), 1)), sides, rng)
-    if tolerance > RESOLUTION and sides.rtol is None:
-        for each in checked:
-            each.found.code[each.found.code <= KINK] = INCONCLUSIVE
-        notes.append(_too_few_digits(sides))
-    leaves = list(summarize_directions(args, checked, differences.here))
-    wrong: list[Entry] = []
-    for number, leaf in enumerate(leaves):
-        part, direction = args.parts[number], failing(checked, number)
-        kinks = aside[(aside >= part.first) & (aside < part.last)]
-        if kinks.size:
-            found = _look_at(args, differences, sides, number, kinks, checked[0], tolerance)
-            wrong += wrong_entries(args, found, kinks, labels)
-            count = int((found.code == FAIL).any(axis=1).sum())
-            verdict = max(leaf.verdict, SEVERITY[found.code.max()], key=SEVERITY.index)
-            leaves[number] = leaf = dataclasses.replace(leaf, verdict=verdict, wrong=count)
-        if direction is not None:
-            entries, count, said = _blame(args, differences, sides, direction, number, labels, rng, tolerance)
-            wrong += entries
-            notes.append(f"{leaf.path}: {said}")
-            leaves[number] = dataclasses.replace(leaf, wrong=leaf.wrong + count)
-    if all(leaf.verdict in (Verdict.PASS, Verdict.KINK) for leaf in leaves):
-        seen = _least_error_seen(args, checked, tolerance)
-        notes.append(f"an error in one entry alone shows from {seen:.2%} of a typical entry of its leaf")
-    if any(leaf.verdict is Verdict.INCONCLUSIVE for leaf in leaves):
-        notes.append('along directions this cannot be told; mode="sparse" or "dense" looks at single entries')
-    return tuple(leaves), tuple(wrong), notes
+@dataclass(frozen=True)
+class Slack:
+    """How far values of f, computed in several ways, may be apart: half their digits, or ten times their noise.
+
+    The noise is that of f in its own dtype, of spacing `eps`, at points that are the same to rounding. Only an f that
+    is ill-conditioned, as linear algebra can be, needs it, and only then is it evaluated for it.
+    """
+
+    own: Gradient
+    eps: float
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """What rounding of f is relative to, [M]: its value, and what it changes by over a unit."""
+        size = np.abs(self.own.question.here) + self.own.slopes(whole_ray(self.own.args, self.own.weights))[1][0]
+        return np.maximum(size, max(1e-3 * size.max(), 1e-300))
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        question, rng = self.own.question, np.random.default_rng(0)
+        apart = []
+        for _ in range(3):
+            args = question.args._replace(moving=rounded(question.args, self.eps, rng, precise=False))
+            values = np.asarray(question.readings.of(run_plainly(question.title, args)))
+            apart.append(np.nan_to_num(np.abs(values - question.here), nan=0.0, posinf=0.0))
+        return np.max(apart, axis=0)
+
+    def excess(self, values: np.ndarray) -> float:
+        """How far values are from those of f, in units of what is allowed; the largest."""
+        apart, allowed = np.abs(values - self.own.question.here), np.sqrt(self.eps) * self.size
+        if not (apart <= allowed).all() and np.isfinite(apart).all():
+            allowed = np.maximum(allowed, BARS * self.noise)
+        return most(apart / allowed)
 
 
-def _least_error_seen(args: Arguments, checked: list[Direction], tolerance: float) -> float:
-    """How wrong a single entry must be, relative to the root mean square of its leaf, to be seen along a direction."""
-    sizes = np.sqrt([part.last - part.first for part in args.parts])[:, None]
+class Trial(NamedTuple):
+    """One check: f along rays on the one side, the gradient on the other, and the generator of all that is drawn."""
+
+    numerical: Numerical
+    sides: Sides
+    slack: Slack
+    rng: np.random.Generator
+
+
+def excused(trial: Trial, found: Findings, rays: Rays) -> Findings:
+    """A difference that the gradient's own rounding explains is no failure, but nothing was proven either.
+
+    The noise of the gradient then counts in the error bar. At a kink of f the gradient jumps by itself, and nothing is
+    excused.
+    """
     with np.errstate(all="ignore"):
-        limits = [np.maximum(tolerance, BARS * each.found.bar / each.norm) * sizes for each in checked]
-    return float(np.nan_to_num(np.min(limits, axis=0)).max())
-
-
-def _kinks_aside(differences: Differences, checked: list[Direction]) -> np.ndarray:
-    """Coordinates with a kink at the point, where there are few enough to set aside."""
-    aside = [np.zeros(0, int)]
-    for number in range(len(differences.args.parts)):
-        direction = max(checked, key=lambda each: float(each.jump[number].max()))
-        if direction.jump[number].any():
-            found = kinked_coordinates(differences, direction, number, int(np.argmax(direction.jump[number])))
-            aside.append(np.zeros(0, int) if found is None else found)
-    return np.concatenate(aside)
-
-
-def _without(args: Arguments, weights: Leaves, coordinates: np.ndarray) -> Leaves:
-    """The weights with some coordinates held still."""
-    held = []
-    for part, weight in zip(args.parts, weights, strict=True):
-        weight = np.array(weight)
-        weight.reshape(-1)[coordinates[(coordinates >= part.first) & (coordinates < part.last)] - part.first] = 0
-        held.append(weight)
-    return held
-
-
-def _blame(
-    args: Arguments,
-    differences: Differences,
-    sides: Sides,
-    direction: Direction,
-    number: int,
-    labels: Sequence[str],
-    rng: np.random.Generator,
-    tolerance: float,
-) -> tuple[tuple[Entry, ...], int, str]:
-    """The entries of a leaf that are wrong, how many there are, and how that is known."""
-    part, before = args.parts[number], differences.evaluations
-    error = np.where(direction.found.code[number] == FAIL, direction.found.error[number], 0)
-    located = wrong_coordinates(differences, sides.sharpest, direction, number, int(np.argmax(error)))
-    spent = differences.evaluations - before
-    coordinates = located
-    if coordinates is None:
-        count = min(SAMPLED, part.last - part.first)
-        coordinates = np.sort(part.first + rng.choice(part.last - part.first, count, replace=False))
-    found = _look_at(args, differences, sides, number, coordinates, direction, tolerance)
-    entries = wrong_entries(args, found, coordinates, labels)
-    count = int((found.code == FAIL).any(axis=1).sum())
-    if located is not None:
-        return entries, count, f"{count:,} wrong entries found by bisection, in {spent:,} evaluations of f"
-    share = count / len(coordinates)
-    whole = "the whole leaf is wrong" if share == 1 else f"about {share:.0%} of the leaf is wrong"
-    return entries, round(share * part.size), f"{whole}: {count} of {len(coordinates)} entries looked at"
-
-
-def _look_at(
-    args: Arguments,
-    differences: Differences,
-    sides: Sides,
-    number: int,
-    coordinates: np.ndarray,
-    direction: Direction,
-    tolerance: float,
-) -> Findings:
-    """Some coordinates of one leaf, each swept over all steps. The floor is from the leaf's typical gradient."""
-    part, rays = args.parts[number], Rays(differences.ones, coordinates, coordinates + 1)
-    unit = coordinate_units(args, differences.sizes, number, coordinates)
-    slopes = sides.sharpest.slopes(rays)[0] / unit
-    floor = np.broadcast_to(FLOOR * direction.norm[number] / np.sqrt(part.last - part.first), slopes.shape) / unit
-    return look_into(differences, rays, np.arange(len(coordinates)), unit, slopes, floor, tolerance)
-
-
-def coordinate_units(args: Arguments, sizes: np.ndarray, number: int, coordinates: np.ndarray) -> np.ndarray:
-    """The unit of some coordinates of one leaf, [R, 1]."""
-    part, leaf = args.parts[number], np.asarray(args.moving[number]).ravel()
-    entries = leaf[(coordinates - part.first) % part.size]
-    return unit_of(entries.astype(complex if part.is_complex else float), sizes[number])[:, None]
-
-
-def _excuse(found: Findings, rays: Rays, unit: np.ndarray, sides: Sides, rng: np.random.Generator) -> None:
-    """A difference that the gradient's own rounding explains is no failure, but nothing was proven either."""
-    rows = np.flatnonzero((found.code == FAIL).any(axis=1))
+        apart = np.abs(found.analytic - found.numerical)
+        differs = np.isfinite(found.bar) & (apart > BARS * found.bar) & (found.code >= INCONCLUSIVE) & ~found.kinked
+    rows = np.flatnonzero(differs.any(axis=1))
     if not rows.size:
-        return
-    some = Rays(rays.weights, rays.first[rows], rays.last[rows])
-    slopes = [gradient.slopes(some)[0] / unit[rows] for gradient in (sides.sharpest, *sides.nearby(rng))]
-    noise = np.max(np.abs(np.stack(slopes[1:]) - slopes[0]), axis=0)
+        return found
+    some, mine = rays.rows(rows), found.rows(rows)
+    slopes = [gradient.slopes(some)[0] for gradient in (trial.sides.sharpest, *trial.sides.nearby(trial.rng))]
     with np.errstate(all="ignore"):
-        excused = np.abs(found.analytic[rows] - found.numerical[rows]) <= BARS * noise
-    found.code[rows] = np.where((found.code[rows] == FAIL) & excused, INCONCLUSIVE, found.code[rows])
+        noise = np.max(np.abs(np.stack(slopes[1:]) - slopes[0]), axis=0)
+        explained = differs[rows] & (apart[rows] <= BARS * noise)
+    code, bar = np.where(explained, INCONCLUSIVE, mine.code), np.where(explained, np.maximum(mine.bar, noise), mine.bar)
+    return found.replaced(rows, mine._replace(code=code, bar=bar))
 
 
-def _lost_digits(found: Findings, rays: Rays, unit: np.ndarray, sides: Sides, leaf: np.ndarray) -> list[str]:
-    """Where the gradient's code is right in float64, and its result in the user's dtype is not."""
-    own = sides.own.slopes(rays)[0] / unit
-    largest = np.zeros((leaf.max() + 1, own.shape[1]))
-    np.maximum.at(largest, leaf, np.abs(found.analytic))
-    with np.errstate(all="ignore"):
-        scale = np.maximum(np.abs(found.analytic), FLOOR * largest[leaf])
-        error = np.abs(own - found.analytic) / np.where(scale > 0, scale, 1.0)
-    lost = (found.code <= KINK) & (error > np.sqrt(sides.eps))
-    if not lost.any():
-        return []
-    found.code[lost] = INCONCLUSIVE
-    return [
-        f"{int(lost.any(axis=1).sum()):,} entries are right in float64, and off by up to {error[lost].max():.2g} "
-        f"(relative) in the dtype of params, which keeps {_digits(sides.eps)} digits: rounding, or code that depends "
-        "on the dtype"
-    ]
+def too_few_digits(found: Findings) -> Findings:
+    """Nothing is passed where an error of RESOLUTION is within the rounding of the only gradient there is."""
+    return found._replace(code=np.where(found.code <= KINK, INCONCLUSIVE, found.code))
 
 
-def _too_few_digits(sides: Sides) -> str:
-    return f"the gradient has only {_digits(sides.eps)} digits, and could not be computed with more"
-
-
-def _digits(eps: float) -> int:
+def digits(eps: float) -> int:
     return max(1, round(-np.log10(eps)))
+
+
+def few_digits_note(sides: Sides) -> str:
+    return f"the gradient has only {digits(sides.eps)} digits, and could not be computed with more"
+
+
+def nondeterminism(slack: Slack, numerical: Numerical) -> float:
+    """How far two runs of f at one point are apart. It is run again only where something does not fit to rounding."""
+    if not np.array_equal(numerical.here, numerical.again, equal_nan=True):
+        return most(np.abs(numerical.here - numerical.again))
+    question, outputs = numerical.question, slack.own.outputs
+    rounding = 4 * slack.eps * slack.size
+    if not outputs or (np.abs(np.asarray(question.readings.of(outputs)) - question.here) <= rounding).all():
+        return 0.0
+    again = np.asarray(question.readings.of(run_plainly(question.title, question.args)))
+    return most(np.where(np.abs(again - question.here) > rounding, np.abs(again - question.here), 0.0))
+
+
+def compare_without_differences(trial: Trial) -> tuple[Consistency, ...]:
+    own, numerical = trial.sides.own, trial.numerical
+    rows = []
+    side = trial.sides.sharpest
+    if side.has_reverse and side.forward is not None:
+        rows.append(_forward_against_reverse(trial))
+    if side.grad_fn is None and side.has_reverse:
+        tolerance = max(1e-8, float(np.sqrt(_eps_of(trial))))
+        rows.append(_row("linear in its cotangent", max(side.bend, 0.0), tolerance))
+    allowed = "in units of what rounding allows"
+    if own.outputs:
+        compiled = np.asarray(numerical.question.readings.of(own.outputs))
+        rows.append(_row("compiled against not", trial.slack.excess(compiled), 1.0, allowed))
+    if numerical.way.batch > 1:
+        rows.append(_row("vectorised against one by one", trial.slack.excess(numerical.here), 1.0, allowed))
+    return tuple(rows)
+
+
+def _forward_against_reverse(trial: Trial) -> Consistency:
+    """Both modes along one ray, relative to the terms of the slope.
+
+    They round differently, and ill-conditioned linear algebra makes more of it than any fixed tolerance allows. Where
+    they differ, the gradient at two points that are the same to rounding says how much of that is noise; and if it
+    cannot, differences along the ray say whether either is wrong.
+    """
+    side, eps = trial.sides.sharpest, _eps_of(trial)
+    assert side.forward is not None
+    slope, norm = (x[0] for x in side.slopes(whole_ray(side.args, side.weights)))
+    tolerance = max(1e-8, float(np.sqrt(eps)))
+    with np.errstate(all="ignore"):
+        scale = np.maximum(norm, 100 * eps * np.abs(trial.numerical.here) / tolerance)
+        apart = np.where(side.forward == slope, 0.0, np.abs(side.forward - slope))
+        errors = np.where(apart == 0, 0.0, apart / scale)
+    name, error = "forward against reverse mode", most(errors)
+    if not np.isfinite(norm).all():
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "the slope along all coordinates overflows")
+    if error <= tolerance:
+        return _row(name, error, tolerance)
+    noise = np.full_like(slope, eps * side.args.sizes.max())  # tangents are as large as the parameters
+    for there in trial.sides.nearby(trial.rng):
+        by_reverse = there.slopes(whole_ray(there.args, there.weights))[0][0]
+        by_forward = side.forward if there.forward is None else there.forward
+        noise = np.max([noise, np.abs(by_reverse - slope), np.abs(by_forward - side.forward)], axis=0)
+    if (apart <= np.maximum(BARS * noise, tolerance * scale)).all():
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "within the rounding of the gradient itself")
+    found = trial.numerical.sweep(whole_ray(side.args, side.weights), norm[None])
+    doubt = BARS * found.bar[0]
+    if (np.abs(slope - found.slope[0]) <= doubt).all() and (np.abs(side.forward - found.slope[0]) <= doubt).all():
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "differences along the ray cannot tell which is right")
+    return _row(name, error, tolerance)
+
+
+def _eps_of(trial: Trial) -> float:
+    return trial.numerical.eps if trial.sides.exact is not None else trial.sides.eps
+
+
+def _row(name: str, error: float, tolerance: float, detail: str = "") -> Consistency:
+    return Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, float(error), detail)
+
+
+def most(errors: np.ndarray) -> float:
+    return float(np.nan_to_num(errors, nan=np.inf).max())
