@@ -65,7 +65,7 @@ class _Search(NamedTuple):
     length: Array  # of the next trial
     low: Array  # the best trial so far, at first the start
     high: Array  # the other end of the bracket, at first infinitely far
-    telling: Array  # the last trial that was finite and long enough for its fall to stand out from rounding
+    telling: Array  # the last trial that rose although the fall that it promised stands out from rounding
     curvature: Array  # of phi between the start and the last trial at which the slope had changed by half or more
     grad: Updates  # at the last trial
     aux: PyTree

@@ -113,11 +113,9 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         newton_step, gain, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
         direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
         inputs = inputs.frozen_where(~usable)
-        if line_search is None:
-            step = full_step(inputs, first)
-        else:
+        if line_search is not None:
             direction, first = unless_retreating(direction, first, state.reset_status, inputs)
-            step = search_along(line_search, inputs, direction, first)
+        step = full_step(inputs, first) if line_search is None else search_along(line_search, inputs, direction, first)
         after = retreat(step, gain, state.reset_status, inputs)
         status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         reached = lax.stop_gradient(step.length * norm(direction, step.length.dtype))

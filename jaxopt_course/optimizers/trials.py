@@ -15,8 +15,9 @@ DECADES = 100.0  # a bracket whose ends differ by more is divided at the geometr
 
 
 def more_telling(before: Array, trial: Array, start: Array, noise: Array) -> Array:
-    """The trial where it is finite and its promised fall far exceeds the rounding of the value, else the one before."""
-    tells = jnp.all(jnp.isfinite(trial)) & (-trial[0] * start[2] > 1000 * noise)
+    """The trial where it rose although its promised fall far exceeds the rounding of the value, else the one before."""
+    rose = trial[1] > start[1]  # else the step may be below the rounding of the parameters
+    tells = jnp.all(jnp.isfinite(trial)) & rose & (-trial[0] * start[2] > 1000 * noise)
     return jnp.where(tells, trial, before)
 
 
@@ -36,7 +37,7 @@ def obstacle(telling: Array, last: Array, start: Array) -> Array:
     rise, slope = telling[1] - start[1], telling[2]
     as_promised = jnp.abs(slope - start[2]) <= 0.5 * jnp.abs(start[2])
     seen = jnp.isfinite(rise)
-    finite = jnp.isfinite(last[1]) & jnp.isfinite(last[2])
+    finite = (jnp.isfinite(last[1]) & jnp.isfinite(last[2])) | ~jnp.isfinite(last[0])  # or there was no trial
     cases = [
         (start[2] >= 0, Obstacle.UPHILL),
         (seen & (rise > 0) & as_promised, Obstacle.WRONG_GRADIENT),

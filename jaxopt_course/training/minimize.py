@@ -82,12 +82,14 @@ def minimize(
       a value that falls without bound.
 
     A tolerance that is given decides alone. No success is claimed above the value of the start, and none because a step
-    was short. What is left to gain is half of Newton's decrement for `newton` and `newton_cg`, and for `lbfgs` the same
-    of its model, corrected by the slopes that its searches found. Other optimizers may take steps of any length, so for
-    them one more evaluation and up to 30 products with the Hessian estimate it by conjugate gradients: when the
-    curvature along the last step suggests that the end is near, when ten steps in a row gained nothing, and when the
-    budget is used up. These claims do not depend on a factor or a constant of the objective, as far as rounding lets
-    them.
+    was short. The minimum must also be estimated to be near: within 1e-3 of each parameter, or of its way from the
+    start, or within 0.03 where what is left to gain is at most 1e-8 |f| too; a start far above all else makes
+    everything later look small. What is left to gain is half of Newton's decrement for `newton` and `newton_cg`, and
+    for `lbfgs` the same of its model, corrected by the slopes that its searches found. Other optimizers may take steps
+    of any length, so for them one more evaluation and up to 30 products with the Hessian estimate it by conjugate
+    gradients: when the curvature along the last step suggests that the end is near, when ten steps in a row gained
+    nothing, and when the budget is used up. These claims do not depend on a factor or a constant of the objective, as
+    far as rounding lets them.
 
     Optimizers that search for their step hand on the evaluation at its end, and nothing is computed twice; for others
     there is one evaluation a step. Complex parameters are optimized as pairs of real ones.

@@ -27,7 +27,9 @@ LITTLE_PATIENCE = 2  # the same, where next to nothing is left to gain
 NEGLIGIBLE = 1e-18  # of what was gained: nothing is left to gain
 LITTLE = 1e-8  # of what was gained, at least 4 units of rounding: next to nothing is left, if no lower point is found
 NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)  # found by a search
-NEAR = 0.03  # of each parameter, or of its way from the start: the minimum is no farther
+NEAR = 1e-3  # of each parameter, or of its way from the start: the minimum is no farther away
+NOT_FAR = 0.03  # the same, where what is left to gain is small beside the value too
+SMALL = 1e-8  # of the value
 Case = tuple[Any, Status | Array]
 
 
@@ -88,7 +90,9 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
     """
     failed = jnp.isin(facts.optimizer_status, jnp.array(NOTHING_LOWER, jnp.int32))
     tired = facts.stalled >= PATIENCE
-    successes = success_cases(facts, stopping, failed)
+    # A search that finds nothing lower at any length leaves no doubt how far away the minimum is.
+    near = facts.left._replace(relative=jnp.where(failed, 0, facts.left.relative))
+    successes = success_cases(facts._replace(left=near), stopping, failed)
     status = _first_true(
         [
             *_not_finite(facts.value, facts.grad_norm),
@@ -131,8 +135,10 @@ def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
         (little & (facts.stalled >= LITTLE_PATIENCE)) | (lost & (facts.stalled >= PATIENCE)) | (ended & (little | lost))
     )
     # Curvature across a kink looks infinite, and what is left to gain too small; but the gradient has not shrunk.
-    # A start far above all else makes everything later look small; but the minimum is then not near.
-    sound = no_climb & (facts.left.relative <= NEAR) & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
+    # A start far above all else makes everything later look small; but then the minimum is not near.
+    small = facts.left.gain <= SMALL * jnp.abs(facts.value)
+    near = (facts.left.relative <= NEAR) | (small & (facts.left.relative <= NOT_FAR))
+    sound = no_climb & near & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
     return [(sound & nothing, Status.GRADIENT_NORM), (sound & over, Status.SMALL_DECREASE)]
 
 
