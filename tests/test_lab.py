@@ -28,6 +28,7 @@ CHROMIUM = chromium.find()
 SOURCE = Path(jc.plots.__file__).with_name("lab.js")
 SURFACES = jc.surfaces.SURFACES
 CHAOTIC = {  # where rounding grows a million times in 300 steps, as `Agreement` measures it
+    ("bowl_100_turned", "lbfgs", True),
     ("bowl_10000", "lbfgs", False),
     ("bowl_10000", "lbfgs", True),
     ("monkey_saddle", "nesterov", False),

@@ -127,8 +127,8 @@ def test_a_mask_of_nothing_is_taken() -> None:
 @pytest.mark.parametrize(
     ("returned", "has_aux", "message"),
     [
-        (lambda w: (w, w), False, "say has_aux=True"),
-        (lambda w: None, False, "got a NoneType"),
+        (lambda w: (w, w), False, "pass has_aux=True"),
+        (lambda w: None, False, "got NoneType None"),
         (lambda w: w, True, r"must return \(value, aux\)"),
         (lambda w: jnp.stack([w, w]), False, r"got shape \(2,\); take the mean"),
     ],

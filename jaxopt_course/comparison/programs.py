@@ -40,6 +40,7 @@ ALGEBRA |= {"real", "imag", "conj", *MOVES}
 POSITIVE = {"abs", "square", "integer_pow", "sqrt", "add", "add_any", "mul", "max", *MOVES}  # of such operands
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
+TYPE_CHECKERS = {"jaxtyping", "beartype"}
 MOST_THINGS = 2000  # that are looked at outside a program
 BRANCHES = {"clamp", "max", "min", "select_n", "cond", "while", *COMPARISONS}
 
@@ -48,8 +49,8 @@ class Kind(NamedTuple):
     """What a quantity depends on.
 
     `clock`: counters; `value`: gradients, parameters or moments; `unknown`: a part of the state that is neither;
-    `positive`: it is a leaf, or a sum of squares of leaves, so that comparing it with 0 tests for exact zeros;
-    `zero_test`: it is the outcome of such a comparison.
+    `positive`: it is a leaf, or a sum of squares of leaves, so that comparing it with 0 tests for exact zeros, and with
+    a number of 2^60 and more for the end of the range; `zero_test`: it is the outcome of such a comparison.
     """
 
     clock: bool = False
@@ -149,6 +150,8 @@ def kept_outside(thing: object, seen: set[int] | None = None) -> str:
     if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
         return ""
     seen.add(id(thing))
+    if isinstance(thing, FunctionType) and thing.__globals__.get("__name__", "").split(".")[0] in TYPE_CHECKERS:
+        return kept_outside(getattr(thing, "__wrapped__", None), seen)  # their own caches say nothing of the optimizer
     if isinstance(thing, FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
         return kept_outside([*cells, *(thing.__defaults__ or ())], seen)
@@ -206,7 +209,7 @@ class Inspector:
             self.doubts.append(f"its {joined.unknown} changes in a way that is not known")
         if not joined.value or name in self.allowed:
             return joined._replace(positive=joined.value)
-        zeros = [_is_zero(x) for x in equation.invars]
+        zeros = [_is_zero(x) or _is_out_of_range(x) for x in equation.invars]
         if name in COMPARISONS and any(zeros) and all(k.positive or zero for k, zero in zip(kinds, zeros, strict=True)):
             return joined._replace(zero_test=True)
         if name == "select_n" and (kinds[0].zero_test or not kinds[0].value):
@@ -251,6 +254,11 @@ def _joined(kinds: list[Kind]) -> Kind:
 
 def _is_zero(operand: Operand) -> bool:
     return hasattr(operand, "val") and np.ndim(operand.val) == 0 and float(operand.val) == 0
+
+
+def _is_out_of_range(operand: Operand) -> bool:
+    """Whether it is a number so large that comparing with it guards the range of the dtype."""
+    return hasattr(operand, "val") and np.ndim(operand.val) == 0 and abs(float(operand.val)) >= 2.0**60
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Equation]:

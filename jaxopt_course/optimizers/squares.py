@@ -15,7 +15,9 @@ def bounded(g: Array) -> Array:
     if jnp.iscomplexobj(g):
         return lax.complex(bounded(g.real), bounded(g.imag))
     limit = 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1)
-    return jnp.where(jnp.abs(g) > limit, jnp.sign(g) * limit + 0 * g, g)  # 0 * inf is NaN
+    size = jnp.abs(g)
+    beyond = size > limit
+    return jnp.where(beyond, g * (limit / jnp.where(beyond, size, 1)), g)  # inf * 0 is NaN
 
 
 def square(g: Array) -> Array:

@@ -196,7 +196,8 @@ function tilted(surface, [nx, ny]) {
 // Line search: jc.strong_wolfe, trial by trial. A trial is {t, f, slope, g, w}.
 
 const MAX_EVALS = 25;
-const LONGEST = 1e10;
+const LONGEST = 1e25;
+const DECADES = 100; // a bracket whose ends differ by more is divided at the geometric mean
 const rounding = (f) => 8 * EPS * Math.abs(f);
 const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 
@@ -224,14 +225,24 @@ function strongWolfe(objective, w, f, g, d, first, { c1 = 1e-4, c2 = 0.9 } = {})
     const width = newHigh ? Math.abs(newHigh.t - newLow.t) : Infinity;
     const narrow = newHigh && width <= 4 * EPS * Math.max(newLow.t, newHigh.t);
     const lower = newLow.f < start.f; // if so, one evaluation is kept to go back there
-    const over = straight || narrow || trial.f === -Infinity || trials.length >= MAX_EVALS - (lower ? 1 : 0);
+    const hopeless = !lower && -t * start.slope <= noise / 1000; // shorter steps promise even less
+    const spent = trials.length >= MAX_EVALS - (lower ? 1 : 0);
+    const over = straight || narrow || hopeless || trial.f === -Infinity || spent;
     if ((better && (flat || (over && lower))) || returning) accepted = newLow;
     if (accepted || trial.f === -Infinity || (over && !lower)) break;
     returning = Boolean(over);
-    t = over ? newLow.t : newHigh ? inside(newLow, newHigh, trials.length % 3 === 0) : beyond(low, trial);
+    t = over ? newLow.t : newHigh ? inside(newLow, newHigh, trials.length) : outwards(low, trial, trials.length);
     [low, high] = [newLow, newHigh];
   }
   return { point: accepted ?? start, trials };
+}
+
+/** -g/|g|, and a first length in the scale of the parameters. */
+function downTheGradient(w, f, g) {
+  const norm = Math.hypot(...g) || 1,
+    size = Math.max(...w.map(Math.abs)),
+    fall = Math.abs(f) / norm;
+  return { d: [-g[0] / norm, -g[1] / norm], first: size > 0 ? 0.1 * size : fall > 0 ? fall : 1 };
 }
 
 function at(objective, w, d, t) {
@@ -243,13 +254,22 @@ function at(objective, w, d, t) {
 
 function straightDown(trial, start, first) {
   const fall = start.f - trial.f;
-  return trial.t >= LONGEST * first && trial.slope <= start.slope && fall >= 1e6 * Math.max(1, Math.abs(start.f));
+  return trial.t >= LONGEST * first && trial.slope <= start.slope && fall >= -0.5 * trial.t * start.slope;
 }
 
-/** Where the cubic through both ends is least, not too near to either; a fifth of the way where there is no end. */
-function inside(low, high, halve) {
-  const part = halve ? 0.5 : clip(cubic(low, high), 0.1, 0.9);
-  return low.t + (high.t - low.t) * (Number.isFinite(part + high.f) ? part : 0.2);
+/** The largest factor between two trials: 10 for the first two, then squared from trial to trial, 1e16 at most. */
+const largestFactor = (count) => 10 ** clip(2 ** (count - 2), 1, 16);
+
+/** Where the cubic through both ends is least, not too near to either; nearer to the start from trial to trial. */
+function inside(low, high, count) {
+  const width = high.t - low.t,
+    nearest = low.t > 0 ? 0.1 : 1 / largestFactor(count);
+  if (count % 3 === 0) {
+    const decades = low.t > 0 && high.t > DECADES * low.t;
+    return low.t + width * (decades ? (Math.sqrt(low.t) * Math.sqrt(high.t) - low.t) / width : 0.5);
+  }
+  const part = clip(cubic(low, high), nearest, 0.9);
+  return low.t + width * (Number.isFinite(part + high.f) ? part : Math.min(0.2, 2 * nearest));
 }
 
 function cubic(a, b) {
@@ -261,10 +281,11 @@ function cubic(a, b) {
   return 1 - (slopeB + root - z) / (slopeB - slopeA + 2 * root);
 }
 
-/** Where the slope would vanish if it went on as from low to trial, within one and nine times that stride. */
-function beyond(low, trial) {
-  const secant = trial.slope / (low.slope - trial.slope);
-  return trial.t + (trial.t - low.t) * (trial.slope > low.slope ? clip(secant, 1, 9) : 9);
+/** Where the slope would vanish if it went on as from low to trial: one stride further or up to the bound. */
+function outwards(low, trial, count) {
+  const secant = trial.slope / (low.slope - trial.slope),
+    most = largestFactor(count) - 1;
+  return trial.t + (trial.t - low.t) * (trial.slope > low.slope ? clip(secant, 1, most) : most);
 }
 
 // Newton's direction: jc.newton's, for two parameters.
@@ -281,7 +302,8 @@ function newtonDirection([xx, xy, yy], g, radius) {
     l22 = Math.sqrt(c - l21 * l21);
   const least = EPS * Math.max(l11 ** 2, l22 ** 2);
   const definite = l11 ** 2 > least && l22 ** 2 > least;
-  let step;
+  let step,
+    convex = largest > 0;
   if (definite) {
     const z0 = sg[0] / l11,
       z1 = (sg[1] - l21 * z0) / l22,
@@ -292,6 +314,7 @@ function newtonDirection([xx, xy, yy], g, radius) {
       size = Math.max(...pairs.map(([value]) => Math.abs(value)));
     step = [0, 0];
     for (const [value, q] of pairs) {
+      convex &&= value >= -8 * EPS * size;
       const along = q[0] * sg[0] + q[1] * sg[1];
       const curvature = size > 0 ? Math.max(Math.abs(value), 8 * EPS * size) : 1;
       const part = along === 0 ? 0 : along / curvature;
@@ -301,7 +324,8 @@ function newtonDirection([xx, xy, yy], g, radius) {
   const d = [-scale[0] * step[0], -scale[1] * step[1]],
     length = Math.hypot(...d);
   const cut = definite || length <= radius ? 1 : radius / length;
-  return [cut * d[0], cut * d[1]];
+  const gain = convex ? -0.5 * (g[0] * d[0] + g[1] * d[1]) : Infinity; // what the model has left
+  return { d: [cut * d[0], cut * d[1]], gain };
 }
 
 // L-BFGS: pairs {s, y, sy}, the newest last (Nocedal 1980, the two-loop recursion).
@@ -421,14 +445,20 @@ const RULES = {
     label: "Newton",
     searches: true,
     hyper: [{ ...RATE, symbol: "first length", low: 0.01, high: 10, value: 1 }],
-    init: (w) => Math.hypot(...w) || 1, // how far a step may go where curvature is not positive
-    step: (radius, w, objective, { learning_rate: first }) => {
+    // how far a step may go where curvature is not positive; whether the next goes down the gradient
+    init: (w) => ({ radius: Math.hypot(...w) || 1, retreats: false }),
+    step: ({ radius, retreats }, w, objective, { learning_rate: rate }) => {
       const g = objective.g(...w),
-        d = newtonDirection(objective.h(...w), g, radius);
-      const { point, trials } = strongWolfe(objective, w, objective.f(...w), g, d, first);
-      const reached = point.t * Math.hypot(...d);
+        f = objective.f(...w);
+      const newton = newtonDirection(objective.h(...w), g, radius);
+      const { d, first } = retreats ? downTheGradient(w, f, g) : { d: newton.d, first: rate };
+      const { point, trials } = strongWolfe(objective, w, f, g, d, first);
+      const reached = point.t * Math.hypot(...d),
+        slope = g[0] * d[0] + g[1] * d[1];
+      const unexplained = newton.gain > rounding(f) || -first * slope > rounding(f);
+      const fails = !(point.t > 0) && slope < 0 && unexplained;
       return {
-        state: reached > 0 ? 2 * reached : radius,
+        state: { radius: reached > 0 ? 2 * reached : radius, retreats: fails && !retreats },
         update: [point.t * d[0], point.t * d[1]],
         trials,
         t: point.t,
@@ -440,7 +470,7 @@ const RULES = {
     hyper: [{ ...RATE, symbol: "step length", low: 0.01, high: 10, value: 1 }],
     init: (w) => Math.hypot(...w) || 1,
     step: (radius, w, objective, { learning_rate: t }) => {
-      const d = newtonDirection(objective.h(...w), objective.g(...w), radius),
+      const { d } = newtonDirection(objective.h(...w), objective.g(...w), radius),
         reached = t * Math.hypot(...d);
       return { state: reached > 0 ? 2 * reached : radius, update: [t * d[0], t * d[1]], t };
     },
@@ -454,10 +484,10 @@ const RULES = {
     init: () => [],
     step: (pairs, w, objective, { memory_size: memory }) => {
       const g = objective.g(...w),
-        d = inverseHessianProduct(g, pairs).map((z) => -z);
-      const slope = g[0] * d[0] + g[1] * d[1];
-      const first = pairs.length > 0 ? 1 : Math.min(1, 1 / Math.sqrt(-slope));
-      const { point, trials } = strongWolfe(objective, w, objective.f(...w), g, d, first);
+        f = objective.f(...w);
+      const quasiNewton = { d: inverseHessianProduct(g, pairs).map((z) => -z), first: 1 };
+      const { d, first } = pairs.length > 0 ? quasiNewton : downTheGradient(w, f, g);
+      const { point, trials } = strongWolfe(objective, w, f, g, d, first);
       const update = [point.t * d[0], point.t * d[1]];
       if (!(point.t > 0)) return { state: [], update, trials, t: 0 }; // once more, down the gradient
       const y = [point.g[0] - g[0], point.g[1] - g[1]];

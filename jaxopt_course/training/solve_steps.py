@@ -262,6 +262,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         here=_where(success, here, carry.here),
         status=jnp.where(success, found, jnp.where(_is_running(carry) & spent, Status.MAX_EVALS, carry.status)),
         num_evals=num_evals,
+        trace=carry.trace and _with_evals(carry.trace, carry.num_steps, num_evals),
         checks=jnp.array(False),
         next_check=2 * carry.num_steps + PATIENCE,
     )
@@ -293,6 +294,10 @@ def _inner_evaluations(new: Any, old: Any) -> Array:
 
     theirs = [jnp.asarray(count, jnp.int32) for _, count in optax.tree.get_all_with_path(new, "num_linesearch_steps")]
     return sum([*ours(new), *theirs], jnp.zeros((), jnp.int32)) - sum(ours(old), jnp.zeros((), jnp.int32))
+
+
+def _with_evals(trace: SolveTrace, row: Array, num_evals: Array) -> SolveTrace:
+    return trace._replace(num_evals=trace.num_evals.at[row].set(num_evals))
 
 
 def _blank_trace(length: int | None, start: _Point) -> SolveTrace | None:

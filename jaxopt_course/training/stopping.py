@@ -159,7 +159,7 @@ MEANING = {
     Status.RUNNING: "still running",
     Status.GRADIENT_NORM: "the gradient is within gtol, or nothing is left to gain",
     Status.SMALL_STEP: "the minimum is estimated to be within xtol",
-    Status.SMALL_DECREASE: "what is estimated to be left to gain is within ftol, or no lower point can be found",
+    Status.SMALL_DECREASE: "what is estimated to be left to gain is within ftol, or next to nothing",
     Status.TARGET_REACHED: "the value is at the target",
     Status.MAX_STEPS: "max_steps were taken; raise it to go on",
     Status.MAX_EVALS: "max_evals are used up; raise it to go on",
