@@ -50,7 +50,7 @@ class Kind(NamedTuple):
 
     `clock`: counters; `value`: gradients, parameters or moments; `unknown`: a part of the state that is neither;
     `positive`: it is a leaf, or a sum of squares of leaves, so that comparing it with 0 tests for exact zeros, and with
-    a number of 2^60 and more for the end of the range; `zero_test`: it is the outcome of such a comparison.
+    a number whose square overflows for the end of the range; `zero_test`: it is the outcome of such a comparison.
     """
 
     clock: bool = False
@@ -150,6 +150,8 @@ def kept_outside(thing: object, seen: set[int] | None = None) -> str:
     if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
         return ""
     seen.add(id(thing))
+    if isinstance(thing, FunctionType) and str(thing.__module__).split(".")[0] in {"jax", "jaxlib"}:
+        return ""  # what JAX caches says nothing of the optimizer
     if isinstance(thing, FunctionType) and thing.__globals__.get("__name__", "").split(".")[0] in TYPE_CHECKERS:
         return kept_outside(getattr(thing, "__wrapped__", None), seen)  # their own caches say nothing of the optimizer
     if isinstance(thing, FunctionType):
@@ -163,7 +165,9 @@ def kept_outside(thing: object, seen: set[int] | None = None) -> str:
         return f"{len(items)}({','.join(kept_outside(item, seen) for item in items[:MOST_THINGS])})"
     if isinstance(thing, int | float | str | itertools.count):
         return repr(thing)
-    return kept_outside(list(vars(thing).values()), seen) if hasattr(thing, "__dict__") else ""
+    if not hasattr(thing, "__dict__") or type(thing).__module__.split(".")[0] in {"jax", "jaxlib", *TYPE_CHECKERS}:
+        return ""
+    return kept_outside(list(vars(thing).values()), seen)
 
 
 class Inspector:
@@ -209,7 +213,9 @@ class Inspector:
             self.doubts.append(f"its {joined.unknown} changes in a way that is not known")
         if not joined.value or name in self.allowed:
             return joined._replace(positive=joined.value)
-        zeros = [_is_zero(x) or _is_out_of_range(x) for x in equation.invars]
+        if name in COMPARISONS and any(map(_is_out_of_range, equation.invars)):
+            return joined._replace(zero_test=True)
+        zeros = [_is_zero(x) for x in equation.invars]
         if name in COMPARISONS and any(zeros) and all(k.positive or zero for k, zero in zip(kinds, zeros, strict=True)):
             return joined._replace(zero_test=True)
         if name == "select_n" and (kinds[0].zero_test or not kinds[0].value):
@@ -257,8 +263,10 @@ def _is_zero(operand: Operand) -> bool:
 
 
 def _is_out_of_range(operand: Operand) -> bool:
-    """Whether it is a number so large that comparing with it guards the range of the dtype."""
-    return hasattr(operand, "val") and np.ndim(operand.val) == 0 and abs(float(operand.val)) >= 2.0**60
+    """Whether it is a number whose square is at the end of the dtype's range: comparing with it guards that range."""
+    if not hasattr(operand, "val") or np.ndim(operand.val) or not jnp.issubdtype(operand.aval.dtype, jnp.floating):
+        return False
+    return abs(float(operand.val)) >= 2.0 ** (jnp.finfo(operand.aval.dtype).maxexp // 2 - 1)
 
 
 def live_equations(jaxpr: Jaxpr) -> list[Equation]:

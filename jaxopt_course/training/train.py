@@ -247,5 +247,6 @@ def _compiled_steps(
     on_nonfinite: str,
     everywhere: NamedSharding | None,
 ) -> tuple[Carry, Record]:
-    ended = train_steps(*callables, carry, data, plan, first, last, has_aux=has_aux, on_nonfinite=on_nonfinite)
+    steps = partial(train_steps, *callables, has_aux=has_aux, on_nonfinite=on_nonfinite, check_rows=False)
+    ended = steps(carry, data, plan, first, last)  # the plan is right by construction
     return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)
