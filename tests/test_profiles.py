@@ -44,12 +44,13 @@ def test_evaluations_of_ours_are_the_points_at_which_it_looks(name: str) -> None
     task, points = problem("beale"), []
 
     def watched(x: Any) -> Any:
-        jax.debug.callback(lambda x: points.append(x.tobytes()), x)
+        jax.debug.callback(lambda x: points.append(np.array(x)), x)
         return task.fn(x)
 
     outcome = SOLVERS[name].solve(task._replace(fn=watched), LIMITS)
     jax.effects_barrier()
-    visited = 1 + sum(a != b for a, b in pairwise(points))  # a Hessian is taken where it is
+    # A Hessian is taken where it is, up to rounding: the compiler may add a step in one operation or in two.
+    visited = 1 + sum(not np.allclose(a, b, rtol=1e-14, atol=0) for a, b in pairwise(points))
     assert outcome.success
     assert outcome.evaluations == visited == outcome.history[-1, 1]
     assert np.all(np.diff(outcome.history[:, 1]) > 0)
