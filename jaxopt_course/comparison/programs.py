@@ -141,15 +141,15 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
     return kinds
 
 
-def kept_outside(thing: object, seen: set[int] | None = None) -> str:
+def kept_outside(thing: object, seen: dict[int, object] | None = None) -> str:
     """The numbers and containers that a function can reach besides its arguments, as text that can be compared.
 
     A counter in a closure or an attribute is no part of a program: it shows only by changing.
     """
-    seen = set() if seen is None else seen
+    seen = {} if seen is None else seen
     if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
         return ""
-    seen.add(id(thing))
+    seen[id(thing)] = thing  # kept alive, or another object could get its id
     if isinstance(thing, FunctionType) and str(thing.__module__).split(".")[0] in {"jax", "jaxlib"}:
         return ""  # what JAX caches says nothing of the optimizer
     if isinstance(thing, FunctionType) and thing.__globals__.get("__name__", "").split(".")[0] in TYPE_CHECKERS:
