@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import comparison, contract, data, gradients, landscape, optimizers, problems, training
+from jaxopt_course import comparison, contract, data, gradients, landscape, optimizers, problems, sweeps, training
 from jaxopt_course.comparison import conventions, parity, torch_optimizer
 from jaxopt_course.contract import check_optimizer
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
@@ -21,14 +21,17 @@ from jaxopt_course.optimizers import (
 )
 from jaxopt_course.problems import accuracy, empirical_risk, losses, mgh, nearest_neighbor, scores, surfaces
 from jaxopt_course.status import Status
+from jaxopt_course.sweeps import RaceResult, SweepResult, race, sweep
 from jaxopt_course.training import Result, TrainResult, minimize, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GradientReport",
+    "RaceResult",
     "Result",
     "Status",
+    "SweepResult",
     "TrainResult",
     "accuracy",
     "adagrad",
@@ -58,11 +61,14 @@ __all__ = [
     "parity",
     "plots",
     "problems",
+    "race",
     "rmsprop",
     "scores",
     "sgd",
     "strong_wolfe",
     "surfaces",
+    "sweep",
+    "sweeps",
     "torch_optimizer",
     "train",
     "training",

@@ -22,7 +22,8 @@ FLOORS = {
     "training": 3,
     "comparison": 3,
     "contract": 3,
-    "plots": 4,
+    "sweeps": 4,
+    "plots": 5,
 }
 STRANGERS = {"problems", "data", "optimizers", "gradients"}  # they meet as plain functions in the rooms above
 READERS_OF_RECORDS = {"landscape", "plots"}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_course.annotations import Array, PyTree
 from jaxopt_course.data.batches import minibatches
+from jaxopt_course.training.checks import whole_number
 from jaxopt_course.training.steps import check_arrays, on_device, on_host
 
 SPARE = 0.8  # of the memory that a device says is free, for data
@@ -20,7 +22,7 @@ B = TypeVar("B")
 
 
 class StepPlan(NamedTuple):
-    """The minibatches of a run: epochs of `num_examples` in an order that `key` fixes."""
+    """The minibatches of a run: epochs of `num_examples` in an order that `key` fixes; with `[S]` keys, of S runs."""
 
     key: Array
     num_examples: int
@@ -34,7 +36,7 @@ class StepPlan(NamedTuple):
 
 
 class PlannedSteps(NamedTuple):
-    """Rows `first` to `last` of a plan, `[S, B]` indices of examples."""
+    """Rows `first` to `last` of a plan, `[rows, B]` indices of examples, or `[S, rows, B]` for S runs."""
 
     plan: Array
     first: int
@@ -131,17 +133,46 @@ def plan_chunks(
     epochs = 1 if keeps_rest else max(1, at_once // whole)
     begun = step - step % (epochs * per_epoch)
     for first_epoch in range(begun // per_epoch, -(-last_step // per_epoch), epochs):
-        made = _compiled_plan(*steps[:3], epochs, drop_last=steps.drop_last, first_epoch=np.int32(first_epoch))
-        for plan in (made.full.reshape(-1, steps.batch_size), *([made.last] if keeps_rest else [])):
-            row, even = step - begun, -(-len(plan) // -(-len(plan) // at_once))  # chunks of nearly equal length
-            while row < len(plan) and step < last_step:
-                count = min(even, len(plan) - row, last_step - step, *(every - step % every for every in stops))
+        full, last = _compiled_plan(*steps[:3], epochs, drop_last=steps.drop_last, first_epoch=np.int32(first_epoch))
+        for plan in (full, last) if keeps_rest else (full,):
+            rows = plan.shape[-2]
+            row, even = step - begun, -(-rows // -(-rows // at_once))  # chunks of nearly equal length
+            while row < rows and step < last_step:
+                count = min(even, rows - row, last_step - step, *(every - step % every for every in stops))
                 yield PlannedSteps(plan, row, row + count)
                 row, step = row + count, step + count
-            begun += len(plan)
+            begun += rows
 
 
-_compiled_plan = jax.jit(minibatches, static_argnums=(1, 2, 3), static_argnames="drop_last")
+@partial(jax.jit, static_argnums=(1, 2, 3), static_argnames="drop_last")
+def _compiled_plan(
+    key: Array, num_examples: int, batch_size: int, epochs: int, *, drop_last: bool, first_epoch: Array
+) -> tuple[Array, Array]:
+    """`[rows, B]` whole minibatches and `[epochs, r]` rests of some epochs; with `[S]` keys an axis more in front."""
+
+    def made(key: Array) -> tuple[Array, Array]:
+        plan = minibatches(key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=first_epoch)
+        return plan.full.reshape(-1, batch_size), plan.last
+
+    return jax.vmap(made)(key) if jax.random.key_data(key).ndim == 2 else made(key)
+
+
+def total_steps(caller: str, num_steps: Any, num_epochs: Any, plan: StepPlan) -> int:
+    """The number of steps; a fraction of an epoch is rounded to the nearest number of steps."""
+    if (num_steps is None) == (num_epochs is None):
+        raise ValueError(f"{caller}: give num_steps or num_epochs, one of them; got {num_steps} and {num_epochs}")
+    if num_epochs is None:
+        return whole_number(caller, "num_steps", num_steps, 0)
+    if isinstance(num_epochs, bool | np.bool_) or not isinstance(num_epochs, int | float | np.integer | np.floating):
+        raise TypeError(f"{caller}: num_epochs must be a number, got {type(num_epochs).__name__} {num_epochs!r}"[:120])
+    if not 0 <= num_epochs < math.inf:
+        raise ValueError(f"{caller}: num_epochs must be a finite number, at least 0, got {num_epochs}")
+    steps = round(float(num_epochs) * plan.steps_per_epoch)
+    if steps == 0 and num_epochs > 0:
+        raise ValueError(
+            f"{caller}: num_epochs={num_epochs} is less than half a step; an epoch has {plan.steps_per_epoch}"
+        )
+    return steps
 
 
 def num_examples_of(data: PyTree) -> int:

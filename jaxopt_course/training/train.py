@@ -1,6 +1,5 @@
 """The loop that people call: minibatch training in compiled chunks, with callbacks and checkpoints in between."""
 
-import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from jaxopt_course.training.checks import (
     check_optimizer_argument,
     whole_number,
 )
-from jaxopt_course.training.feed import Feed, StepPlan, num_examples_of, plan_chunks
+from jaxopt_course.training.feed import Feed, StepPlan, num_examples_of, plan_chunks, total_steps
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
@@ -151,7 +150,7 @@ def train(
     size = whole_number("train", "batch_size", batch_size, 0)
     plan = StepPlan(key, num_examples_of(data), size, bool(drop_last))
     check_batch_size("train", plan.num_examples, plan.batch_size)
-    total = _total_steps(num_steps, num_epochs, plan)
+    total = total_steps("train", num_steps, num_epochs, plan)
     at_once = whole_number("train", "chunk_size", chunk_size, 1)
     keep = whole_number("train", "keep", keep, 1)
     eval_stride = _optional_number("eval_every", eval_every, 1, eval_fn, "an eval_fn") or at_once
@@ -214,24 +213,6 @@ def _optional_number(name: str, value: Any, least: int, needed: Any = True, what
     if needed is None:
         raise ValueError(f"train: {name} needs {what}, got {name}={value} alone")
     return whole_number("train", name, value, least)
-
-
-def _total_steps(num_steps: Any, num_epochs: Any, plan: StepPlan) -> int:
-    """The number of steps; a fraction of an epoch is rounded to the nearest number of steps."""
-    if (num_steps is None) == (num_epochs is None):
-        raise ValueError(f"train: give num_steps or num_epochs, one of them; got {num_steps} and {num_epochs}")
-    if num_epochs is None:
-        return whole_number("train", "num_steps", num_steps, 0)
-    if isinstance(num_epochs, bool | np.bool_) or not isinstance(num_epochs, int | float | np.integer | np.floating):
-        raise TypeError(f"train: num_epochs must be a number, got {type(num_epochs).__name__} {num_epochs!r}"[:120])
-    if not 0 <= num_epochs < math.inf:
-        raise ValueError(f"train: num_epochs must be a finite number, at least 0, got {num_epochs}")
-    steps = round(float(num_epochs) * plan.steps_per_epoch)
-    if steps == 0 and num_epochs > 0:
-        raise ValueError(
-            f"train: num_epochs={num_epochs} is less than half a step; an epoch has {plan.steps_per_epoch}"
-        )
-    return steps
 
 
 @partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere"), donate_argnums=1)

@@ -1,0 +1,173 @@
+"""Points: the settings of hyperparameters that a sweep tries, as equally long arrays."""
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxopt_course.annotations import Array
+from jaxopt_course.training.checks import check_key_argument, whole_number
+
+Values: TypeAlias = Iterable[float] | np.ndarray | Array
+Grid: TypeAlias = Mapping[str, Values]
+Distribution: TypeAlias = Callable[[Array, int], np.ndarray]  # (key, n) -> n values
+
+
+class Points(dict[str, np.ndarray]):
+    """Settings that belong together: name -> `[P]`. Point i takes the i-th value of every array.
+
+    A plain dict of values means every combination of them; `Points` are taken as they are.
+
+    Example:
+      >>> from jaxopt_course.sweeps import Points
+      >>> Points(learning_rate=[0.1, 0.01], b1=[0.0, 0.9]).at(1)
+      {'learning_rate': 0.01, 'b1': 0.9}
+
+    Raises:
+      TypeError: a value that is no number.
+      ValueError: no names, no values, arrays of different lengths or of rank 2, a value that is NaN.
+    """
+
+    def __init__(self, *args: Any, **values: Any):
+        arrays = {name: check_values(name, given) for name, given in dict(*args, **values).items()}
+        if not arrays:
+            raise ValueError("points: there is no hyperparameter; name at least one")
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"points: every hyperparameter needs as many values as the others, got {lengths}")
+        super().__init__(arrays)
+
+    @property
+    def count(self) -> int:
+        """The number of points P."""
+        return len(next(iter(self.values())))
+
+    def at(self, index: int) -> dict[str, float | int]:
+        """The settings of one point, as Python numbers."""
+        return {name: values[index].item() for name, values in self.items()}
+
+    def select(self, indices: Any) -> "Points":
+        """The points at these indices."""
+        return Points({name: values[indices] for name, values in self.items()})
+
+
+def check_values(name: str, given: Any) -> np.ndarray:
+    """The values of one hyperparameter as `[P]`: float64 or int64, whatever the numbers were."""
+    if callable(given) or isinstance(given, Mapping | str | bytes):
+        what = "a function; for random values use sweeps.random" if callable(given) else f"a {type(given).__name__}"
+        raise TypeError(f"points: the values of {name} must be numbers, such as [0.01, 0.1]; got {what}")
+    if not hasattr(given, "dtype"):
+        given = [*given] if isinstance(given, Iterable) else given
+    array = np.asarray(given)
+    if array.dtype.kind not in "iuf" and not jax.dtypes.issubdtype(array.dtype, np.floating):
+        raise TypeError(
+            f"points: the values of {name} must be numbers, got {array.dtype}; what is no number cannot vary inside "
+            "one compiled program: make a method for each, such as {'momentum': jc.momentum, "
+            "'nesterov': functools.partial(jc.momentum, nesterov=True)}"
+        )
+    if array.ndim != 1:
+        hint = f"; for one value write [{array.item():g}]" if array.ndim == 0 else ""
+        raise ValueError(
+            f"points: the values of {name} must be a list or an array of rank 1, got rank {array.ndim}{hint}"
+        )
+    if array.size == 0:
+        raise ValueError(f"points: {name} has no values")
+    array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
+    if np.isnan(array).any():
+        raise ValueError(f"points: {name}[{int(np.isnan(array).argmax())}] is NaN")
+    return array
+
+
+def product(**values: Values) -> Points:
+    """Every combination of the values; those of the last name vary fastest.
+
+    Args:
+      **values: name -> numbers.
+
+    Returns:
+      `Points` of as many as the product of the numbers of values.
+
+    Raises:
+      TypeError, ValueError: as for `Points`.
+
+    Example:
+      >>> import jaxopt_course as jc
+      >>> points = jc.sweeps.product(learning_rate=[0.1, 0.01], b1=[0.0, 0.9])
+      >>> [points.at(i) for i in range(points.count)][1:3]
+      [{'learning_rate': 0.1, 'b1': 0.9}, {'learning_rate': 0.01, 'b1': 0.0}]
+    """
+    arrays = [check_values(name, given) for name, given in values.items()]
+    meshes = np.meshgrid(*arrays, indexing="ij")
+    return Points({name: mesh.ravel() for name, mesh in zip(values, meshes, strict=True)})
+
+
+def random(key: Array, num_points: int, /, **distributions: Distribution) -> Points:
+    """Independent random points, which cover each hyperparameter better than a grid of as many points.
+
+    The values of a name depend on the key and the name alone: another hyperparameter beside it changes nothing.
+
+    Args:
+      key: a `jax.random` key.
+      num_points: P, at least 1.
+      **distributions: name -> `log_uniform(...)`, `uniform(...)`, `choice(...)`, or a function `(key, n) -> n numbers`.
+
+    Returns:
+      `Points` of P.
+
+    Raises:
+      TypeError: something that is no distribution.
+      ValueError: fewer than one point.
+
+    Example:
+      >>> import jax
+      >>> import jaxopt_course as jc
+      >>> points = jc.sweeps.random(jax.random.key(0), 20, learning_rate=jc.sweeps.log_uniform(1e-4, 1.0),
+      ...                           b1=jc.sweeps.choice([0.0, 0.9]))
+      >>> points.count, bool(points["learning_rate"].min() >= 1e-4), sorted({*points["b1"].tolist()})
+      (20, True, [0.0, 0.9])
+
+    Source: Bergstra and Bengio (2012), "Random search for hyper-parameter optimization", JMLR 13, section 1.
+    """
+    check_key_argument("random", key)
+    count = whole_number("random", "num_points", num_points, 1)
+    for name, distribution in distributions.items():
+        if not callable(distribution):
+            raise TypeError(
+                f"random: {name} must be a distribution, such as sweeps.log_uniform(1e-4, 1.0); "
+                f"for fixed values use sweeps.choice({distribution!r:.60})"
+            )
+    keys = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in distributions}
+    return Points({name: distribution(keys[name], count) for name, distribution in distributions.items()})
+
+
+def uniform(low: float, high: float) -> Distribution:
+    """Values equally likely everywhere between `low` and `high`."""
+    _check_range("uniform", low, high)
+    return lambda key, n: low + (high - low) * _unit(key, n)
+
+
+def log_uniform(low: float, high: float) -> Distribution:
+    """Values whose logarithm is uniform: as many between 0.001 and 0.01 as between 0.01 and 0.1. `low` is above 0."""
+    _check_range("log_uniform", low, high)
+    if low <= 0:
+        raise ValueError(f"log_uniform: low must be above 0, got {low}; for values at and below 0 use uniform")
+    return lambda key, n: np.clip(low * (high / low) ** _unit(key, n), low, high)
+
+
+def choice(values: Values) -> Distribution:
+    """Each of the values equally likely."""
+    array = check_values("choice", values)
+    return lambda key, n: array[np.asarray(jax.random.randint(key, (n,), 0, len(array)))]
+
+
+def _check_range(name: str, low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"{name}: low must be below high, both finite; got {low} and {high}")
+
+
+def _unit(key: Array, n: int) -> np.ndarray:
+    """Uniform in [0, 1), in float64 whether or not JAX has it."""
+    return np.asarray(jax.random.bits(key, (n,), "uint32")).astype(np.float64) / 2**32

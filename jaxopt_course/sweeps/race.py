@@ -1,0 +1,105 @@
+"""Races: each method at its best point, on seeds that the tuning has not seen, with how sure the difference is."""
+
+import os
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxopt_course.annotations import Array, Number, Objective, Params, PyTree
+from jaxopt_course.sweeps.methods import Factory, methods_of
+from jaxopt_course.sweeps.points import Grid, Points
+from jaxopt_course.sweeps.race_result import RaceResult
+from jaxopt_course.sweeps.sweep import sweep
+from jaxopt_course.training.checks import check_key_argument, whole_number
+
+
+def race(
+    objective: Objective,
+    optimizers: Mapping[str, Factory],
+    grid: Grid | Mapping[str, Grid],
+    init: Callable[[Array], Params] | Params,
+    data: PyTree,
+    *,
+    key: Array,
+    num_seeds: Number = 3,
+    num_fresh_seeds: Number = 10,
+    target: float | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> RaceResult:
+    r"""Tune each method, then compare the methods at their best points on fresh seeds.
+
+    $$d_s = L(w_T(a, \theta_a, s)) - L(w_T(b, \theta_b, s)), \qquad s = 1, \dots, F \text{ fresh}$$
+
+    Every method is tuned on the same number of points, or the race is refused as unfair. The loss at which a method won
+    its own tuning is too good, because it was selected: it is never reported. What is reported comes from seeds that
+    the tuning has not seen, paired: the same starts and minibatches for all methods.
+
+    With `k_tune, k_fresh = jax.random.split(key)` the tuning is `sweep(..., key=k_tune, num_seeds=num_seeds)`, and the
+    fresh runs are a sweep over the best points with `key=k_fresh` and `num_seeds=num_fresh_seeds`.
+
+    The claim is about the methods at the points that this tuning found, on this data; another grid is another race.
+
+    Args:
+      objective, optimizers, grid, init, data: as for `sweep`; at least two methods.
+      key: a `jax.random` key.
+      num_seeds: seeds of the tuning.
+      num_fresh_seeds: F, at least 2.
+      target: the loss that `steps_ratio` counts steps to; by default, for each pair, the loss that both have reached at
+        the end in every fresh seed.
+      checkpoint_dir: as for `sweep`; it holds both parts.
+      **options: `batch_size`, `num_steps` or `num_epochs`, and everything else that `sweep` takes.
+
+    Returns:
+      `RaceResult`: `.loss[label]`, `.compare(a, b)`, `.ranking`, `.verdict`; as a string it is a table.
+
+    Raises:
+      ValueError: methods with different numbers of points, fewer than two methods or fresh seeds.
+      TypeError, ValueError, ...: as `sweep`.
+
+    Example:
+      >>> import jax
+      >>> import optax
+      >>> import jaxopt_course as jc
+      >>> digits = jc.data.load("digits")
+      >>> objective = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy)
+      >>> init = lambda key: jc.scores.init_linear(key, num_classes=10, num_features=64)
+      >>> result = jc.race(objective, {"SGD": jc.sgd, "AdamW": optax.adamw}, {"learning_rate": [0.01, 0.1]}, init,
+      ...                  digits.train, key=jax.random.key(0), num_fresh_seeds=5, batch_size=64, num_epochs=3)
+      >>> comparison = result.compare("AdamW", "SGD")
+      >>> comparison.better, comparison.interval[1] < 0
+      ('AdamW', True)
+
+    Source: for the protocol Sivaprasad et al. (2020), "Optimizer benchmarking needs to account for hyperparameter
+    tuning", ICML; Bouthillier et al. (2021), "Accounting for variance in machine learning benchmarks", MLSys.
+    """
+    check_key_argument("race", key)
+    fresh_seeds = whole_number("race", "num_fresh_seeds", num_fresh_seeds, 2)
+    methods = methods_of("race", optimizers, grid)
+    if len(methods) < 2:
+        raise ValueError(f"race: a race needs at least two methods, got {[method.label for method in methods]}")
+    counts = {method.label: method.points.count for method in methods}
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            f"race: every method must be tuned on the same number of points, got {counts}; a method with more has more "
+            "luck. sweeps.random gives any grid the same number; sweep takes different ones"
+        )
+    k_tune, k_fresh = jax.random.split(key)
+    folders = [None if checkpoint_dir is None else Path(checkpoint_dir) / part for part in ("tuning", "fresh")]
+    tuned = sweep(
+        objective, optimizers, grid, init, data, key=k_tune, num_seeds=num_seeds, checkpoint_dir=folders[0], **options
+    )
+    best = {label: tuned.best(label) for label in tuned.labels}
+    points = {
+        label: Points({name: [value] for name, value in found.hyperparameters.items()}) for label, found in best.items()
+    }
+    options = {**options, "halving": None}
+    fresh = sweep(
+        objective, optimizers, points, init, data, key=k_fresh, num_seeds=fresh_seeds, checkpoint_dir=folders[1],
+        **options,
+    )  # fmt: skip
+    comparisons = len([*combinations(fresh.labels, 2)])
+    return RaceResult(tuned, fresh, target, comparisons)

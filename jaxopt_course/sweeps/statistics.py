@@ -1,0 +1,149 @@
+"""How sure: intervals, probabilities and sample sizes for differences between methods that share their seeds.
+
+Seeds are the sample. Two methods are compared on the same starts and minibatches, so that what is common to both
+cancels in the difference of each seed.
+"""
+
+import math
+
+import numpy as np
+
+CONFIDENCE = 0.95
+POWER = 0.8
+RESAMPLES = 10_000
+ROUNDINGS = 8  # of a loss, which no difference is told from
+
+
+def paired_interval(
+    differences: np.ndarray, comparisons: int = 1, confidence: float = CONFIDENCE, resolution: float = 0.0
+) -> tuple[float, float]:
+    r"""Confidence interval of the mean difference.
+
+    $$\bar d \pm t_{1 - \alpha / 2m,\; n - 1} \frac{s_d}{\sqrt n}, \qquad \alpha = 1 - \text{confidence}$$
+
+    With m comparisons made at once, all m intervals hold together with at least the stated confidence.
+
+    Args:
+      differences: `[n]`, one a seed.
+      comparisons: m.
+      confidence: of all m intervals together.
+      resolution: what rounding does to a difference; the interval is wider by so much on both sides.
+
+    Returns:
+      `(low, high)`; the whole line for fewer than two seeds or differences that are not finite.
+
+    Example:
+      >>> import numpy as np
+      >>> low, high = paired_interval(np.array([1.0, 2.0, 3.0, 2.0]))
+      >>> f"{low:.3f} {high:.3f}"
+      '0.701 3.299'
+
+    Source: Student (1908), "The probable error of a mean", Biometrika 6; for m > 1 Dunn (1961), "Multiple comparisons
+    among means", JASA 56, section 2.
+    """
+    n = len(differences)
+    if n < 2 or not np.isfinite(differences).all():
+        return -math.inf, math.inf
+    half = _t_quantile(1 - (1 - confidence) / (2 * comparisons), n - 1) * _sd(differences) / math.sqrt(n) + resolution
+    mean = float(np.mean(differences))
+    return mean - half, mean + half
+
+
+def probability_below_zero(differences: np.ndarray) -> float:
+    """Bootstrap probability that the mean difference is below zero; resamples with a mean of zero count half.
+
+    The n seeds are drawn again with replacement 10,000 times, always by the same random numbers.
+
+    Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 6.
+    """
+    n = len(differences)
+    draws = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    with np.errstate(invalid="ignore"):
+        means = differences[draws].mean(axis=1)
+    counts = np.bincount(np.sign(np.nan_to_num(means)).astype(int) + 1, minlength=3)
+    return float((counts[0] + counts[1] / 2) / RESAMPLES)
+
+
+def seeds_needed(differences: np.ndarray, comparisons: int = 1, confidence: float = CONFIDENCE) -> int | None:
+    r"""Number of seeds at which such a difference would be shown with a probability of 0.8.
+
+    The least n with $n \ge \bigl((t_{1 - \alpha / 2m} + t_{0.8}) \, s_d / \bar d\bigr)^2$, both quantiles for n - 1
+    degrees of freedom, if mean and deviation are what these seeds say. None where there is no difference, or where more
+    than a million seeds would be needed.
+
+    Source: Cohen (1988), "Statistical power analysis for the behavioral sciences", section 2.4, for matched pairs.
+    """
+    if len(differences) < 2 or not np.isfinite(differences).all():
+        return None
+    mean, sd = abs(float(np.mean(differences))), _sd(differences)
+    if mean == 0 or (sd / mean) ** 2 > 1e5:
+        return None
+    level = 1 - (1 - confidence) / (2 * comparisons)
+
+    def enough(n: int) -> bool:
+        return n >= ((_t_quantile(level, n - 1) + _t_quantile(POWER, n - 1)) * sd / mean) ** 2
+
+    high = 2
+    while not enough(high):
+        high *= 2
+    low = high // 2  # not enough, or 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def sign_test(differences: np.ndarray) -> float:
+    """Two-sided p-value that positive and negative differences are equally likely; ties are left out.
+
+    It needs no size of a difference, so that a run that diverged is a loss like any other.
+
+    Source: Dixon and Mood (1946), "The statistical sign test", JASA 41.
+    """
+    below, above = int(np.sum(differences < 0)), int(np.sum(differences > 0))
+    n, least = below + above, min(below, above)
+    tail = sum(math.comb(n, k) for k in range(least + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
+def ratio_interval(ratios: np.ndarray, comparisons: int = 1) -> tuple[float, tuple[float, float]]:
+    """Geometric mean of paired ratios with its interval, that of the mean logarithm; NaN where one is not finite."""
+    if not (np.isfinite(ratios).all() and (ratios > 0).all()):
+        return math.nan, (math.nan, math.nan)
+    logarithms = np.log(ratios)
+    low, high = paired_interval(logarithms, comparisons)
+    return math.exp(float(np.mean(logarithms))), (math.exp(low), math.exp(min(high, 700.0)))
+
+
+def steps_to(target: float, curves: np.ndarray, window: int) -> np.ndarray:
+    """Steps after which the loss, averaged over the last `window` steps, stays at or below a target.
+
+    Args:
+      target: a loss.
+      curves: `[..., T]`, the loss of each step's minibatch.
+      window: steps to average over, such as an epoch; at most T.
+
+    Returns:
+      `[...]`, inf where it does not stay there.
+    """
+    averaged = running_mean(curves, window)
+    above = ~(averaged <= target)
+    last_above = averaged.shape[-1] - 1 - np.argmax(above[..., ::-1], axis=-1)
+    steps = np.where(above.any(axis=-1), last_above + 1, 0) + window
+    return np.where(above[..., -1], np.inf, steps.astype(float))
+
+
+def running_mean(curves: np.ndarray, window: int) -> np.ndarray:
+    """Means over `window` steps that follow one another, `[..., T - window + 1]`."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(curves, float), window, axis=-1)
+    return windows.mean(axis=-1)
+
+
+def _sd(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _t_quantile(probability: float, degrees: int) -> float:
+    from scipy.special import stdtrit  # jax depends on scipy
+
+    return float(stdtrit(degrees, probability))
