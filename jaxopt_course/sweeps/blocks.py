@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxopt_course.annotations import Number
+
 LEAST_LANES = 16  # with halving: blocks of fewer are slow, of more leave lanes empty in the last rungs
 
 
@@ -37,7 +39,7 @@ class Block(NamedTuple):
         return np.swapaxes(lanes, 0, 1)[: self.num_points, : self.num_seeds]
 
 
-def plan_rungs(num_points: int, num_steps: int, halving: float | None) -> list[Rung]:
+def plan_rungs(num_points: int, num_steps: int, halving: Number | None) -> list[Rung]:
     """The rungs of successive halving: n, n/r, n/r^2, ... points, the last of them for all steps.
 
     Source: Jamieson and Talwalkar (2016), "Non-stochastic best arm identification and hyperparameter optimization",
@@ -58,21 +60,28 @@ def plan_rungs(num_points: int, num_steps: int, halving: float | None) -> list[R
 
 
 def block_shape(num_seeds: int, rungs: list[Rung], lanes: int, devices: int) -> tuple[int, int, bool]:
-    """Seeds and points of a block, the same for all blocks, and whether devices share the seeds or the points."""
-    seeds = min(num_seeds, lanes)
+    """Seeds and points of a block, the same for all blocks, and whether devices share the seeds or the points.
+
+    A block has at most `lanes` lanes, and at least one on each device. Padding included, few are computed in all.
+    """
     most = rungs[0].num_points
+    on_a_device = max(1, lanes // devices)
     if len(rungs) > 1:
-        most = min(most, max(rungs[-1].num_points, -(-LEAST_LANES // seeds)))
-    points = min(most, max(1, lanes // seeds))
-    points = -(-most // -(-most // points)) if len(rungs) == 1 else points  # blocks of nearly equal size
-    if devices == 1:
-        return seeds, points, False
-    padded_seeds, padded_points = (_padded(n, devices, lanes // m) for n, m in ((seeds, points), (points, seeds)))
-    if padded_seeds * points < seeds * padded_points:
-        return padded_seeds, points, True
-    return seeds, padded_points, False
+        most = min(most, max(rungs[-1].num_points, -(-LEAST_LANES // min(num_seeds, on_a_device))))
+    seeds = min(num_seeds, on_a_device)
+    points = min(most, on_a_device)
+    shapes = [(seeds, _even(most, max(1, on_a_device // seeds), devices), False)]
+    if devices > 1:
+        shapes.append((_even(num_seeds, max(1, on_a_device // points), devices), points, True))
+
+    def computed(shape: tuple[int, int, bool]) -> int:
+        return -(-num_seeds // shape[0]) * shape[0] * -(-rungs[0].num_points // shape[1]) * shape[1]
+
+    return min(shapes, key=computed)
 
 
-def _padded(count: int, devices: int, most: int) -> int:
-    """A multiple of the devices: the next one, or the one before where there is no room for more."""
-    return max(devices, min(-(-count // devices), most // devices) * devices)
+def _even(count: int, on_a_device: int, devices: int) -> int:
+    """The size of blocks of nearly equal size, a multiple of the devices, for so many in all."""
+    at_once = min(on_a_device * devices, -(-count // devices) * devices)
+    blocks = -(-count // at_once)
+    return -(-count // (blocks * devices)) * devices

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,13 @@ def read_record(path: str | os.PathLike[str], kind: str) -> Any:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
-            if (header["kind"], header["version"]) != (kind, VERSION):
-                raise ValueError(
-                    f"{path} holds a {header['kind']} of version {header['version']}, "
-                    f"expected a {kind} of version {VERSION}"
-                )
-            return _decoded(header["record"], file)
-    except (KeyError, TypeError, zipfile.BadZipFile, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            found = header["kind"], header["version"]
+            record = _decoded(header["record"], file) if found == (kind, VERSION) else None
+    except Exception as error:  # whatever a file from elsewhere makes a parser raise
         raise ValueError(f"{path} is no {kind} of this library, or it is damaged: {error}") from error
+    if found != (kind, VERSION):
+        raise ValueError(f"{path} holds a {found[0]} of version {found[1]}, expected a {kind} of version {VERSION}")
+    return record
 
 
 def _encoded(value: Any, arrays: list[np.ndarray]) -> Any:

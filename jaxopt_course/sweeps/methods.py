@@ -115,14 +115,14 @@ def check_method(caller: str, method: Method, params: Params) -> None:
     points = method.points
     for name, values in points.items():
         for index in {int(values.argmin()), int(values.argmax())}:  # legal values form an interval
-            _check_made(caller, method, _made(caller, method, points.at(index), name), params)
+            _check_made(caller, method, _made(caller, method, points.at(index), name))
     for name in points:
 
-        def init(traced: Array, name: str = name) -> PyTree:
+        def init(traced: Array, params: Params, name: str = name) -> PyTree:
             return method.factory(**{**points.at(0), name: traced}).init(params)
 
         try:
-            jax.eval_shape(init, weak(points[name])[0])
+            jax.eval_shape(init, weak(points[name])[0], params)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
             raise TypeError(
                 f"{caller}: {method.label} decides by {name} what it computes, so {name} cannot vary inside one "
@@ -138,7 +138,7 @@ def _made(caller: str, method: Method, point: dict[str, Any], name: str) -> AnyO
         raise type(error)(f"{caller}: {method.label} refuses {name}={point[name]}: {error}") from error
 
 
-def _check_made(caller: str, method: Method, made: Any, params: Params) -> None:
+def _check_made(caller: str, method: Method, made: Any) -> None:
     try:
         check_optimizer_argument(caller, made)
     except TypeError as error:

@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from jaxopt_course.annotations import Array
+from jaxopt_course.annotations import Array, Number
 from jaxopt_course.training.checks import check_key_argument, whole_number
 
-Values: TypeAlias = Iterable[float] | np.ndarray | Array
+Values: TypeAlias = Iterable[Number] | np.ndarray | Array
 Grid: TypeAlias = Mapping[str, Values]
 Distribution: TypeAlias = Callable[[Array, int], np.ndarray]  # (key, n) -> n values
 
@@ -104,7 +104,7 @@ def product(**values: Values) -> Points:
     return Points({name: mesh.ravel() for name, mesh in zip(values, meshes, strict=True)})
 
 
-def random(key: Array, num_points: int, /, **distributions: Distribution) -> Points:
+def random(key: Array, num_points: Number, /, **distributions: Distribution) -> Points:
     """Independent random points, which cover each hyperparameter better than a grid of as many points.
 
     The values of a name depend on the key and the name alone: another hyperparameter beside it changes nothing.
@@ -143,13 +143,13 @@ def random(key: Array, num_points: int, /, **distributions: Distribution) -> Poi
     return Points({name: distribution(keys[name], count) for name, distribution in distributions.items()})
 
 
-def uniform(low: float, high: float) -> Distribution:
+def uniform(low: Number, high: Number) -> Distribution:
     """Values equally likely everywhere between `low` and `high`."""
     _check_range("uniform", low, high)
     return lambda key, n: low + (high - low) * _unit(key, n)
 
 
-def log_uniform(low: float, high: float) -> Distribution:
+def log_uniform(low: Number, high: Number) -> Distribution:
     """Values whose logarithm is uniform: as many between 0.001 and 0.01 as between 0.01 and 0.1. `low` is above 0."""
     _check_range("log_uniform", low, high)
     if low <= 0:
@@ -163,7 +163,7 @@ def choice(values: Values) -> Distribution:
     return lambda key, n: array[np.asarray(jax.random.randint(key, (n,), 0, len(array)))]
 
 
-def _check_range(name: str, low: float, high: float) -> None:
+def _check_range(name: str, low: Number, high: Number) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{name}: low must be below high, both finite; got {low} and {high}")
 

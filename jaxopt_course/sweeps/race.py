@@ -26,7 +26,7 @@ def race(
     key: Array,
     num_seeds: Number = 3,
     num_fresh_seeds: Number = 10,
-    target: float | None = None,
+    target: Number | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> RaceResult:
@@ -102,4 +102,4 @@ def race(
         **options,
     )  # fmt: skip
     comparisons = len([*combinations(fresh.labels, 2)])
-    return RaceResult(tuned, fresh, target, comparisons)
+    return RaceResult(tuned, fresh, None if target is None else float(target), comparisons)

@@ -93,27 +93,28 @@ class RaceResult:
         Raises:
           KeyError: a label that is not in the race.
         """
-        losses = [self.fresh.loss(label)[0] for label in (a, b)]
-        with np.errstate(invalid="ignore"):
-            differences = losses[0] - losses[1]
-        differences = np.where(np.isinf(losses[0]) & np.isinf(losses[1]), 0.0, differences)
-        interval = paired_interval(differences, self.num_pairs, resolution=self._resolution(a, b))
-        if np.isfinite(differences).all():
-            shown = interval[0] > 0 or interval[1] < 0
-        else:
-            shown = sign_test(differences) < (1 - CONFIDENCE) / self.num_pairs
-        a_is_ahead = np.sum(differences < 0) > np.sum(differences > 0)
-        if np.isfinite(differences).all():
-            a_is_ahead = np.mean(differences) < 0
-        needed = None if shown else seeds_needed(differences, self.num_pairs)
+        differences, interval, better = self._judged(a, b)
         return Comparison(
             float(np.mean(differences)) if not np.isnan(np.sum(differences)) else math.nan,
             interval,
             probability_below_zero(differences),
-            (a if a_is_ahead else b) if shown else None,
-            needed,
+            better,
+            seeds_needed(differences, self.num_pairs) if better is None else None,
             self._steps_ratio(a, b),
         )
+
+    def _judged(self, a: str, b: str) -> tuple[np.ndarray, tuple[float, float], str | None]:
+        """Differences by seed, the interval of their mean, and the label of the better one where it is shown."""
+        losses = [self.fresh.loss(label)[0] for label in (a, b)]
+        with np.errstate(invalid="ignore"):
+            differences = np.where(np.isinf(losses[0]) & np.isinf(losses[1]), 0.0, losses[0] - losses[1])
+        interval = paired_interval(differences, self.num_pairs, resolution=self._resolution(a, b))
+        if np.isfinite(differences).all():
+            shown, a_is_ahead = not interval[0] <= 0 <= interval[1], np.mean(differences) < 0
+        else:
+            shown = sign_test(differences) < (1 - CONFIDENCE) / self.num_pairs
+            a_is_ahead = np.sum(differences < 0) > np.sum(differences > 0)
+        return differences, interval, (a if a_is_ahead else b) if shown else None
 
     @property
     def ranking(self) -> list[tuple[str, ...]]:
@@ -121,7 +122,7 @@ class RaceResult:
         means = {label: float(np.mean(losses)) for label, losses in self.loss.items()}
         groups: list[list[str]] = []
         for label in sorted(means, key=lambda label: means[label]):
-            if groups and self.compare(groups[-1][0], label).better is None:
+            if groups and self._judged(groups[-1][0], label)[2] is None:
                 groups[-1].append(label)
             else:
                 groups.append([label])
@@ -144,7 +145,7 @@ class RaceResult:
             yield f"better than {_listed(ties)}."
         else:
             yield f"{first} has the lowest training loss on {count} fresh seeds, {where}."
-        if beaten := [label for label in self.labels if self.compare(first, label).better == first]:
+        if beaten := [label for label in self.labels if self._judged(first, label)[2] == first]:
             yield f"It is better than {_listed([self._margin(first, label) for label in beaten])}."
         for label in ties:
             comparison = self.compare(first, label)

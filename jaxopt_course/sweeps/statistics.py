@@ -21,7 +21,9 @@ def paired_interval(
 
     $$\bar d \pm t_{1 - \alpha / 2m,\; n - 1} \frac{s_d}{\sqrt n}, \qquad \alpha = 1 - \text{confidence}$$
 
-    With m comparisons made at once, all m intervals hold together with at least the stated confidence.
+    With m comparisons made at once, all m intervals hold together with at least the stated confidence. Exact where the
+    differences are normally distributed; by simulation wider than promised for heavy tails, and for differences that
+    are uniformly distributed, the lightest tails there are, 0.93 instead of 0.95 for five seeds.
 
     Args:
       differences: `[n]`, one a seed.

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxopt_course.annotations import Array, Number, Objective, Params, PyTree
 from jaxopt_course.data.batches import check_batch_size
-from jaxopt_course.sweeps.lanes import Layout, fetch, lane_bytes, memory_bytes, stacked
+from jaxopt_course.sweeps.lanes import Layout, fetch, lane_bytes, measure_loss, memory_bytes
 from jaxopt_course.sweeps.methods import Factory, Method, check_method, methods_of, weak
 from jaxopt_course.sweeps.points import Grid
 from jaxopt_course.sweeps.result import SweepResult
@@ -33,7 +33,7 @@ from jaxopt_course.training.fingerprints import trace
 from jaxopt_course.training.identity import Identity
 from jaxopt_course.training.interrupts import Interrupted, Signals
 from jaxopt_course.training.progress import progress_bar
-from jaxopt_course.training.steps import check_arrays, init_carry, on_device, scalar_and_aux, train_step
+from jaxopt_course.training.steps import check_arrays, init_carry, on_device, train_step
 
 SAVE_AFTER = 5.0  # seconds
 KEEPS = ("best", "all", "none")
@@ -183,14 +183,17 @@ def sweep(
                     callback(SweepProgress(run.method.label, run.done, run.total_steps(), run.lowest_loss()))
             begun += run.total_steps()
             results[run.method.label] = run.result()
-    start_loss = np.asarray(jax.lax.map(lambda start: _value(setup, start), setup.starts))
-    return SweepResult(results, total, plan.steps_per_epoch, setup.eval_steps, start_loss, keep_params)
+    lanes_of_starts = jax.tree.map(lambda leaf: leaf[:, None], setup.starts)
+    start_loss = measure_loss(
+        objective, lanes_of_starts, setup.data, has_aux=setup.has_aux, at_once=1, layout=Layout()
+    )[:, 0]
+    return SweepResult(results, total, plan.steps_per_epoch, setup.eval_steps, np.asarray(start_loss), keep_params)
 
 
 def starts_of(init: Any, keys: Array) -> Params:
     """The start of every seed, `[S, ...]`, from a function of a key or from one tree for all."""
     if any(jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact) for leaf in jax.tree.leaves(init)):
-        starts = [jax.tree.map(jnp.asarray, init)] * len(keys)
+        starts = [init] * len(keys)
     elif callable(init):
         starts = _made_starts(init, keys)
     else:
@@ -207,7 +210,7 @@ def starts_of(init: Any, keys: Array) -> Params:
                 "sweep: the start must have the same shapes for every seed, and init gives "
                 f"params{differs[0]} for seed 0, params{differs[1]} for seed {number}"
             )
-    return stacked(starts)
+    return jax.tree.map(lambda *leaves: jnp.stack([*map(jnp.asarray, leaves)]), *starts)
 
 
 def _made_starts(init: Callable[[Array], Params], keys: Array) -> list[Params]:
@@ -225,7 +228,7 @@ class _NoOptimizer:
 
 def _shapes(params: Params) -> list[str]:
     paths = jax.tree_util.tree_leaves_with_path(params)
-    return [f"{jax.tree_util.keystr(path)} {leaf.dtype}{list(leaf.shape)}" for path, leaf in paths]
+    return [f"{jax.tree_util.keystr(path)} {jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in paths]
 
 
 def _halving(halving: Any) -> float | None:
@@ -236,10 +239,6 @@ def _halving(halving: Any) -> float | None:
     if not 1 < halving < np.inf:
         raise ValueError(f"sweep: halving must be a number above 1, such as 3, got {halving}")
     return float(halving)
-
-
-def _value(setup: Setup, params: Params) -> Array:
-    return scalar_and_aux("sweep", setup.objective(params, setup.data), setup.has_aux)[0]
 
 
 def _example(setup: Setup) -> tuple[Params, PyTree]:
