@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxopt_course.annotations import Array, ArrayLike, Float, Params, Shaped
+from jaxopt_course.annotations import Array, ArrayLike, Float, Params, PyTree, Shaped
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
 from jaxopt_course.problems.labels import check_labels, in_range, is_correct_class
 
@@ -137,13 +137,7 @@ def softmax_cross_entropy(
     (2006), "Pattern Recognition and Machine Learning", eq. 4.108.
     """
     scores, labels = check_labels("softmax_cross_entropy", scores, labels)
-    scores, excluded, right = _rivals(scores, labels)
-    top = jax.lax.stop_gradient(jnp.max(jnp.where(excluded, -jnp.inf, scores), axis=-1))
-    below_top = jnp.where(excluded, -jnp.inf, _minus(scores, jnp.expand_dims(top, -1)))
-    total = jnp.sum(jnp.exp(below_top), axis=-1)
-    log_odds_against = jnp.log(jnp.where(total == 0, 1, total)) + _minus(top, right)
-    log_odds_against = jnp.where(total == 0, -jnp.inf, log_odds_against)
-    return _finish(jnp.logaddexp(log_odds_against, jnp.zeros_like(right)), scores, right)
+    return _cross_entropy(_widen(scores), labels)
 
 
 def l2_penalty(params: Params) -> Float[Array, ""]:
@@ -205,6 +199,37 @@ def l1_penalty(params: Params) -> Float[Array, ""]:
 def _widen(x: Array) -> Array:
     """At least 32 bits, so that sums and exponentials keep their digits."""
     return x.astype(at_least_32_bits(x.dtype))
+
+
+@jax.custom_jvp
+def _cross_entropy(scores: Array, labels: Array) -> Array:
+    return _cross_entropy_and_slopes(scores, labels)[0]
+
+
+@_cross_entropy.defjvp
+def _cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, PyTree]) -> tuple[Array, Array]:
+    losses, slopes = _cross_entropy_and_slopes(*primals)
+    return losses, jnp.sum(slopes * tangents[0], axis=-1)
+
+
+def _cross_entropy_and_slopes(scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Losses, and their gradient in one pass: q p_j for a rival j and -q for the right class, q = 1 - softmax_y.
+
+    p is the softmax of the rivals alone. The NaN of a rival comes through by itself, in their sum.
+    """
+    is_correct = is_correct_class(scores, labels)
+    right = jnp.sum(jnp.where(is_correct, scores, 0), axis=-1)
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(is_correct, -jnp.inf, scores), axis=-1))
+    has_loss = in_range(scores, labels) & ~jnp.isnan(right) & ~(jnp.isposinf(top) & jnp.isposinf(right))
+    level = jnp.where(jnp.isneginf(top), 0, top)
+    rivals = jnp.where(is_correct, 0, jnp.exp(_minus(scores, jnp.expand_dims(level, -1))))
+    total = jnp.sum(rivals, axis=-1)
+    some = jnp.where(total == 0, 1, total)
+    log_odds_against = jnp.where(total == 0, -jnp.inf, jnp.log(some) + _minus(level, right))
+    losses = jnp.logaddexp(log_odds_against, jnp.zeros_like(right))
+    losses = jnp.where(has_loss, jnp.where(jnp.isneginf(right), losses + jnp.inf, losses), jnp.nan)
+    odds = jnp.expand_dims(jnp.where(has_loss, jax.nn.sigmoid(log_odds_against), jnp.nan), -1)
+    return losses, odds * jnp.where(is_correct, -1, rivals / jnp.expand_dims(some, -1))
 
 
 def _rivals(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
