@@ -59,12 +59,7 @@ class MethodRun:
             "best": np.array(-1),
         }
         self.evals = self._blank_evals(shape)
-        start = jax.tree.map(lambda leaf: np.zeros_like(leaf), fetch(setup.starts))
-        self.params = {  # host arrays: of the best point so far, of the points of this block, of all
-            "best": {"best": start, "block": jax.tree.map(lambda leaf: np.stack([leaf] * points), start)},
-            "all": {"all": jax.tree.map(lambda leaf: np.stack([leaf] * shape[0]), start)},
-            "none": {},
-        }[setup.keeps_params]
+        self.params = self._blank_params()
         self.paused: PyTree = None  # carries of all lanes between rungs
 
     def first_carry(self) -> Carry:
@@ -119,6 +114,7 @@ class MethodRun:
         """The steps from `step` on of one block in one rung."""
         setup, points = self.setup, self._points(block)
         if step == rung.first:
+            self.carry = None  # frees the block before
             self.carry = self._begin(block) if step == 0 else self._continued(block)
         if step == 0:
             self._evaluate(block, 0)
@@ -174,11 +170,14 @@ class MethodRun:
         elif self.params:
             self._keep(block)
 
+    def _lanes_over_all_data(self) -> int:
+        """How many lanes may look at all data at once: no more examples than in half a step of all lanes."""
+        return math.prod(self.shape) * self.setup.plan.batch_size // (2 * self.setup.plan.num_examples)
+
     def _losses(self, carry: Carry) -> np.ndarray:
         """The objective over all data, in every lane."""
         setup = self.setup
-        at_once = math.prod(self.shape) * setup.plan.batch_size // setup.plan.num_examples
-        options = {"has_aux": setup.has_aux, "at_once": at_once, "layout": self.layout}
+        options = {"has_aux": setup.has_aux, "at_once": self._lanes_over_all_data(), "layout": self.layout}
         return fetch(measure_loss(setup.objective, carry.params, setup.data, **options))
 
     def _evaluate(self, block: Block, step: int) -> None:
@@ -187,7 +186,7 @@ class MethodRun:
         if self.setup.eval_fn is None or not at.size:
             return
         assert self.carry is not None
-        at_once = math.prod(self.shape) * self.setup.plan.batch_size // self.setup.plan.num_examples
+        at_once = self._lanes_over_all_data()
         found = fetch(evaluate(self.setup.eval_fn, self.carry.params, at_once=at_once, layout=self.layout))
         for kept, lanes in zip(jax.tree.leaves(self.evals), jax.tree.leaves(found), strict=True):
             kept[(*block.places, at[0])] = block.valid(lanes)
@@ -204,6 +203,19 @@ class MethodRun:
 
         return jax.tree.map(blank, one)
 
+    def _blank_params(self) -> dict[str, Params]:
+        """Room on the host for the parameters to keep: of the best point, of all points, or none."""
+        start = fetch(self.setup.starts)
+
+        def room(*points: int) -> Params:
+            return jax.tree.map(lambda leaf: np.zeros((*points, *leaf.shape), leaf.dtype), start)
+
+        if self.setup.keeps_params == "all":
+            return {"all": room(self.method.points.count)}
+        if self.setup.keeps_params == "none":
+            return {}
+        return {"best": room()} | ({"block": room(self.shape[1])} if self.shape[0] < self.setup.num_seeds else {})
+
     def _keep(self, block: Block) -> None:
         """Keep the final parameters: of all points, or of the best one once all its seeds are through."""
         assert self.carry is not None
@@ -212,17 +224,20 @@ class MethodRun:
             for kept, leaf in _pairs(self.params["all"], lanes):
                 kept[block.places] = block.valid(leaf)
             return
-        seeds = block.seeds[: block.num_seeds]
-        for kept, leaf in _pairs(self.params["block"], lanes):
-            kept[: block.num_points, seeds] = block.valid(leaf)
-        if seeds[-1] + 1 < self.setup.num_seeds:
-            return
+        candidates = jax.tree.map(block.valid, lanes)
+        if "block" in self.params:  # the seeds of a point are spread over several blocks
+            seeds = block.seeds[: block.num_seeds]
+            for kept, leaf in _pairs(self.params["block"], candidates):
+                kept[: block.num_points, seeds] = leaf
+            if seeds[-1] + 1 < self.setup.num_seeds:
+                return
+            candidates = self.params["block"]
         means = self.results["loss"].mean(axis=1)
         for place, point in enumerate(block.points[: block.num_points]):
             best = int(self.results["best"])
             if best < 0 or means[point] < means[best]:
                 self.results["best"] = np.array(point)
-                for kept, leaf in _pairs(self.params["best"], self.params["block"]):
+                for kept, leaf in _pairs(self.params["best"], candidates):
                     kept[...] = leaf[place]
 
     def _set_aside(self, block: Block) -> None:
