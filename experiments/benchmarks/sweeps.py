@@ -3,7 +3,8 @@
 21 learning rates with 5 seeds for each of 7 rules, 30 epochs, compile included: as one `jc.sweep`; as a Python loop
 around a jitted step of optax, made in each run, or made for each rule and rate and shared by its seeds; and as
 `jc.train`, run after run. The sweep is timed whole, of the others one rate of each rule with all its seeds, another
-rate in each round; every time is divided by the number of runs. Floor: the matrix products of the runs alone, at the rate that large ones reach here.
+rate in each round; every time is divided by the number of runs. Floor: the matrix products of the runs alone, at the
+rate that large ones reach here.
 
 Memory is that of a process of its own: the peak while 1,000 lanes train, a block at a time, beside what the process
 took after one lane; compiled programs come from a cache, so that the compiler's own memory is not counted. A lane is
