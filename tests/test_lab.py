@@ -196,15 +196,32 @@ def test_the_page_is_one_small_file_that_can_load_nothing(tmp_path: Path) -> Non
     assert not re.search(r"\sstyle=|\son\w+=", text)  # which such a policy would refuse
 
 
+def written(page: Path) -> dict[str, Any]:
+    """The data in a page."""
+    (data,) = re.findall('<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(data)
+
+
 def test_what_the_page_is_given_cannot_become_markup(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><!--"
     text = jc.plots.write_lab(tmp_path / "lab.html", state=f"#{evil}", title=evil).read_text()
     assert evil not in text
     assert text.count("<script") == 2
-    (data,) = re.findall('<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    given = json.loads(data)
+    given = written(tmp_path / "lab.html")
     assert given["state"] == evil
     assert [record["name"] for record in given["surfaces"]] == list(SURFACES)
+
+
+@needs_node
+def test_every_rule_of_the_page_has_the_look_that_it_has_in_figures(tmp_path: Path) -> None:
+    given = written(jc.plots.write_lab(tmp_path / "lab.html"))
+    for rule, label in javascript("return Object.entries(lab.RULES).map(([key, rule]) => [key, rule.label])"):
+        color, dashes = given["looks"][rule.replace("_pure", "").replace("_", "")]
+        style = jc.plots.line_style(label)
+        assert (given["colors"][color], tuple(given["dashes"][dashes])) == (
+            style["color"],
+            () if style["linestyle"] == "solid" else style["linestyle"][1],
+        )
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_curves_are_the_data() -> None:
 
 def test_an_animation_shows_ever_more_of_the_paths(tmp_path: Path) -> None:
     steps = np.linspace(1, 0, 31)
-    paths = {"along": np.column_stack([-0.8 * steps, 0 * steps]), "astray": np.column_stack([steps + 5, steps])}
+    paths = {"SGD": np.column_stack([-0.8 * steps, 0 * steps]), "astray": np.column_stack([steps + 5, steps])}
     written = jc.plots.write_descent(tmp_path / "a.gif", FIELD, paths, title="t", frames=7, milliseconds=40)
     with Image.open(written) as picture:
         shown = [(np.asarray(f.convert("RGB"), int), f.info["duration"]) for f in ImageSequence.Iterator(picture)]

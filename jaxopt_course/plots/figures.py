@@ -1,28 +1,14 @@
-"""Figures of training runs and gradient checks. Okabe-Ito colours, dash patterns, and labels on the lines themselves.
+"""Figures of training runs and gradient checks, with labels on the lines themselves.
 
 Figures are made without pyplot: nothing is shown, nothing is kept, nothing has to be closed. `figure.savefig(path)`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: tuple[Any, ...] = (
-    "solid",
-    (0, (6, 2)),
-    (0, (2, 1.5)),
-    (0, (6, 2, 1.5, 2)),
-    (0, (10, 3)),
-    (0, (1, 1)),
-    (0, (4, 1.5, 1, 1.5, 1, 1.5)),
-)
-COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol, where there are up to nine
-LINES = (*DASHES, (0, (1, 2.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5)))
+from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, _pattern, line_styles
 
 
 def learning_curves(losses: Mapping[str, np.ndarray], *, title: str, xlabel: str = "epoch", ylabel: str) -> Figure:
@@ -40,10 +26,11 @@ def learning_curves(losses: Mapping[str, np.ndarray], *, title: str, xlabel: str
     figure, axes = _axes(title, xlabel, ylabel)
     _log_scale(axes, "y")
     ends = {}
-    for number, (name, values) in enumerate(losses.items()):
+    styles = line_styles(losses)
+    for name, values in losses.items():
         values = np.ma.masked_invalid(np.asarray(values, float))
         times, middle = np.arange(1, values.shape[1] + 1), np.ma.median(values, axis=0)
-        style = _line(number)
+        style = styles[name]
         axes.fill_between(times, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, lw=0)
         axes.plot(times, middle, **style)
         ends[name] = (float(times[-1]), float(middle[-1]))
@@ -70,13 +57,13 @@ def rate_robustness(
     figure, axes = _axes(title, "learning rate", ylabel)
     _log_scale(axes, "x")
     _log_scale(axes, "y")
-    best = {}
-    for number, (name, values) in enumerate(losses.items()):
+    best, styles = {}, line_styles(losses)
+    for name, values in losses.items():
         values = np.asarray(values, float)
         mean = np.minimum(np.where(np.isfinite(values), values, ceiling), ceiling).mean(axis=1)
-        axes.plot(rates, mean, **_line(number))
+        axes.plot(rates, mean, **styles[name])
         lowest = int(np.argmin(mean))
-        axes.plot(rates[lowest], mean[lowest], "o", color=_line(number)["color"], ms=7, mec="white")
+        axes.plot(rates[lowest], mean[lowest], "o", color=styles[name]["color"], ms=7, mec="white")
         best[name] = (float(rates[-1]), float(mean[-1]))
     axes.axhline(ceiling, color="0.6", lw=0.8)
     _note(axes, "diverged or worse", (rates[0], ceiling), (0, 4), color="0.4")
@@ -170,9 +157,11 @@ def step_size_errors(
     _log_scale(axes, "x", decades=True)
     _log_scale(axes, "y", decades=True)
     for color, (dtype, methods) in zip(OKABE_ITO, errors.items(), strict=False):
-        for dashes, (method, values) in zip(DASHES, methods.items(), strict=False):
+        for number, (method, values) in enumerate(methods.items()):
             axes.plot(steps, predicted[dtype][method], color="0.75", lw=0.8, zorder=1)
-            axes.plot(steps, np.ma.masked_invalid(np.asarray(values, float)), color=color, linestyle=dashes, lw=1.8)
+            axes.plot(
+                steps, np.ma.masked_invalid(np.asarray(values, float)), color=color, linestyle=_pattern(number), lw=1.8
+            )
             best = optima[dtype][method]
             axes.plot(*best, "|", color=color, ms=22, mew=2)
         first = next(iter(methods))
@@ -216,75 +205,10 @@ def gradient_costs(
         _dress(axes, "", "parameters n", unit)
         _log_scale(axes, "x", decades=True)
         _log_scale(axes, "y", decades=True)
-        for number, values in enumerate(ways.values()):
-            axes.plot(sizes, values, marker="o", ms=4, **_line(number))
-        ends = {f"{way}\n$n^{{{slopes[unit][way]:.2f}}}$": (float(sizes[-1]), float(v[-1])) for way, v in ways.items()}
-        _label_ends(figure, axes, ends)
+        styles, named, ends = line_styles(ways), {}, {}
+        for way, values in ways.items():
+            axes.plot(sizes, values, marker="o", ms=4, **styles[way])
+            name = f"{way}\n$n^{{{slopes[unit][way]:.2f}}}$"
+            named[name], ends[name] = styles[way], (float(sizes[-1]), float(values[-1]))
+        _label_ends(figure, axes, ends, named)
     return figure
-
-
-def _axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (8.0, 4.8)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    _dress(axes, title, xlabel, ylabel)
-    return figure, axes
-
-
-def _dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _log_scale(axes: Axes, which: str, *, decades: bool = False) -> None:
-    """Powers of ten, and upwards also 2 and 5 of each unless there are many decades, written as plain numbers."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(NullLocator() if decades else LogLocator(subs=(2, 5)))
-    axis.set_minor_formatter("{x:g}" if which == "y" and not decades else NullFormatter())
-
-
-def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
-    style = {"color": "0.3", "size": 9, **style}
-    axes.annotate(text, place, offset, textcoords="offset points", **style)
-
-
-def _line(number: int) -> dict[str, Any]:
-    return {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)], "lw": 1.8}
-
-
-def _label_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name at the end of its line, moved apart where they would touch, with a thread back to the line."""
-    figure.draw_without_rendering()  # fixes the limits, which the places below depend on
-    low, high = axes.get_ylim()
-    to_axes = axes.transScale + axes.transLimits
-    gap = 0.062
-    places = {name: float(to_axes.transform(end)[1]) for name, end in ends.items()}
-    order = sorted(places, key=lambda name: places[name])
-    heights = np.array([places[name] for name in order])
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    heights -= max(0.0, heights[-1] - 1.0) if len(heights) else 0.0
-    for i in range(len(heights) - 2, -1, -1):
-        heights[i] = min(heights[i], heights[i + 1] - gap)
-    for name, height in zip(order, heights, strict=True):
-        number = list(ends).index(name)
-        axes.annotate(
-            name,
-            xy=ends[name],
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            color=_line(number)["color"],
-            va="center",
-            size=10,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": _line(number)["color"],
-                "lw": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 1,
-            },
-            annotation_clip=False,
-        )
-    axes.set_ylim(low, high)

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jaxopt_course.plots.style import COLORS, DASHES, RULES
 from jaxopt_course.problems.surfaces import NOISY, SURFACES
 
 SCRIPTS = ("lab.js", "lab_state.js", "lab_pens.js", "lab_pictures.js", "lab_page.js")  # tests run the first under node
@@ -60,7 +61,7 @@ def _data(state: str) -> dict[str, Any]:
         }
         for surface in SURFACES.values()
     ]
-    return {"state": state, "surfaces": records}
+    return {"state": state, "surfaces": records, "colors": COLORS, "dashes": DASHES, "looks": RULES}
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -3,8 +3,6 @@
 const $ = (id) => document.getElementById(id);
 const DATA = JSON.parse($("data").textContent);
 const SURFACES = Object.fromEntries(DATA.surfaces.map((s) => [s.name, { ...s, ...lab.FUNCTIONS[s.name] }]));
-const OKABE_ITO = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "ink", "#b0a000"];
-const DASHES = [[], [9, 3], [2.5, 2.5], [9, 3, 2, 3], [14, 4], [5, 5], [1.5, 4], [9, 3, 2, 3, 2, 3]];
 const SPEEDS = [2, 5, 10, 30, 60, 120, 300]; // steps a second
 const FIELDS = { downhill: "downhill", gradient: "gradient (uphill)", none: "none" };
 
@@ -20,8 +18,22 @@ function short(x) {
 }
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-const color = (i) => (OKABE_ITO[i % 8] === "ink" ? theme.ink : OKABE_ITO[i % 8]);
-const dash = (i) => DASHES[(i + Math.floor(i / 8)) % 8];
+/** [colour, dashes] of each run as numbers: an optimizer's own, as in all figures; of a second one other dashes. */
+function looks() {
+  const taken = new Set();
+  return state.runs.map(({ rule }) => {
+    let [hue, dashes] = DATA.looks[rule.replace("_pure", "").replaceAll("_", "")];
+    for (let k = 0; k < DATA.dashes.length && taken.has(`${hue} ${dashes}`); k++) dashes = (dashes + 1) % DATA.dashes.length;
+    taken.add(`${hue} ${dashes}`);
+    return [hue, dashes];
+  });
+}
+const INK = "#000000"; // follows the theme
+const color = (i) => {
+  const hue = DATA.colors[looks()[i][0]];
+  return hue === INK ? theme.ink : hue;
+};
+const dash = (i) => DATA.dashes[looks()[i][1]].map((part) => 1.5 * part);
 
 // State, and the address that holds it
 

@@ -9,7 +9,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.figures import OKABE_ITO, _axes, _dress, _label_ends, _line, _log_scale, _note
+from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, line_styles
 
 LEVELS = 18  # contours
 ARROWS = 21  # along each side
@@ -79,8 +79,8 @@ def surface_3d(
     axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
     X, Y = np.meshgrid(field.x, field.y)
     axes.plot_surface(X, Y, field.values, cmap="Greys_r", alpha=0.75, lw=0, norm=_norm(field.values), zorder=1)
-    for number, (name, path) in enumerate((paths or {}).items()):
-        (path, end), style = _inside(field, np.asarray(path, float)), _line(number)
+    for name, style in line_styles(paths or {}).items():
+        path, end = _inside(field, np.asarray((paths or {})[name], float))
         axes.plot(*path.T, **style, label=name, zorder=3)
         axes.plot(*end[:, None], "o", color=style["color"], zorder=4)
     if paths:
@@ -114,15 +114,15 @@ def trajectories(
     figure, axes = _axes(title, "x", "y", size=(9.0, 6.0))
     _contours(figure, axes, field, "")
     _stars(axes, minimizers)
-    ends = {}
-    for number, (name, path) in enumerate(paths.items()):
-        (path, end), style = _inside(field, np.asarray(path, float)), _line(number)
+    ends, styles = {}, line_styles(paths)
+    for name, style in styles.items():
+        path, end = _inside(field, np.asarray(paths[name], float))
         axes.plot(*path.T, **style, marker="." if dots else "", ms=5)
         axes.plot(*path[:1].T, "o", mfc="white", mec="black", ms=7, zorder=4)
         axes.plot(*end[:, None], "o", color=style["color"], mec="white", ms=7, zorder=5)
         ends[name] = (float(end[0]), float(end[1])) if np.isfinite(end).all() else (field.x[-1], field.y[-1])
     _window(axes, field)
-    _label_ends(figure, axes, ends)
+    _label_ends(figure, axes, ends, styles)
     return figure
 
 
@@ -258,14 +258,15 @@ def beside_theory(
     figure.suptitle(title)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     figure.supxlabel("marks: measured; lines: theory", size=9, color="0.3")
+    styles = line_styles(name for panel in panels.values() for curves in panel for name in curves)
     for axes, (panel, (measured, theory)) in zip(row, panels.items(), strict=True):
         _dress(axes, panel, xlabel, ylabel if axes is row[0] else "")
         _log_scale(axes, "x", decades=True)
         if log_y:
             _log_scale(axes, "y", decades=True)
         ends = {}
-        for number, name in enumerate(dict.fromkeys([*measured, *theory])):
-            style = _line(number)
+        for name in dict.fromkeys([*measured, *theory]):
+            style = styles[name]
             for curves, look in (
                 (theory, style),
                 (measured, {"color": style["color"], "marker": "o", "ms": 5, "lw": 0}),
@@ -281,7 +282,7 @@ def beside_theory(
                     ends[name] = (float(points[0, -1]), float(points[1, -1]))
                 else:
                     ends.pop(name, None)
-        _label_ends(figure, axes, ends)
+        _label_ends(figure, axes, ends, styles)
     return figure
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.figures import OKABE_ITO, _axes, _label_ends, _line
 from jaxopt_course.plots.landscapes import _inside, trajectories
+from jaxopt_course.plots.style import COLORS, _axes, _label_ends, line_styles
 
 GREYS, TINTS = 32, (1.0, 0.7, 0.4)
 HOLD = 1500  # milliseconds that the last frame stays
@@ -33,8 +33,8 @@ def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel
       A figure with two linear axes.
     """
     figure, axes = _axes(title, xlabel, ylabel)
-    for number, values in enumerate(lines.values()):
-        axes.plot(x, values, **_line(number))
+    for name, style in line_styles(lines).items():
+        axes.plot(x, lines[name], **style)
     _label_ends(figure, axes, {name: (float(x[-1]), float(values[-1])) for name, values in lines.items()})
     return figure
 
@@ -90,7 +90,7 @@ def write_descent(
 def _palette() -> Image.Image:
     """Greys for the ground, the colours of lines and of their edges: the same in all frames, so that little changes."""
     greys = np.linspace(0, 1, GREYS)[:, None].repeat(3, axis=1)
-    lines = [tint * np.array(to_rgb(color)) + (1 - tint) * 0.9 for tint in TINTS for color in OKABE_ITO]
+    lines = [tint * np.array(to_rgb(color)) + (1 - tint) * 0.9 for tint in TINTS for color in COLORS]
     holder = Image.new("P", (1, 1))
     holder.putpalette(np.round(255 * np.concatenate([greys, lines])).astype(int).ravel().tolist())
     return holder
