@@ -4,42 +4,82 @@ Figures are made without pyplot: nothing is shown, nothing is kept, nothing has 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, _pattern, line_styles
 
+WIDE, FAR = 4, 100  # a logarithm is worth it from here; beyond so many typical sizes a linear axis shows no detail
 
-def learning_curves(losses: Mapping[str, np.ndarray], *, title: str, xlabel: str = "epoch", ylabel: str) -> Figure:
+
+def learning_curves(
+    losses: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    xlabel: str = "epoch",
+    ylabel: str,
+    scale: str | None = None,
+    relative_to: float | str | None = None,
+) -> Figure:
     """Loss against time, one line for each name: the median over seeds, and a band from the least to the greatest.
 
     Args:
       losses: name -> `[seeds, times]`, times counted from 1; values that are not finite are left out.
       title: what is shown, and on which data.
-      xlabel: the unit of time.
+      xlabel: the unit of time, of which there are whole ones.
       ylabel: which loss.
+      scale: of the vertical axis: "log", "linear" or "symlog" (linear around 0, logarithmic beyond). Unless given,
+        "log" where all values are positive and span a factor of 4, "symlog" where they are not all positive and the
+        largest is more than 100 times the typical size, else "linear".
+      relative_to: draw the distance above this value, such as a known optimum, in place of the loss; "best": above the
+        lowest loss of any run, which itself is left out where the axis is logarithmic. It tells curves apart that end
+        close to one another.
 
     Returns:
-      A figure with a logarithmic vertical axis.
+      A figure. A name whose values are all not finite stands beside the top, without a line.
+
+    Raises:
+      ValueError: a logarithmic axis for values that are not all positive, an unknown scale or reference.
+
+    Example:
+      >>> losses = {"SGD": np.array([[2.0, 0.5, -0.8]]), "Adam": np.array([[2.0, 0.1, -0.9]])}
+      >>> learning_curves(losses, title="digits", ylabel="negative log likelihood").axes[0].get_yscale()
+      'linear'
+      >>> axes = learning_curves(losses, title="digits", ylabel="loss", relative_to="best").axes[0]
+      >>> axes.get_yscale(), axes.get_ylabel()
+      ('log', 'loss - (-0.9)')
     """
+    drawn = {name: np.ma.masked_invalid(np.atleast_2d(np.asarray(v, float))) for name, v in losses.items()}
+    if relative_to is not None:
+        drawn, reference = _above(drawn, relative_to)
+        ylabel += f" - ({reference:.6g})" if reference < 0 else f" - {reference:.6g}"
+        if relative_to == "best" and scale in (None, "log"):
+            drawn = {name: np.ma.masked_less_equal(values, 0) for name, values in drawn.items()}
     figure, axes = _axes(title, xlabel, ylabel)
-    _log_scale(axes, "y")
-    ends = {}
-    styles = line_styles(losses)
-    for name, values in losses.items():
-        values = np.ma.masked_invalid(np.asarray(values, float))
-        times, middle = np.arange(1, values.shape[1] + 1), np.ma.median(values, axis=0)
-        style = styles[name]
+    _loss_scale(axes, list(drawn.values()), scale)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ends, styles = {}, line_styles(losses)
+    for name, values in drawn.items():
+        times, middle, style = np.arange(1, values.shape[1] + 1), np.ma.median(values, axis=0), styles[name]
         axes.fill_between(times, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, lw=0)
-        axes.plot(times, middle, **style)
-        ends[name] = (float(times[-1]), float(middle[-1]))
-    _label_ends(figure, axes, ends)
+        axes.plot(times, middle, marker="o" if middle.count() == 1 else None, **style)
+        ends[name] = _last(times, middle)
+    _label_ends(figure, axes, ends, styles)
     return figure
 
 
 def rate_robustness(
-    rates: np.ndarray, losses: Mapping[str, np.ndarray], *, title: str, ylabel: str, ceiling: float
+    rates: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    ylabel: str,
+    ceiling: float,
+    scale: str | None = None,
 ) -> Figure:
     """Final loss against learning rate: a wide valley forgives, a narrow one does not. Best rates are marked.
 
@@ -50,25 +90,69 @@ def rate_robustness(
       title: what is shown, and on which data.
       ylabel: which loss.
       ceiling: the loss where the picture ends.
+      scale: of the vertical axis, as for `learning_curves`.
 
     Returns:
-      A figure with two logarithmic axes.
+      A figure with a logarithmic horizontal axis.
+
+    Raises:
+      ValueError: a logarithmic axis for values that are not all positive, an unknown scale.
+
+    Example:
+      >>> losses = {"SGD": np.array([[0.4], [-0.7], [np.inf]])}
+      >>> figure = rate_robustness(np.array([0.01, 0.1, 1.0]), losses, title="digits", ylabel="loss", ceiling=2.3)
+      >>> figure.axes[0].get_yscale(), figure.axes[0].lines[1].get_xydata().tolist()
+      ('linear', [[0.1, -0.7]])
     """
     figure, axes = _axes(title, "learning rate", ylabel)
     _log_scale(axes, "x")
-    _log_scale(axes, "y")
-    best, styles = {}, line_styles(losses)
-    for name, values in losses.items():
-        values = np.asarray(values, float)
-        mean = np.minimum(np.where(np.isfinite(values), values, ceiling), ceiling).mean(axis=1)
+    values = {name: np.asarray(of_rule, float) for name, of_rule in losses.items()}
+    means = {n: np.minimum(np.where(np.isfinite(v), v, ceiling), ceiling).mean(axis=1) for n, v in values.items()}
+    _loss_scale(axes, [*means.values(), np.array([ceiling])], scale)
+    ends, styles = {}, line_styles(losses)
+    for name, mean in means.items():
         axes.plot(rates, mean, **styles[name])
         lowest = int(np.argmin(mean))
         axes.plot(rates[lowest], mean[lowest], "o", color=styles[name]["color"], ms=7, mec="white")
-        best[name] = (float(rates[-1]), float(mean[-1]))
+        ends[name] = (float(rates[-1]), float(mean[-1]))
     axes.axhline(ceiling, color="0.6", lw=0.8)
     _note(axes, "diverged or worse", (rates[0], ceiling), (0, 4), color="0.4")
-    _label_ends(figure, axes, best)
+    _label_ends(figure, axes, ends, styles)
     return figure
+
+
+def _above(losses: Mapping[str, np.ma.MaskedArray], relative_to: float | str) -> tuple[dict[str, Any], float]:
+    """Losses minus a reference, and the reference."""
+    if isinstance(relative_to, str) and relative_to != "best":
+        raise ValueError(f'learning_curves: relative_to is a number or "best", got {relative_to!r}')
+    if relative_to == "best":
+        relative_to = min((float(values.min()) for values in losses.values() if values.count()), default=0.0)
+    return {name: values - float(relative_to) for name, values in losses.items()}, float(relative_to)
+
+
+def _last(times: np.ndarray, values: np.ma.MaskedArray) -> tuple[float, float]:
+    """Where a line ends; NaN where there is none."""
+    there = np.flatnonzero(~np.ma.getmaskarray(values))
+    return (float(times[there[-1]]), float(values[there[-1]])) if len(there) else (np.nan, np.nan)
+
+
+def _loss_scale(axes: Axes, values: Sequence[np.ndarray], scale: str | None) -> None:
+    """The vertical scale that shows all the values, or the one asked for, if it does."""
+    every = np.ma.concatenate([np.ma.masked_invalid(part).ravel() for part in values] or [[]]).compressed()
+    sizes = np.abs(every[every != 0])
+    typical = float(np.median(sizes)) if sizes.size else 1.0
+    if scale is None:
+        positive = every.size > 0 and every.min() > 0
+        wide = positive and every.max() >= WIDE * every.min()
+        scale = "log" if wide else "symlog" if not positive and sizes.max(initial=0) > FAR * typical else "linear"
+    if scale == "log" and every.size and every.min() <= 0:
+        raise ValueError(f'scale="log" shows no values at or below 0, and the least is {every.min():.4g}: use "symlog"')
+    if scale == "log":
+        _log_scale(axes, "y")
+    elif scale == "symlog":
+        axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(typical)))
+    elif scale != "linear":
+        raise ValueError(f'scale is "log", "linear" or "symlog", got {scale!r}')
 
 
 def templates(

@@ -15,14 +15,14 @@ COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol
 DASHES: tuple[tuple[float, ...], ...] = (  # on, off, on, off, ... in widths of the line; none: solid
     (),
     (6, 2),
-    (2, 1.5),
-    (6, 2, 1.5, 2),
     (10, 3),
+    (6, 2, 1.5, 2),
+    (2, 1.5),
     (1, 1),
     (4, 1.5, 1, 1.5, 1, 1.5),
     (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5),
-    (1, 2.5),
     (3, 1.2, 3, 1.2, 1, 1.2),
+    (1, 2.5),
 )
 RULES = {  # rule -> (colour, dash pattern), as numbers; Adam without correction is an Adam
     "sgd": (0, 0),
