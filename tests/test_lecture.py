@@ -153,7 +153,7 @@ def test_the_numbers_are_those_that_theory_gives(numbers: dict[tuple[str, str], 
     assert numbers[noise, "mean value"] == pytest.approx(numbers[noise, "in theory"], rel=0.15)
     assert numbers["Saddles", "steps to escape"] == pytest.approx(numbers["Saddles", "in theory"], rel=0.1)
     assert numbers["Adam", "first step, Adam"] == pytest.approx(0.1, rel=1e-5)
-    assert numbers["Adam", "first step, uncorrected"] == pytest.approx(0.1 * 0.1 / math.sqrt(1e-3), rel=1e-5)
+    assert numbers["Adam", "first step, Adam, no correction"] == pytest.approx(0.1 * 0.1 / math.sqrt(1e-3), rel=1e-5)
     assert numbers["Second order", "value after one step"] < 1e-20
     assert numbers["Second order on images", "least loss"] < numbers["Learned templates", "loss"]
 

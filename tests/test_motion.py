@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageSequence
 
 import jaxopt_course as jc
@@ -24,6 +25,15 @@ def test_curves_are_the_data() -> None:
         np.testing.assert_array_equal(line.get_xydata(), np.column_stack([X, values]))
     assert {text.get_text() for text in axes.texts} == set(lines)
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("two", "x", "y")
+
+
+def test_what_is_small_and_what_is_zero_can_be_told_apart() -> None:
+    lines = {"hinge": np.maximum(-X, 0), "softmax": np.exp(-5 * (X + 1))}
+    (axes,) = jc.plots.curves(X, lines, title="two", xlabel="x", ylabel="y", scale="symlog").axes
+    heights = {n: axes.transData.transform((1.0, float(values[-1])))[1] for n, values in lines.items()}
+    assert heights["softmax"] - heights["hinge"] > 10  # pixels, for a difference of 5e-5
+    with pytest.raises(ValueError, match="got 'log'"):
+        jc.plots.curves(X, lines, title="two", xlabel="x", ylabel="y", scale="log")
 
 
 def test_an_animation_shows_ever_more_of_the_paths(tmp_path: Path) -> None:

@@ -119,12 +119,13 @@ def test_figures_of_rules_show_them_in_their_own_look() -> None:
             shown = {(line.get_color(), _dashes(line)) for line in drawn if len(np.ravel(line.get_xdata())) >= 2}
             for rule in ("Adam", "SGD"):
                 style = jc.plots.line_style(rule)
-                assert (style["color"], _pattern(style["linestyle"], style["lw"])) in shown
+                assert (style["color"], _pattern(style["linestyle"])) in shown
 
 
 def _dashes(line: Any) -> str:
-    return str(line._dash_pattern[1])
+    offset, parts = line._unscaled_dash_pattern
+    return _pattern((offset, parts) if parts else "solid")
 
 
-def _pattern(linestyle: Any, width: float) -> str:
-    return str(None if linestyle == "solid" else [width * part for part in linestyle[1]])
+def _pattern(linestyle: Any) -> str:
+    return linestyle if isinstance(linestyle, str) else str(list(linestyle[1]))

@@ -54,9 +54,8 @@ def function_of_vector(fn: Surface | Callable[..., Array]) -> Callable[[Array], 
     except (TypeError, ValueError):  # some builtins do not say
         return fn
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if len(needed) == 2:
-        return OfCoordinates(fn)
-    return fn
+    of_vector: Any = OfCoordinates(fn) if len(needed) == 2 else fn
+    return of_vector
 
 
 Window = tuple[tuple[float, float], tuple[float, float]]
