@@ -73,9 +73,13 @@ def paths(surface: jc.surfaces.Surface, rules: Mapping[str, Any], steps: int) ->
 
 
 def steps_to(surface: jc.surfaces.Surface, path: Paths) -> float:
-    """Steps after which the distance from the minimum stays below a millionth of the first; infinity if it does not."""
+    """Steps after which the distance from the minimum stays below a millionth of the first; infinity if it does not.
+
+    It must be there for the last tenth of the path: an end that is near by chance is no arrival.
+    """
     distance = np.linalg.norm(path.params - surface.minimizers[0], axis=-1)
-    return float(settled(distance, MILLIONTH * distance[0]))
+    count = float(settled(distance, MILLIONTH * distance[0]))
+    return count if count <= 0.9 * len(distance) else math.inf
 
 
 def counts(needed: Mapping[str, float], steps: int) -> str:

@@ -18,11 +18,15 @@ function short(x) {
 }
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+/** Paths that the page was given, `{label, look, runs}`, where their surface is shown; they follow the page's own runs. */
+const recorded = () => (DATA.recorded.surface === state.surface ? DATA.recorded.paths : []);
+
 /** [colour, dashes] of each run as numbers: an optimizer's own, as in all figures; of a second one other dashes. */
 function looks() {
   const taken = new Set();
-  return state.runs.map(({ rule }) => {
-    let [hue, dashes] = DATA.looks[rule.replace("_pure", "").replaceAll("_", "")];
+  const own = state.runs.map(({ rule }) => DATA.looks[rule.replace("_pure", "").replaceAll("_", "")]);
+  return [...own, ...recorded().map(({ look }) => look)].map((look) => {
+    let [hue, dashes] = look;
     for (let k = 0; k < DATA.dashes.length && taken.has(`${hue} ${dashes}`); k++) dashes = (dashes + 1) % DATA.dashes.length;
     taken.add(`${hue} ${dashes}`);
     return [hue, dashes];
@@ -186,10 +190,14 @@ function compute() {
   paths = state.runs.map(({ rule, hyper }) =>
     Array.from({ length: count }, (_, member) => lab.run(surface, lab.RULES[rule], hyper, { ...settings, member })),
   );
+  const again = (points) =>
+    lab.run(surface, lab.replay(points), {}, { start: points[0], steps: Math.min(state.steps, points.length - 1) });
+  paths.push(...recorded().map(({ runs }) => runs.map(again)));
 }
 
 const rowAt = (path, step) => Math.min(step, path.value.length - 1);
 const named = (i) => {
+  if (i >= state.runs.length) return recorded()[i - state.runs.length].label;
   const same = state.runs.filter((run) => run.rule === state.runs[i].rule).length > 1;
   const h = lab.RULES[state.runs[i].rule].hyper[0];
   return lab.RULES[state.runs[i].rule].label + (same ? ` ${short(state.runs[i].hyper[h.name])}` : "");
