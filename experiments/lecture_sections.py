@@ -82,9 +82,16 @@ def steps_to(surface: jc.surfaces.Surface, path: Paths) -> float:
     return count if count <= 0.9 * len(distance) else math.inf
 
 
-def counts(needed: Mapping[str, float], steps: int) -> str:
-    """What `steps_to` found, in words."""
-    return ", ".join(f"{n} {c:.0f}" if c < math.inf else f"{n} not within {steps:,}" for n, c in needed.items())
+def counts(surface: jc.surfaces.Surface, walked: Mapping[str, Paths]) -> str:
+    """What `steps_to` finds, in words; of a path that does not arrive, how far away its last tenth still gets."""
+    words = []
+    for name, path in walked.items():
+        count, distance = steps_to(surface, path), np.linalg.norm(path.params - surface.minimizers[0], axis=-1)
+        late = distance[-(len(distance) // 10 + 1) :].max() / distance[0]
+        words.append(
+            f"{name} {count:.0f}" if count < math.inf else f"{name} never in {len(distance) - 1:,} ({late:.0e})"
+        )
+    return ", ".join(words)
 
 
 # Images, and two ways to tell them apart
@@ -165,7 +172,7 @@ def losses(lesson: Lesson) -> Shown:
     kinds = {"multiclass SVM": jax.jit(jc.losses.multiclass_hinge), "softmax": jax.jit(jc.losses.softmax_cross_entropy)}
     lines = {name: np.asarray(loss(scores, label)) for name, loss in kinds.items()}
     title = f"Loss of one image, the other {classes - 1} scores being 0"
-    labels = {"xlabel": "score of the true class", "ylabel": "loss; linear below 0.01"}
+    labels = {"xlabel": "score of the true class", "ylabel": "loss"}
     figure = jc.plots.curves(np.asarray(own), lines, title=title, scale="symlog", **labels)
     three = jc.scores.linear(lesson.start(scale=0.1), lesson.test[0][:3])
     rows = [[name, *(f"{v:.4f}" for v in loss(three, lesson.test[1][:3]))] for name, loss in kinds.items()]
@@ -181,7 +188,7 @@ def losses(lesson: Lesson) -> Shown:
             lesson.draw(
                 "losses",
                 figure,
-                "The SVM's loss is 0 from one above the rest on; that of softmax never is. Logarithmic.",
+                "The SVM's loss is 0 from one above the rest on; that of softmax never is. Linear below 0.001.",
             ),
             Table(["loss", "image 1", "image 2", "image 3"], rows, note="The same three images, the same random W."),
         ],
@@ -462,7 +469,7 @@ def on_a_ravine(lesson: Lesson, name: str, rule: str, rules: Mapping[str, Any], 
     title = f"{name} in a ravine of curvatures 1 and 100, {lesson.some(150)} steps"
     figure = jc.plots.trajectories(gradient_field(bowl, (81, 81)), early, title=title, minimizers=bowl.minimizers)
     return Shown(
-        f"Steps after which the distance stays below a millionth: {counts(needed, steps)}.",
+        f"Steps after which the distance stays below a millionth: {counts(bowl, walked)}.",
         {f"steps, {label}": count for label, count in needed.items()},
         [str(jc.conventions.get(rule, "lecture").formula), lesson.draw(f"rule_{rule}", figure, f"{title}.")],
     )
@@ -642,7 +649,7 @@ def newton(lesson: Lesson) -> Shown:
     )
     return Shown(
         f"In a bowl of condition 10,000 one Newton step leads from {float(bowl.fn(bowl.start)):.0f} to {once:.0e}. In "
-        f"the curved valley, steps after which the distance stays below a millionth: {counts(needed, steps)}. Steps "
+        f"the curved valley, steps after which the distance stays below a millionth: {counts(surface, walked)}. Steps "
         f"that went up: {', '.join(f'{name} {count}' for name, count in upwards.items())}.",
         {"value after one step": once}
         | {f"steps, {name}": count for name, count in needed.items()}

@@ -17,6 +17,7 @@ from jaxopt_course.plots.trails import Path as Trail
 from jaxopt_course.plots.trails import _inside, runs_of, trajectories
 
 GREYS, TINTS = 32, (1.0, 0.7, 0.4)
+SHOWN = 1e-4  # of the largest value: smaller ones are drawn as 0
 HOLD = 1500  # milliseconds that the last frame stays
 
 
@@ -31,7 +32,8 @@ def curves(
       title: what is shown.
       xlabel: what x is.
       ylabel: what the lines are.
-      scale: of the vertical axis: "linear", or "symlog", which shows what is small and what is exactly 0.
+      scale: of the vertical axis: "linear", or "symlog", which tells what is small from what is 0: logarithmic down to
+        1e-4 of the largest value, and linear below.
 
     Returns:
       A figure with a linear horizontal axis.
@@ -45,7 +47,8 @@ def curves(
     figure, axes = _axes(title, xlabel, ylabel)
     if scale == "symlog":
         sizes = np.abs(np.concatenate([np.ravel(values) for values in lines.values()] or [np.ones(1)]))
-        least = float(np.min(sizes, where=sizes > 0, initial=1.0))
+        most = float(sizes.max(initial=0.0)) or 1.0
+        least = float(np.min(sizes, where=sizes > SHOWN * most, initial=most))
         axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(least)))
     elif scale != "linear":
         raise ValueError(f'curves: scale is "linear" or "symlog", got {scale!r}')
