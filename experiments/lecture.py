@@ -88,7 +88,7 @@ CHAPTERS = (
         "Momentum",
         sections.momentum,
         "Steps across cancel, steps along add up.",
-        (sections.on_a_ravine, sections.steps_to),
+        (sections.on_a_ravine, sections.steps_to, sections.counts),
     ),
     Chapter("Nesterov's momentum", sections.nesterov, "The gradient where the velocity is about to lead."),
     Chapter(
@@ -108,7 +108,12 @@ CHAPTERS = (
         "The lecture's table, made from the rules themselves.",
         (sections.parts_from_lecture,),
     ),
-    Chapter("Every optimizer on images", sections.race, "Softmax regression on minibatches of real images."),
+    Chapter(
+        "Every optimizer on images",
+        sections.race,
+        "Softmax regression on minibatches of real images.",
+        (sections.ahead,),
+    ),
     Chapter(
         "Second order", sections.newton, "With the Hessian a step goes to the minimum of the parabola that fits here."
     ),

@@ -103,6 +103,79 @@ def test_rates_count_what_diverged_as_the_ceiling() -> None:
     assert (float(best.get_xdata()[0]), float(best.get_ydata()[0])) == (RATES[2], pytest.approx(0.15))
 
 
+NEGATIVE = {"SGD": np.array([[2.0, 0.5, -0.8]]), "Adam": np.array([[2.0, 0.1, -0.9]])}
+
+
+def ends(axes: Any) -> dict[str, tuple[float, float]]:
+    """name -> the point that its thread leads to."""
+    return {text.get_text(): (float(text.xy[0]), float(text.xy[1])) for text in axes.texts}
+
+
+def test_losses_below_zero_are_shown_to_their_ends_with_their_names() -> None:
+    (axes,) = jc.plots.learning_curves(NEGATIVE, title="T", ylabel="loss").axes
+    assert axes.get_yscale() == "linear"
+    assert ends(axes) == {"SGD": (3.0, -0.8), "Adam": (3.0, -0.9)}
+    assert axes.get_ylim()[0] < -0.9
+    far = {"SGD": np.array([[1e6, 3.0, 1.0, 0.0, -1.0, -2.0]])}
+    (axes,) = jc.plots.learning_curves(far, title="T", ylabel="loss").axes
+    assert axes.get_yscale() == "symlog"
+    assert ends(axes) == {"SGD": (6.0, -2.0)}
+    flat = {"SGD": np.array([[2.30, 2.29, 2.27]])}
+    assert jc.plots.learning_curves(flat, title="T", ylabel="loss").axes[0].get_yscale() == "linear"
+    assert jc.plots.learning_curves(flat, title="T", ylabel="loss", scale="log").axes[0].get_yscale() == "log"
+    for scale in ("linear", "symlog"):
+        (axes,) = jc.plots.learning_curves(NEGATIVE, title="T", ylabel="loss", scale=scale).axes
+        assert (axes.get_yscale(), len(axes.texts)) == (scale, 2)
+
+
+def test_a_logarithm_of_what_is_not_positive_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no values at or below 0, and the least is -0\.9"):
+        jc.plots.learning_curves(NEGATIVE, title="T", ylabel="loss", scale="log")
+    with pytest.raises(ValueError, match="got 'cubic'"):
+        jc.plots.learning_curves(NEGATIVE, title="T", ylabel="loss", scale="cubic")
+    with pytest.raises(ValueError, match='a number or "best"'):
+        jc.plots.learning_curves(NEGATIVE, title="T", ylabel="loss", relative_to="worst")
+
+
+def test_names_of_lines_that_diverged_are_kept() -> None:
+    losses = {"SGD": np.array([[1.0, 2.0, np.nan, np.inf]]), "Adam": np.full((2, 4), np.nan)}
+    (axes,) = jc.plots.learning_curves(losses, title="T", ylabel="loss").axes
+    assert ends(axes)["SGD"] == (2.0, 2.0)
+    adam: Any = next(text for text in axes.texts if text.get_text() == "Adam")
+    assert np.isfinite(adam.xyann).all()
+
+
+def test_distances_above_the_best_or_above_an_optimum() -> None:
+    losses = {"SGD": np.array([[1.0, 0.31, 0.302]]), "Adam": np.array([[1.0, 0.31, 0.301]])}
+    (axes,) = jc.plots.learning_curves(losses, title="T", ylabel="loss", relative_to="best").axes
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("log", "loss - 0.301")
+    lines: list[Any] = [np.ma.filled(np.ma.asarray(line.get_ydata(), float), np.nan) for line in axes.lines]
+    sgd, adam = lines
+    np.testing.assert_allclose(sgd, [0.699, 0.009, 0.001])
+    np.testing.assert_allclose(adam, [0.699, 0.009, np.nan])  # the best itself has no logarithm
+    assert ends(axes)["Adam"] == (2.0, pytest.approx(0.009))
+    (axes,) = jc.plots.learning_curves(losses, title="T", ylabel="loss", relative_to=0.3).axes
+    np.testing.assert_allclose(np.asarray(axes.lines[1].get_ydata(), float), [0.7, 0.01, 0.001])
+
+
+def test_epochs_are_whole() -> None:
+    figure = jc.plots.learning_curves(NEGATIVE, title="T", ylabel="loss")
+    figure.draw_without_rendering()
+    ticks = figure.axes[0].get_xticks()
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+def test_rates_below_zero_keep_their_marks() -> None:
+    losses = {"SGD": np.array([[0.4], [-0.7], [np.inf]]), "Adam": np.array([[0.2], [0.1], [0.3]])}
+    (axes,) = jc.plots.rate_robustness(RATES[:3], losses, title="T", ylabel="loss", ceiling=2.3).axes
+    assert (axes.get_yscale(), axes.get_xscale()) == ("linear", "log")
+    marks = [line.get_xydata()[0].tolist() for line in axes.lines if line.get_marker() == "o"]  # type: ignore[attr-defined]
+    assert marks == [[RATES[1], -0.7], [RATES[1], 0.1]]
+    assert axes.get_ylim()[0] < -0.7
+    with pytest.raises(ValueError, match="symlog"):
+        jc.plots.rate_robustness(RATES[:3], losses, title="T", ylabel="loss", ceiling=2.3, scale="log")
+
+
 def test_templates_show_the_rows_of_w() -> None:
     (axes,) = FIGURES["grey"]().axes
     picture: Any = np.ma.filled(np.ma.asarray(axes.images[0].get_array(), float), np.nan)

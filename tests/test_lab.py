@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxopt_course as jc
@@ -196,15 +197,81 @@ def test_the_page_is_one_small_file_that_can_load_nothing(tmp_path: Path) -> Non
     assert not re.search(r"\sstyle=|\son\w+=", text)  # which such a policy would refuse
 
 
+def written(page: Path) -> dict[str, Any]:
+    """The data in a page."""
+    (data,) = re.findall('<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
+    return json.loads(data)
+
+
 def test_what_the_page_is_given_cannot_become_markup(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><!--"
     text = jc.plots.write_lab(tmp_path / "lab.html", state=f"#{evil}", title=evil).read_text()
     assert evil not in text
     assert text.count("<script") == 2
-    (data,) = re.findall('<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    given = json.loads(data)
+    given = written(tmp_path / "lab.html")
     assert given["state"] == evil
     assert [record["name"] for record in given["surfaces"]] == list(SURFACES)
+
+
+LION = {"Lion, by <hand>": jc.landscape.paths(SURFACES["beale"], optax.lion(0.05), SURFACES["beale"].start, 40)}
+
+
+def test_recorded_paths_are_in_the_page(tmp_path: Path) -> None:
+    diverged = np.array([[1.0, 1.0], [2.0, 2.0], [np.inf, 0.0], [0.0, 0.0]])
+    paths = LION | {"optax.adam": np.ones((2, 3, 2)), "diverged": diverged}
+    page = jc.plots.write_lab(tmp_path / "lab.html", state="surface=beale&run=adam", paths=paths)
+    given = written(page)["recorded"]
+    assert given["surface"] == "beale"
+    lion, adam, short = given["paths"]
+    assert (lion["label"], adam["label"], adam["look"]) == ("Lion, by <hand>", "optax.adam", [2, 2])
+    assert "by <hand>" not in page.read_text()
+    np.testing.assert_array_equal(lion["runs"], LION["Lion, by <hand>"].params[None])
+    np.testing.assert_array_equal(adam["runs"], np.ones((2, 3, 2)))
+    np.testing.assert_array_equal(short["runs"], diverged[None, :2])
+    assert written(jc.plots.write_lab(page))["recorded"] == {"surface": "rosenbrock", "paths": []}
+    with pytest.raises(ValueError, match="'atlantis' is none"):
+        jc.plots.write_lab(page, state="surface=atlantis", paths=LION)
+    with pytest.raises(ValueError, match="no finite start"):
+        jc.plots.write_lab(page, paths={"lost": np.full((3, 2), np.nan)})
+
+
+@needs_node
+def test_the_page_goes_along_recorded_paths_with_the_library_s_values() -> None:
+    walked = LION["Lion, by <hand>"]
+    code = "return lab.run(lab.FUNCTIONS.beale, lab.replay(points), {}, { start: points[0], steps: points.length - 1 })"
+    again = javascript(code, points=walked.params.tolist())
+    np.testing.assert_allclose(np.column_stack([again["x"], again["y"]]), walked.params, rtol=1e-14)
+    np.testing.assert_allclose(again["value"], walked.values, rtol=1e-9, atol=1e-12)
+    assert again["end"] is None
+
+
+@needs_chromium
+def test_recorded_paths_are_shown_beside_the_page_s_own_on_their_surface(
+    browser: chromium.Page, tmp_path: Path
+) -> None:
+    page = browser
+    other = jc.plots.write_lab(tmp_path / "other.html", state="surface=beale&run=adam&steps=60", paths=LION).as_uri()
+    opened(page, other, width=1400, height=1000)
+    put(page, "scrub", 40, "input")
+    assert [row[:2] for row in rows(page)] == [["Adam", "40"], ["Lion, by <hand>", "40"]]
+    np.testing.assert_allclose(float(rows(page)[1][4]), LION["Lion, by <hand>"].values[40], rtol=1e-3)
+    assert "recorded: 40 steps" in page.evaluate("document.getElementById('runs').textContent")
+    put(page, "scrub", 60, "input")
+    assert rows(page)[1][1] == "40"  # it ends there
+    put(page, "surface", "himmelblau")
+    assert [row[0] for row in rows(page)] == ["Adam"]
+
+
+@needs_node
+def test_every_rule_of_the_page_has_the_look_that_it_has_in_figures(tmp_path: Path) -> None:
+    given = written(jc.plots.write_lab(tmp_path / "lab.html"))
+    for rule, label in javascript("return Object.entries(lab.RULES).map(([key, rule]) => [key, rule.label])"):
+        color, dashes = given["looks"][rule.replace("_pure", "").replace("_", "")]
+        style = jc.plots.line_style(label)
+        assert (given["colors"][color], tuple(given["dashes"][dashes])) == (
+            style["color"],
+            () if style["linestyle"] == "solid" else style["linestyle"][1],
+        )
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

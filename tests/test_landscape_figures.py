@@ -66,7 +66,12 @@ def test_arrows_are_the_gradient() -> None:
     axes: Any = FIGURES["arrows"]().axes[0]
     (quiver,) = [c for c in axes.collections if hasattr(c, "U")]
     np.testing.assert_array_equal(quiver.get_offsets().reshape(7, 9, 2)[..., 0], np.broadcast_to(X, (7, 9)))
-    np.testing.assert_array_equal(np.stack([quiver.U, quiver.V], axis=-1).reshape(7, 9, 2), GRADIENT)
+    arrows = np.stack([quiver.U, quiver.V], axis=-1).reshape(7, 9, 2)
+    cell = np.array([X[1] - X[0], Y[1] - Y[0]])
+    slopes, drawn = GRADIENT / cell, arrows / cell
+    norms, lengths = np.linalg.norm(slopes, axis=-1), np.linalg.norm(drawn, axis=-1)
+    np.testing.assert_allclose(lengths, np.sqrt(norms / norms.max()), atol=1e-12)  # the longest fills its cell
+    np.testing.assert_allclose(drawn * norms[..., None], slopes * lengths[..., None], atol=1e-9)
 
 
 def test_of_a_fine_grid_some_arrows_are_drawn() -> None:
@@ -111,6 +116,34 @@ def test_paths_on_the_surface() -> None:
     expected[2] = np.nan
     np.testing.assert_array_equal(np.column_stack(drawn), expected)
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(PATHS)
+
+
+@pytest.mark.parametrize("starts", [np.array([-1.5, 2.0]), np.array([[-1.5, 2.0], [1.0, 1.0]])])
+def test_records_are_drawn_as_they_are(starts: np.ndarray) -> None:
+    walked = jc.landscape.paths(lambda x, y: 1 + x**2 + 3 * y**2, jc.sgd(0.1), starts, 5)
+    runs = walked.params.reshape(-1, 6, 2)
+    flat = jc.plots.trajectories(FIELD, {"SGD": walked}, title="T")
+    np.testing.assert_array_equal([line for line in lines(flat) if len(line) == 6], runs)
+    axes: Any = jc.plots.surface_3d(FIELD, title="T", paths={"SGD": walked}).axes[0]
+    lifted = [np.column_stack(line.get_data_3d()) for line in axes.lines if len(line.get_data_3d()[0]) == 6]
+    np.testing.assert_array_equal(lifted, np.concatenate([runs, walked.values.reshape(-1, 6, 1)], axis=-1))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SGD"]
+    if starts.ndim == 2:
+        figure = jc.plots.noisy_ensemble(FIELD, walked, runs.mean(axis=0), {2: COVARIANCE}, title="T")
+        np.testing.assert_array_equal(lines(figure)[0], runs[0])
+
+
+def test_time_is_marked_along_paths_with_numbers_where_there_is_room() -> None:
+    path = np.column_stack([np.linspace(-1.5, 1.5, 41), np.linspace(2.0, 0.0, 41)])
+    stays = np.where(np.arange(41)[:, None] < 20, path, path[20])  # stands still from step 20 on
+    figure = jc.plots.trajectories(FIELD, {"SGD": path, "Adam": stays}, title="T", every=10)
+    texts: list[Any] = list(figure.axes[0].texts)
+    numbers = [(text.get_text(), text.xy) for text in texts if text.get_text().isdigit()]
+    assert [number for number, _ in numbers] == ["10", "20", "30", "40"]  # of the other the same points: left out
+    for number, place in numbers:
+        np.testing.assert_allclose(place, path[int(number)])
+    marks = [points for points in lines(figure) if len(points) == 4]
+    np.testing.assert_array_equal(marks, [path[10::10], stays[10::10]])
 
 
 def test_an_ellipse_holds_95_percent() -> None:

@@ -153,9 +153,33 @@ def test_the_numbers_are_those_that_theory_gives(numbers: dict[tuple[str, str], 
     assert numbers[noise, "mean value"] == pytest.approx(numbers[noise, "in theory"], rel=0.15)
     assert numbers["Saddles", "steps to escape"] == pytest.approx(numbers["Saddles", "in theory"], rel=0.1)
     assert numbers["Adam", "first step, Adam"] == pytest.approx(0.1, rel=1e-5)
-    assert numbers["Adam", "first step, uncorrected"] == pytest.approx(0.1 * 0.1 / math.sqrt(1e-3), rel=1e-5)
+    assert numbers["Adam", "first step, Adam, no correction"] == pytest.approx(0.1 * 0.1 / math.sqrt(1e-3), rel=1e-5)
     assert numbers["Second order", "value after one step"] < 1e-20
+    assert numbers["Ravines", "steps of SGD"] == 701
+    assert numbers["Ravines", "steps with the best momentum"] == 88  # not 69, as its contraction in the long run has it
+    assert numbers["Second order", "steps up, Newton"] == numbers["Second order", "steps up, L-BFGS"] == 0
     assert numbers["Second order on images", "least loss"] < numbers["Learned templates", "loss"]
+
+
+def test_steps_are_counted_to_where_a_path_stays() -> None:
+    bowl = jc.surfaces.bowl(1.0)
+    x = np.array([1.0, 1e-7, 1e-3, *[1e-8] * 20])
+
+    def counted(x: np.ndarray) -> float:
+        return lecture_sections.steps_to(bowl, jc.landscape.Paths(np.column_stack([x, 0 * x]), x**2, len(x) - 1))
+
+    assert counted(x) == 3  # not 1: it climbs back
+    assert counted(x[:3]) == math.inf
+    assert counted(np.append(np.ones(99), 1e-9)) == math.inf  # an end that is near by chance
+
+
+def test_a_winner_is_named_only_where_it_is_lowest_on_every_seed() -> None:
+    slow, fast = np.array([0.3, 0.4, 0.5]), np.array([0.2, 0.3, 0.4])
+    assert lecture_sections.ahead({"SGD": slow, "Adam": fast}).startswith("Adam is lowest on every seed, 0.3000")
+    close = fast + np.array([0.001, 0.001, -0.001])
+    said = lecture_sections.ahead({"Adam": fast, "Momentum": close, "SGD": slow})
+    assert said.startswith("nobody is lowest on every seed. Adam has the lowest mean, 0.3000")
+    assert "behind Momentum;" in said
 
 
 def test_the_numbers_are_on_the_page(page: Page, numbers: dict[tuple[str, str], float]) -> None:

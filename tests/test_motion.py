@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageSequence
 
 import jaxopt_course as jc
@@ -26,9 +27,18 @@ def test_curves_are_the_data() -> None:
     assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("two", "x", "y")
 
 
+def test_what_is_small_and_what_is_zero_can_be_told_apart() -> None:
+    lines = {"hinge": np.maximum(-X, 0), "softmax": np.exp(-3 * (X + 1))}
+    (axes,) = jc.plots.curves(X, lines, title="two", xlabel="x", ylabel="y", scale="symlog").axes
+    heights = {n: axes.transData.transform((1.0, float(values[-1])))[1] for n, values in lines.items()}
+    assert heights["softmax"] - heights["hinge"] > 10  # pixels, for a difference of 0.0025
+    with pytest.raises(ValueError, match="got 'log'"):
+        jc.plots.curves(X, lines, title="two", xlabel="x", ylabel="y", scale="log")
+
+
 def test_an_animation_shows_ever_more_of_the_paths(tmp_path: Path) -> None:
     steps = np.linspace(1, 0, 31)
-    paths = {"along": np.column_stack([-0.8 * steps, 0 * steps]), "astray": np.column_stack([steps + 5, steps])}
+    paths = {"SGD": np.column_stack([-0.8 * steps, 0 * steps]), "astray": np.column_stack([steps + 5, steps])}
     written = jc.plots.write_descent(tmp_path / "a.gif", FIELD, paths, title="t", frames=7, milliseconds=40)
     with Image.open(written) as picture:
         shown = [(np.asarray(f.convert("RGB"), int), f.info["duration"]) for f in ImageSequence.Iterator(picture)]

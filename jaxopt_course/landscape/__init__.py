@@ -11,12 +11,14 @@ from jaxopt_course.landscape.critical_points import (
 )
 from jaxopt_course.landscape.fields import GradientField, basins, descend, gradient_field
 from jaxopt_course.landscape.quadratic_theory import Settings, diagnose, predict
+from jaxopt_course.landscape.walks import Paths, paths, settled
 
 __all__ = [
     "Classification",
     "Escape",
     "Extreme",
     "GradientField",
+    "Paths",
     "Settings",
     "basins",
     "classify",
@@ -25,6 +27,8 @@ __all__ = [
     "escape_time",
     "extreme_curvatures",
     "gradient_field",
+    "paths",
     "predict",
     "quadratic_theory",
+    "settled",
 ]

@@ -1,5 +1,6 @@
 """Scalar fields on a grid: values, gradients by autodiff and by differences, and where a million starts end."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,21 +36,49 @@ class GradientField(NamedTuple):
         return self.differences - self.gradient
 
 
-def gradient_field(surface: Surface, shape: tuple[int, int] = (41, 41)) -> GradientField:
+class OfCoordinates(NamedTuple):
+    """A function of two numbers as one of a vector; equal where the function is, so that nothing compiles twice."""
+
+    fn: Callable[[Array, Array], Array]
+
+    def __call__(self, w: Array) -> Array:
+        return self.fn(w[0], w[1])
+
+
+def function_of_vector(fn: Surface | Callable[..., Array]) -> Callable[[Array], Array]:
+    """`w[n] -> scalar` from a `Surface`, from such a function itself, or from a function of two numbers (x, y)."""
+    if isinstance(fn, Surface):
+        return fn.fn
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # some builtins do not say
+        return fn
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    of_vector: Any = OfCoordinates(fn) if len(needed) == 2 else fn
+    return of_vector
+
+
+Window = tuple[tuple[float, float], tuple[float, float]]
+
+
+def gradient_field(
+    surface: Surface | Callable[..., Array], shape: tuple[int, int] = (41, 41), *, window: Window | None = None
+) -> GradientField:
     r"""The gradient of a surface over its window, exact and by the central differences of `np.gradient`.
 
     $$\frac{\partial f}{\partial x}(x, y) \approx \frac{f(x + h, y) - f(x - h, y)}{2 h}, \qquad
       \text{one-sided at the edges}$$
 
     Args:
-      surface: anything with `fn` and `window`.
+      surface: a `Surface`; or a function of a vector `[2]` or of two numbers `(x, y)`, with a window.
       shape: `(rows, columns)` of the grid, at least 2 each.
+      window: `((x_low, x_high), (y_low, y_high))`; the surface's own unless given.
 
     Returns:
       `GradientField`; its `error` is what the differences miss.
 
     Raises:
-      ValueError: a grid too small for differences.
+      ValueError: a grid too small for differences, a function without a window.
 
     Example:
       >>> import jaxopt_course as jc
@@ -59,16 +88,22 @@ def gradient_field(surface: Surface, shape: tuple[int, int] = (41, 41)) -> Gradi
       6.70
       1.72
       0.43
+      >>> gradient_field(lambda x, y: x**2 + 3 * y, (3, 2), window=((-1.0, 1.0), (0.0, 2.0))).gradient[0]
+      array([[-2.,  3.],
+             [ 2.,  3.]], dtype=float32)
 
     Source: the lecture's gradient field; Fornberg (1988), "Generation of finite difference formulas on arbitrarily
     spaced grids", Mathematics of Computation 51, table 1.
     """
     if min(shape) < 2:
         raise ValueError(f"gradient_field: differences take at least 2 rows and 2 columns, got {shape}")
-    (left, right), (low, high) = surface.window
+    window = surface.window if window is None and isinstance(surface, Surface) else window
+    if window is None:
+        raise ValueError("gradient_field: a function needs its window: window=((x_low, x_high), (y_low, y_high))")
+    (left, right), (low, high) = window
     y, x = np.linspace(low, high, shape[0]), np.linspace(left, right, shape[1])
     points = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1), float)
-    values, gradient = map(np.asarray, _values_and_gradients(surface.fn, points))
+    values, gradient = map(np.asarray, _values_and_gradients(function_of_vector(surface), points))
     d_dy, d_dx = np.gradient(values, y, x)
     return GradientField(x, y, values, gradient, np.stack([d_dx, d_dy], axis=-1))
 

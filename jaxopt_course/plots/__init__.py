@@ -17,13 +17,12 @@ from jaxopt_course.plots.landscapes import (
     gradient_arrows,
     heat_map,
     learning_rate_map,
-    noisy_ensemble,
-    surface_3d,
-    trajectories,
 )
 from jaxopt_course.plots.motion import curves, write_descent
 from jaxopt_course.plots.profiles import performance_profiles
 from jaxopt_course.plots.solves import convergence_curves
+from jaxopt_course.plots.style import line_style, line_styles
+from jaxopt_course.plots.trails import noisy_ensemble, surface_3d, trajectories
 
 __all__ = [
     "basin_map",
@@ -39,6 +38,8 @@ __all__ = [
     "image_grid",
     "learning_curves",
     "learning_rate_map",
+    "line_style",
+    "line_styles",
     "noisy_ensemble",
     "performance_profiles",
     "rate_robustness",

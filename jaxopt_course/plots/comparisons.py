@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxopt_course.plots.figures import OKABE_ITO, _axes, _label_ends, _line, _log_scale, _note
+from jaxopt_course.plots.style import OKABE_ITO, _axes, _label_ends, _log_scale, _note, line_styles
 
 LEAST = 1e-18  # equal to the last bit is drawn here
 
@@ -25,11 +25,11 @@ def difference_curves(curves: Mapping[str, np.ndarray], *, title: str, tolerance
     figure, axes = _axes(title, "step", "largest relative difference", (8.6, 5.0))
     _log_scale(axes, "y", decades=True)
     axes.yaxis.set_major_formatter("{x:.0e}")
-    ends = {}
-    for number, (name, values) in enumerate(curves.items()):
+    ends, styles = {}, line_styles(curves)
+    for name, values in curves.items():
         values = np.ma.masked_invalid(np.maximum(np.asarray(values, float), LEAST))
         steps = np.arange(1, len(values) + 1)
-        axes.plot(steps, values, marker="o" if len(values) == 1 else None, **_line(number))
+        axes.plot(steps, values, marker="o" if len(values) == 1 else None, **styles[name])
         drawn = np.flatnonzero(~np.ma.getmaskarray(values))
         if len(drawn):
             ends[name] = (float(steps[drawn[-1]]), float(values[drawn[-1]]))
@@ -39,7 +39,7 @@ def difference_curves(curves: Mapping[str, np.ndarray], *, title: str, tolerance
     _note(axes, "above this it is no rounding", (1.0, tolerance), (4, 4), color="0.4")
     if any(np.any(np.asarray(values) == 0) for values in curves.values()):
         _note(axes, "equal to the last bit", (1.0, LEAST), (4, 4), color="0.4")
-    _label_ends(figure, axes, ends)
+    _label_ends(figure, axes, ends, styles)
     return figure
 
 

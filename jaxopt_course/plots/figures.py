@@ -1,4 +1,4 @@
-"""Figures of training runs and gradient checks. Okabe-Ito colours, dash patterns, and labels on the lines themselves.
+"""Figures of training runs and gradient checks, with labels on the lines themselves.
 
 Figures are made without pyplot: nothing is shown, nothing is kept, nothing has to be closed. `figure.savefig(path)`.
 """
@@ -9,50 +9,77 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: tuple[Any, ...] = (
-    "solid",
-    (0, (6, 2)),
-    (0, (2, 1.5)),
-    (0, (6, 2, 1.5, 2)),
-    (0, (10, 3)),
-    (0, (1, 1)),
-    (0, (4, 1.5, 1, 1.5, 1, 1.5)),
-)
-COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol, where there are up to nine
-LINES = (*DASHES, (0, (1, 2.5)), (0, (8, 1.5, 1, 1.5, 1, 1.5, 1, 1.5)))
+from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, _pattern, line_styles
+
+WIDE, FAR = 4, 100  # a logarithm is worth it from here; beyond so many typical sizes a linear axis shows no detail
 
 
-def learning_curves(losses: Mapping[str, np.ndarray], *, title: str, xlabel: str = "epoch", ylabel: str) -> Figure:
+def learning_curves(
+    losses: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    xlabel: str = "epoch",
+    ylabel: str,
+    scale: str | None = None,
+    relative_to: float | str | None = None,
+) -> Figure:
     """Loss against time, one line for each name: the median over seeds, and a band from the least to the greatest.
 
     Args:
       losses: name -> `[seeds, times]`, times counted from 1; values that are not finite are left out.
       title: what is shown, and on which data.
-      xlabel: the unit of time.
+      xlabel: the unit of time, of which there are whole ones.
       ylabel: which loss.
+      scale: of the vertical axis: "log", "linear" or "symlog" (linear around 0, logarithmic beyond). Unless given,
+        "log" where all values are positive and span a factor of 4, "symlog" where they are not all positive and the
+        largest is more than 100 times the typical size, else "linear".
+      relative_to: draw the distance above this value, such as a known optimum, in place of the loss; "best": above the
+        lowest loss of any run, which itself is left out where the axis is logarithmic. It tells curves apart that end
+        close to one another.
 
     Returns:
-      A figure with a logarithmic vertical axis.
+      A figure. A name whose values are all not finite stands beside the top, without a line.
+
+    Raises:
+      ValueError: a logarithmic axis for values that are not all positive, an unknown scale or reference.
+
+    Example:
+      >>> losses = {"SGD": np.array([[2.0, 0.5, -0.8]]), "Adam": np.array([[2.0, 0.1, -0.9]])}
+      >>> learning_curves(losses, title="digits", ylabel="negative log likelihood").axes[0].get_yscale()
+      'linear'
+      >>> axes = learning_curves(losses, title="digits", ylabel="loss", relative_to="best").axes[0]
+      >>> axes.get_yscale(), axes.get_ylabel()
+      ('log', 'loss - (-0.9)')
     """
+    drawn = {name: np.ma.masked_invalid(np.atleast_2d(np.asarray(v, float))) for name, v in losses.items()}
+    if relative_to is not None:
+        drawn, reference = _above(drawn, relative_to)
+        ylabel += f" - ({reference:.6g})" if reference < 0 else f" - {reference:.6g}"
+        if relative_to == "best" and scale in (None, "log"):
+            drawn = {name: np.ma.masked_less_equal(values, 0) for name, values in drawn.items()}
     figure, axes = _axes(title, xlabel, ylabel)
-    _log_scale(axes, "y")
-    ends = {}
-    for number, (name, values) in enumerate(losses.items()):
-        values = np.ma.masked_invalid(np.asarray(values, float))
-        times, middle = np.arange(1, values.shape[1] + 1), np.ma.median(values, axis=0)
-        style = _line(number)
+    _loss_scale(axes, list(drawn.values()), scale)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ends, styles = {}, line_styles(losses)
+    for name, values in drawn.items():
+        times, middle, style = np.arange(1, values.shape[1] + 1), np.ma.median(values, axis=0), styles[name]
         axes.fill_between(times, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, lw=0)
-        axes.plot(times, middle, **style)
-        ends[name] = (float(times[-1]), float(middle[-1]))
-    _label_ends(figure, axes, ends)
+        axes.plot(times, middle, marker="o" if middle.count() == 1 else None, **style)
+        ends[name] = _last(times, middle)
+    _label_ends(figure, axes, ends, styles)
     return figure
 
 
 def rate_robustness(
-    rates: np.ndarray, losses: Mapping[str, np.ndarray], *, title: str, ylabel: str, ceiling: float
+    rates: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+    *,
+    title: str,
+    ylabel: str,
+    ceiling: float,
+    scale: str | None = None,
 ) -> Figure:
     """Final loss against learning rate: a wide valley forgives, a narrow one does not. Best rates are marked.
 
@@ -63,25 +90,69 @@ def rate_robustness(
       title: what is shown, and on which data.
       ylabel: which loss.
       ceiling: the loss where the picture ends.
+      scale: of the vertical axis, as for `learning_curves`.
 
     Returns:
-      A figure with two logarithmic axes.
+      A figure with a logarithmic horizontal axis.
+
+    Raises:
+      ValueError: a logarithmic axis for values that are not all positive, an unknown scale.
+
+    Example:
+      >>> losses = {"SGD": np.array([[0.4], [-0.7], [np.inf]])}
+      >>> figure = rate_robustness(np.array([0.01, 0.1, 1.0]), losses, title="digits", ylabel="loss", ceiling=2.3)
+      >>> figure.axes[0].get_yscale(), figure.axes[0].lines[1].get_xydata().tolist()
+      ('linear', [[0.1, -0.7]])
     """
     figure, axes = _axes(title, "learning rate", ylabel)
     _log_scale(axes, "x")
-    _log_scale(axes, "y")
-    best = {}
-    for number, (name, values) in enumerate(losses.items()):
-        values = np.asarray(values, float)
-        mean = np.minimum(np.where(np.isfinite(values), values, ceiling), ceiling).mean(axis=1)
-        axes.plot(rates, mean, **_line(number))
+    values = {name: np.asarray(of_rule, float) for name, of_rule in losses.items()}
+    means = {n: np.minimum(np.where(np.isfinite(v), v, ceiling), ceiling).mean(axis=1) for n, v in values.items()}
+    _loss_scale(axes, [*means.values(), np.array([ceiling])], scale)
+    ends, styles = {}, line_styles(losses)
+    for name, mean in means.items():
+        axes.plot(rates, mean, **styles[name])
         lowest = int(np.argmin(mean))
-        axes.plot(rates[lowest], mean[lowest], "o", color=_line(number)["color"], ms=7, mec="white")
-        best[name] = (float(rates[-1]), float(mean[-1]))
+        axes.plot(rates[lowest], mean[lowest], "o", color=styles[name]["color"], ms=7, mec="white")
+        ends[name] = (float(rates[-1]), float(mean[-1]))
     axes.axhline(ceiling, color="0.6", lw=0.8)
     _note(axes, "diverged or worse", (rates[0], ceiling), (0, 4), color="0.4")
-    _label_ends(figure, axes, best)
+    _label_ends(figure, axes, ends, styles)
     return figure
+
+
+def _above(losses: Mapping[str, np.ma.MaskedArray], relative_to: float | str) -> tuple[dict[str, Any], float]:
+    """Losses minus a reference, and the reference."""
+    if isinstance(relative_to, str) and relative_to != "best":
+        raise ValueError(f'learning_curves: relative_to is a number or "best", got {relative_to!r}')
+    if relative_to == "best":
+        relative_to = min((float(values.min()) for values in losses.values() if values.count()), default=0.0)
+    return {name: values - float(relative_to) for name, values in losses.items()}, float(relative_to)
+
+
+def _last(times: np.ndarray, values: np.ma.MaskedArray) -> tuple[float, float]:
+    """Where a line ends; NaN where there is none."""
+    there = np.flatnonzero(~np.ma.getmaskarray(values))
+    return (float(times[there[-1]]), float(values[there[-1]])) if len(there) else (np.nan, np.nan)
+
+
+def _loss_scale(axes: Axes, values: Sequence[np.ndarray], scale: str | None) -> None:
+    """The vertical scale that shows all the values, or the one asked for, if it does."""
+    every = np.ma.concatenate([np.ma.masked_invalid(part).ravel() for part in values] or [[]]).compressed()
+    sizes = np.abs(every[every != 0])
+    typical = float(np.median(sizes)) if sizes.size else 1.0
+    if scale is None:
+        positive = every.size > 0 and every.min() > 0
+        wide = positive and every.max() >= WIDE * every.min()
+        scale = "log" if wide else "symlog" if not positive and sizes.max(initial=0) > FAR * typical else "linear"
+    if scale == "log" and every.size and every.min() <= 0:
+        raise ValueError(f'scale="log" shows no values at or below 0, and the least is {every.min():.4g}: use "symlog"')
+    if scale == "log":
+        _log_scale(axes, "y")
+    elif scale == "symlog":
+        axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(typical)))
+    elif scale != "linear":
+        raise ValueError(f'scale is "log", "linear" or "symlog", got {scale!r}')
 
 
 def templates(
@@ -170,9 +241,11 @@ def step_size_errors(
     _log_scale(axes, "x", decades=True)
     _log_scale(axes, "y", decades=True)
     for color, (dtype, methods) in zip(OKABE_ITO, errors.items(), strict=False):
-        for dashes, (method, values) in zip(DASHES, methods.items(), strict=False):
+        for number, (method, values) in enumerate(methods.items()):
             axes.plot(steps, predicted[dtype][method], color="0.75", lw=0.8, zorder=1)
-            axes.plot(steps, np.ma.masked_invalid(np.asarray(values, float)), color=color, linestyle=dashes, lw=1.8)
+            axes.plot(
+                steps, np.ma.masked_invalid(np.asarray(values, float)), color=color, linestyle=_pattern(number), lw=1.8
+            )
             best = optima[dtype][method]
             axes.plot(*best, "|", color=color, ms=22, mew=2)
         first = next(iter(methods))
@@ -216,75 +289,10 @@ def gradient_costs(
         _dress(axes, "", "parameters n", unit)
         _log_scale(axes, "x", decades=True)
         _log_scale(axes, "y", decades=True)
-        for number, values in enumerate(ways.values()):
-            axes.plot(sizes, values, marker="o", ms=4, **_line(number))
-        ends = {f"{way}\n$n^{{{slopes[unit][way]:.2f}}}$": (float(sizes[-1]), float(v[-1])) for way, v in ways.items()}
-        _label_ends(figure, axes, ends)
+        styles, named, ends = line_styles(ways), {}, {}
+        for way, values in ways.items():
+            axes.plot(sizes, values, marker="o", ms=4, **styles[way])
+            name = f"{way}\n$n^{{{slopes[unit][way]:.2f}}}$"
+            named[name], ends[name] = styles[way], (float(sizes[-1]), float(values[-1]))
+        _label_ends(figure, axes, ends, named)
     return figure
-
-
-def _axes(title: str, xlabel: str, ylabel: str, size: tuple[float, float] = (8.0, 4.8)) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    _dress(axes, title, xlabel, ylabel)
-    return figure, axes
-
-
-def _dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _log_scale(axes: Axes, which: str, *, decades: bool = False) -> None:
-    """Powers of ten, and upwards also 2 and 5 of each unless there are many decades, written as plain numbers."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(NullLocator() if decades else LogLocator(subs=(2, 5)))
-    axis.set_minor_formatter("{x:g}" if which == "y" and not decades else NullFormatter())
-
-
-def _note(axes: Axes, text: str, place: tuple[float, float], offset: tuple[int, int], **style: Any) -> None:
-    style = {"color": "0.3", "size": 9, **style}
-    axes.annotate(text, place, offset, textcoords="offset points", **style)
-
-
-def _line(number: int) -> dict[str, Any]:
-    return {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)], "lw": 1.8}
-
-
-def _label_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Write each name at the end of its line, moved apart where they would touch, with a thread back to the line."""
-    figure.draw_without_rendering()  # fixes the limits, which the places below depend on
-    low, high = axes.get_ylim()
-    to_axes = axes.transScale + axes.transLimits
-    gap = 0.062
-    places = {name: float(to_axes.transform(end)[1]) for name, end in ends.items()}
-    order = sorted(places, key=lambda name: places[name])
-    heights = np.array([places[name] for name in order])
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    heights -= max(0.0, heights[-1] - 1.0) if len(heights) else 0.0
-    for i in range(len(heights) - 2, -1, -1):
-        heights[i] = min(heights[i], heights[i + 1] - gap)
-    for name, height in zip(order, heights, strict=True):
-        number = list(ends).index(name)
-        axes.annotate(
-            name,
-            xy=ends[name],
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            color=_line(number)["color"],
-            va="center",
-            size=10,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": _line(number)["color"],
-                "lw": 0.6,
-                "relpos": (0, 0.5),
-                "shrinkA": 1,
-                "shrinkB": 1,
-            },
-            annotation_clip=False,
-        )
-    axes.set_ylim(low, high)

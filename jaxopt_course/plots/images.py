@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxopt_course.plots.figures import DASHES, OKABE_ITO, _axes
+from jaxopt_course.plots.style import OKABE_ITO, _axes, _pattern
 
 GAP, WORDS = 0.12, 0.3  # beside an image and for the words under it, in widths of an image
 
@@ -46,7 +46,7 @@ def image_grid(
             frame = bool(marked) and marked[i][j]
             if frame:
                 axes.add_patch(
-                    Rectangle((left, upper), 1, 1, fill=False, ec=OKABE_ITO[1], lw=3, ls=DASHES[2], clip_on=False)
+                    Rectangle((left, upper), 1, 1, fill=False, ec=OKABE_ITO[1], lw=3, ls=_pattern(4), clip_on=False)
                 )
             color, weight = (OKABE_ITO[1], "bold") if frame else ("0.2", "normal")
             place, caption = (left + 0.5, upper + 1.06), captions[i][j] if captions else ""

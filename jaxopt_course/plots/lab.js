@@ -534,6 +534,12 @@ function run(surface, rule, hyper, { start, steps, noise = 0, seed = 0, member =
   }
 }
 
+/** A rule that goes along recorded points, whatever the surface: for `run`, from the first of them. */
+const replay = (points) => ({
+  init: () => 0,
+  step: (k, w) => ({ state: k + 1, update: points[k + 1].map((z, i) => z - w[i]) }),
+});
+
 /** The sharpest curvature at the start and at the minimizers: what a learning rate has to suit. */
 function sharpness(surface, points) {
   const sizes = points.map(([x, y]) => Math.max(...eigen(...surface.h(x, y)).map(([value]) => Math.abs(value))));
@@ -601,6 +607,7 @@ const lab = {
   eigen,
   normals,
   randomBits,
+  replay,
   run,
   score,
   sharpness,

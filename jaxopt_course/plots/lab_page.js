@@ -404,7 +404,7 @@ function showControls() {
     Object.assign($(id), { min: low, max: high, step: (high - low) / 500 });
   });
   shows.forEach((show) => show());
-  $("runs").replaceChildren(...state.runs.map(card));
+  $("runs").replaceChildren(...state.runs.map(card), ...recorded().map(recordedCard));
   state.runs.forEach((run, i) =>
     lab.RULES[run.rule].hyper.forEach((h) =>
       pair(`run-${i}-${h.name}`, {
@@ -423,9 +423,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-function card(run, i) {
-  const { label, hyper } = lab.RULES[run.rule],
-    swatch = element("canvas", { class: "swatch", width: 84, height: 24, "aria-hidden": "true" });
+function swatchOf(i) {
+  const swatch = element("canvas", { class: "swatch", width: 84, height: 24, "aria-hidden": "true" });
   readTheme();
   const context = swatch.getContext("2d");
   context.scale(2, 2);
@@ -436,6 +435,16 @@ function card(run, i) {
     ],
     { color: color(i), dash: dash(i), width: 3 },
   );
+  return swatch;
+}
+
+function recordedCard({ label, runs }, k) {
+  const words = `recorded: ${runs.length > 1 ? `${runs.length} paths of ` : ""}${runs[0].length - 1} steps`;
+  return element("fieldset", {}, element("legend", {}, swatchOf(state.runs.length + k), label), words);
+}
+
+function card(run, i) {
+  const { label, hyper } = lab.RULES[run.rule];
   const remove = element("button", { "aria-label": `Remove ${label}, run ${i + 1}`, id: `remove-${i}` }, "Remove");
   remove.addEventListener("click", () => {
     state.runs.splice(i, 1);
@@ -464,7 +473,7 @@ function card(run, i) {
     });
     return element("label", { class: "row" }, h.symbol, range, box);
   });
-  return element("fieldset", {}, element("legend", {}, swatch, label), ...rows, remove);
+  return element("fieldset", {}, element("legend", {}, swatchOf(i), label), ...rows, remove);
 }
 
 function showMapControls() {
@@ -497,6 +506,11 @@ function save(name, type, content) {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
   $("say").textContent = `${name} is saved.`;
 }
+
+const settingsOf = ({ rule, hyper }) => {
+  const words = Object.entries(hyper).map(([k, v]) => `${k} ${short(v)}`);
+  return `${lab.RULES[rule].label}  ${words.join(", ")}`;
+};
 
 const BOARD = { width: 1200, height: 1010 };
 
@@ -539,7 +553,7 @@ function board(pen) {
       PICTURES[id].front(pen, { w, h });
     });
   }
-  state.runs.forEach((run, i) => {
+  paths.forEach((_, i) => {
     const y = 796 + 18 * i;
     pen.line(
       [
@@ -549,9 +563,7 @@ function board(pen) {
       { color: color(i), dash: dash(i), width: 2.5 },
     );
     pen.text(
-      `${lab.RULES[run.rule].label}  ${Object.entries(run.hyper)
-        .map(([k, v]) => `${k} ${short(v)}`)
-        .join(", ")}`,
+      i < state.runs.length ? settingsOf(state.runs[i]) : `${named(i)}  recorded`,
       484,
       y,
       { color: theme.ink, size: 12 },
@@ -573,6 +585,13 @@ function exportSvg() {
   save("lab.svg", "image/svg+xml", pen.page(BOARD.width, BOARD.height));
 }
 
+/** The optimizer of a run and its settings, as cells of the table. */
+function optimizerCells(i) {
+  if (i >= state.runs.length) return [`"${named(i).replaceAll('"', '""')}"`, "recorded"];
+  const { rule, hyper } = state.runs[i];
+  return [rule, Object.entries(hyper).map(([n, v]) => `${n}=${v}`).join(" ")];
+}
+
 function exportCsv() {
   const rows = [
     ["run", "optimizer", "settings", "member", "step", "x", "y", "value", "gradient_norm", "step_length", "trials"],
@@ -582,10 +601,7 @@ function exportCsv() {
       path.value.forEach((value, k) =>
         rows.push([
           i,
-          state.runs[i].rule,
-          Object.entries(state.runs[i].hyper)
-            .map(([n, v]) => `${n}=${v}`)
-            .join(" "),
+          ...optimizerCells(i),
           member,
           k,
           path.x[k],

@@ -267,7 +267,7 @@ const relief = {
 function chart(pick, { ensemble = false, labels = false } = {}) {
   return {
     scale(box) {
-      const inner = { x: 48, y: 6, w: box.w - 60 - (labels ? 84 : 0), h: box.h - 28 };
+      const inner = { x: 48, y: 6, w: box.w - 60 - (labels ? 96 : 0), h: box.h - 28 };
       const all = paths.flatMap((members) => pick(members[0])).filter(Number.isFinite);
       const log = !(pick === loss && SURFACES[state.surface].minimum === null);
       const positive = all.filter((v) => v > 0);
@@ -335,11 +335,11 @@ function chart(pick, { ensemble = false, labels = false } = {}) {
         pen.line(
           [
             [x, at],
-            [x + 14, at],
+            [x + 24, at],
           ],
-          { color: color(i), width: 3 },
+          { color: color(i), dash: dash(i), width: 3 },
         );
-        pen.text(named(i), x + 18, at, { color: theme.ink, size: 10.5 });
+        pen.text(named(i), x + 28, at, { color: theme.ink, size: 10.5 });
       }
     },
     front(pen, box) {

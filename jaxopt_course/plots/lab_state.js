@@ -3,8 +3,6 @@
 const $ = (id) => document.getElementById(id);
 const DATA = JSON.parse($("data").textContent);
 const SURFACES = Object.fromEntries(DATA.surfaces.map((s) => [s.name, { ...s, ...lab.FUNCTIONS[s.name] }]));
-const OKABE_ITO = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "ink", "#b0a000"];
-const DASHES = [[], [9, 3], [2.5, 2.5], [9, 3, 2, 3], [14, 4], [5, 5], [1.5, 4], [9, 3, 2, 3, 2, 3]];
 const SPEEDS = [2, 5, 10, 30, 60, 120, 300]; // steps a second
 const FIELDS = { downhill: "downhill", gradient: "gradient (uphill)", none: "none" };
 
@@ -20,8 +18,26 @@ function short(x) {
 }
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-const color = (i) => (OKABE_ITO[i % 8] === "ink" ? theme.ink : OKABE_ITO[i % 8]);
-const dash = (i) => DASHES[(i + Math.floor(i / 8)) % 8];
+/** Paths that the page was given, `{label, look, runs}`, where their surface is shown; they follow the page's own runs. */
+const recorded = () => (DATA.recorded.surface === state.surface ? DATA.recorded.paths : []);
+
+/** [colour, dashes] of each run as numbers: an optimizer's own, as in all figures; of a second one other dashes. */
+function looks() {
+  const taken = new Set();
+  const own = state.runs.map(({ rule }) => DATA.looks[rule.replace("_pure", "").replaceAll("_", "")]);
+  return [...own, ...recorded().map(({ look }) => look)].map((look) => {
+    let [hue, dashes] = look;
+    for (let k = 0; k < DATA.dashes.length && taken.has(`${hue} ${dashes}`); k++) dashes = (dashes + 1) % DATA.dashes.length;
+    taken.add(`${hue} ${dashes}`);
+    return [hue, dashes];
+  });
+}
+const INK = "#000000"; // follows the theme
+const color = (i) => {
+  const hue = DATA.colors[looks()[i][0]];
+  return hue === INK ? theme.ink : hue;
+};
+const dash = (i) => DATA.dashes[looks()[i][1]].map((part) => 1.5 * part);
 
 // State, and the address that holds it
 
@@ -174,10 +190,14 @@ function compute() {
   paths = state.runs.map(({ rule, hyper }) =>
     Array.from({ length: count }, (_, member) => lab.run(surface, lab.RULES[rule], hyper, { ...settings, member })),
   );
+  const again = (points) =>
+    lab.run(surface, lab.replay(points), {}, { start: points[0], steps: Math.min(state.steps, points.length - 1) });
+  paths.push(...recorded().map(({ runs }) => runs.map(again)));
 }
 
 const rowAt = (path, step) => Math.min(step, path.value.length - 1);
 const named = (i) => {
+  if (i >= state.runs.length) return recorded()[i - state.runs.length].label;
   const same = state.runs.filter((run) => run.rule === state.runs[i].rule).length > 1;
   const h = lab.RULES[state.runs[i].rule].hyper[0];
   return lab.RULES[state.runs[i].rule].label + (same ? ` ${short(state.runs[i].hyper[h.name])}` : "");

@@ -1,4 +1,4 @@
-"""Figures of landscapes: fields, paths, maps of learning rates and of basins, and measurement beside theory."""
+"""Figures of landscapes: fields, maps of learning rates and of basins, and measurement beside theory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.figures import OKABE_ITO, _axes, _dress, _label_ends, _line, _log_scale, _note
+from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, line_styles
 
 LEVELS = 18  # contours
 ARROWS = 21  # along each side
@@ -17,7 +17,10 @@ SQUARE = (7.4, 6.0)
 
 
 def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) -> Figure:
-    """A surface as contours with its gradient as arrows, which point uphill and are as long as it is steep.
+    """A surface as contours with its gradient as arrows, which point uphill and are longer where it is steeper.
+
+    The length of an arrow is proportional to the root of the gradient's norm, and the longest fills its cell of the
+    grid: so arrows do not cover one another where it is steep and can be seen where it is flat.
 
     Args:
       field: from `landscape.gradient_field`; of a finer grid than 21 x 21 only some arrows are drawn.
@@ -33,8 +36,14 @@ def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) 
     rows, columns = (max(1, -(-n // ARROWS)) for n in field.values.shape)
     some = slice(rows // 2, None, rows), slice(columns // 2, None, columns)
     X, Y = np.meshgrid(field.x, field.y)
-    u, v = np.moveaxis(field.gradient[some], -1, 0)
-    axes.quiver(X[some], Y[some], u, v, color="#D55E00", angles="xy", width=0.003)
+    cell = np.array([np.ptp(field.x) / max(1, X[some].shape[1] - 1), np.ptp(field.y) / max(1, X[some].shape[0] - 1)])
+    slopes = field.gradient[some] / cell  # of a cell, so that the axes may have different units
+    norms = np.linalg.norm(slopes, axis=-1, keepdims=True)
+    longest = max(float(norms.max()), np.finfo(float).tiny)
+    u, v = np.moveaxis(cell * slopes / np.sqrt(np.maximum(norms, np.finfo(float).tiny) * longest), -1, 0)
+    keywords: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "pivot": "mid", "width": 0.003}
+    axes.quiver(X[some], Y[some], u, v, color="#D55E00", **keywords)
+    axes.set_xlabel("x\nlength of an arrow: root of the slope")
     return figure
 
 
@@ -54,107 +63,6 @@ def heat_map(field: GradientField, *, title: str, values: np.ndarray | None = No
     figure, axes = _axes(title, "x", "y", size=SQUARE)
     mesh = axes.pcolormesh(field.x, field.y, shown, cmap="viridis", norm=_norm(shown), shading="nearest")
     figure.colorbar(mesh, ax=axes, label=label)
-    return figure
-
-
-def surface_3d(
-    field: GradientField,
-    *,
-    title: str,
-    paths: Mapping[str, np.ndarray] | None = None,
-    view: tuple[int, int] = (35, -60),
-) -> Figure:
-    """A surface in space, with paths on it.
-
-    Args:
-      field: from `landscape.gradient_field`.
-      title: which surface, and whose paths.
-      paths: name -> `[steps, 3]`: x, y and the surface's value there; points outside the window are left out.
-      view: elevation and azimuth, degrees.
-
-    Returns:
-      A figure.
-    """
-    figure = Figure(figsize=(8.0, 6.4), layout="constrained")
-    axes: Any = figure.add_subplot(projection="3d", computed_zorder=False)
-    X, Y = np.meshgrid(field.x, field.y)
-    axes.plot_surface(X, Y, field.values, cmap="Greys_r", alpha=0.75, lw=0, norm=_norm(field.values), zorder=1)
-    for number, (name, path) in enumerate((paths or {}).items()):
-        (path, end), style = _inside(field, np.asarray(path, float)), _line(number)
-        axes.plot(*path.T, **style, label=name, zorder=3)
-        axes.plot(*end[:, None], "o", color=style["color"], zorder=4)
-    if paths:
-        axes.legend(loc="upper left", handlelength=4, frameon=False)
-    axes.view_init(*view)
-    axes.set(title=title, xlabel="x", ylabel="y", zlabel="f(x, y)")
-    axes.zaxis.labelpad = 12
-    return figure
-
-
-def trajectories(
-    field: GradientField,
-    paths: Mapping[str, np.ndarray],
-    *,
-    title: str,
-    minimizers: np.ndarray | None = None,
-    dots: bool = False,
-) -> Figure:
-    """Paths over contours: a circle where they start, a dot where each ends, stars at the minimizers.
-
-    Args:
-      field: from `landscape.gradient_field`.
-      paths: name -> `[steps, 2]`; points outside the window, or not finite, are left out.
-      title: which surface, and which settings.
-      minimizers: `[k, 2]`.
-      dots: whether each step is marked.
-
-    Returns:
-      A figure.
-    """
-    figure, axes = _axes(title, "x", "y", size=(9.0, 6.0))
-    _contours(figure, axes, field, "")
-    _stars(axes, minimizers)
-    ends = {}
-    for number, (name, path) in enumerate(paths.items()):
-        (path, end), style = _inside(field, np.asarray(path, float)), _line(number)
-        axes.plot(*path.T, **style, marker="." if dots else "", ms=5)
-        axes.plot(*path[:1].T, "o", mfc="white", mec="black", ms=7, zorder=4)
-        axes.plot(*end[:, None], "o", color=style["color"], mec="white", ms=7, zorder=5)
-        ends[name] = (float(end[0]), float(end[1])) if np.isfinite(end).all() else (field.x[-1], field.y[-1])
-    _window(axes, field)
-    _label_ends(figure, axes, ends)
-    return figure
-
-
-def noisy_ensemble(
-    field: GradientField, paths: np.ndarray, mean: np.ndarray, covariances: Mapping[int, np.ndarray], *, title: str
-) -> Figure:
-    """Many noisy paths from one start, their mean by theory, and the ellipse that holds 95% of them at some steps.
-
-    Args:
-      field: from `landscape.gradient_field`.
-      paths: `[runs, steps, 2]`.
-      mean: `[steps, 2]`, by theory.
-      covariances: step -> `[2, 2]`, by theory.
-      title: which surface, and which settings.
-
-    Returns:
-      A figure.
-    """
-    figure, axes = _axes(title, "x", "y", size=SQUARE)
-    _contours(figure, axes, field, "")
-    for path in paths:
-        axes.plot(*path.T, color=OKABE_ITO[0], lw=0.5, alpha=0.4)
-    axes.plot(*mean.T, color="black", lw=2)
-    circle = np.sqrt(-2 * np.log(0.05)) * np.stack([np.cos(turn := np.linspace(0, 2 * np.pi, 100)), np.sin(turn)])
-    for step, covariance in covariances.items():
-        values, vectors = np.linalg.eigh(covariance)
-        ring = mean[step, :, None] + (vectors * np.sqrt(np.maximum(values, 0))) @ circle
-        axes.plot(*ring, color=OKABE_ITO[1], lw=1.8)
-        axes.plot(*paths[:, step].T, ".", color=OKABE_ITO[1], ms=3, alpha=0.6)
-        top = ring[:, np.argmax(ring[1])]
-        _note(axes, f"step {step}", (float(top[0]), float(top[1])), (0, 4), ha="center", color=OKABE_ITO[1], size=10)
-    _window(axes, field)
     return figure
 
 
@@ -258,14 +166,15 @@ def beside_theory(
     figure.suptitle(title)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     figure.supxlabel("marks: measured; lines: theory", size=9, color="0.3")
+    styles = line_styles(name for panel in panels.values() for curves in panel for name in curves)
     for axes, (panel, (measured, theory)) in zip(row, panels.items(), strict=True):
         _dress(axes, panel, xlabel, ylabel if axes is row[0] else "")
         _log_scale(axes, "x", decades=True)
         if log_y:
             _log_scale(axes, "y", decades=True)
         ends = {}
-        for number, name in enumerate(dict.fromkeys([*measured, *theory])):
-            style = _line(number)
+        for name in dict.fromkeys([*measured, *theory]):
+            style = styles[name]
             for curves, look in (
                 (theory, style),
                 (measured, {"color": style["color"], "marker": "o", "ms": 5, "lw": 0}),
@@ -281,7 +190,7 @@ def beside_theory(
                     ends[name] = (float(points[0, -1]), float(points[1, -1]))
                 else:
                     ends.pop(name, None)
-        _label_ends(figure, axes, ends)
+        _label_ends(figure, axes, ends, styles)
     return figure
 
 
@@ -304,15 +213,6 @@ def _window(axes: Axes, field: GradientField) -> None:
 def _stars(axes: Axes, minimizers: np.ndarray | None) -> None:
     if minimizers is not None and len(minimizers):
         axes.plot(*np.asarray(minimizers).T, "*", color="white", mec="black", ms=14, lw=0, zorder=3)
-
-
-def _inside(field: GradientField, path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The path, with gaps where the window does not show it, and the last point that it shows (or NaN)."""
-    shown = np.isfinite(path).all(axis=1)
-    shown &= (field.x[0] <= path[:, 0]) & (path[:, 0] <= field.x[-1])
-    shown &= (field.y[0] <= path[:, 1]) & (path[:, 1] <= field.y[-1])
-    path = np.where(shown[:, None], path, np.nan)
-    return path, path[np.flatnonzero(shown)[-1] if shown.any() else 0]
 
 
 def _norm(values: Any, span: int = 100) -> Normalize:

@@ -12,14 +12,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.figures import OKABE_ITO, _axes, _label_ends, _line
-from jaxopt_course.plots.landscapes import _inside, trajectories
+from jaxopt_course.plots.style import COLORS, _axes, _label_ends, line_styles
+from jaxopt_course.plots.trails import Path as Trail
+from jaxopt_course.plots.trails import _inside, runs_of, trajectories
 
 GREYS, TINTS = 32, (1.0, 0.7, 0.4)
+SHOWN = 1e-4  # of the largest value: smaller ones are drawn as 0
 HOLD = 1500  # milliseconds that the last frame stays
 
 
-def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str) -> Figure:
+def curves(
+    x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str, scale: str = "linear"
+) -> Figure:
     """Functions of one number.
 
     Args:
@@ -28,13 +32,28 @@ def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel
       title: what is shown.
       xlabel: what x is.
       ylabel: what the lines are.
+      scale: of the vertical axis: "linear", or "symlog", which tells what is small from what is 0: logarithmic down to
+        1e-4 of the largest value, and linear below.
 
     Returns:
-      A figure with two linear axes.
+      A figure with a linear horizontal axis.
+
+    Example:
+      >>> x = np.linspace(0.0, 9.0, 10)
+      >>> lines = {"hinge": np.maximum(1 - x, 0), "softmax": np.log1p(np.exp(-x))}
+      >>> curves(x, lines, title="Two losses", xlabel="score", ylabel="loss", scale="symlog").axes[0].get_yscale()
+      'symlog'
     """
     figure, axes = _axes(title, xlabel, ylabel)
-    for number, values in enumerate(lines.values()):
-        axes.plot(x, values, **_line(number))
+    if scale == "symlog":
+        sizes = np.abs(np.concatenate([np.ravel(values) for values in lines.values()] or [np.ones(1)]))
+        most = float(sizes.max(initial=0.0)) or 1.0
+        least = float(np.min(sizes, where=sizes > SHOWN * most, initial=most))
+        axes.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(least)))
+    elif scale != "linear":
+        raise ValueError(f'curves: scale is "linear" or "symlog", got {scale!r}')
+    for name, style in line_styles(lines).items():
+        axes.plot(x, lines[name], **style)
     _label_ends(figure, axes, {name: (float(x[-1]), float(values[-1])) for name, values in lines.items()})
     return figure
 
@@ -42,7 +61,7 @@ def curves(x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel
 def write_descent(
     path: str | os.PathLike[str],
     field: GradientField,
-    paths: Mapping[str, np.ndarray],
+    paths: Mapping[str, Trail],
     *,
     title: str,
     minimizers: np.ndarray | None = None,
@@ -54,7 +73,7 @@ def write_descent(
     Args:
       path: of the file.
       field: from `landscape.gradient_field`.
-      paths: name -> `[steps, 2]`, all of one length.
+      paths: name -> `[steps, 2]`, or a record of `landscape.paths`; all of one length.
       title: which surface, and which settings; the step is written behind it.
       minimizers: `[k, 2]`.
       frames: how many, the first step and the last among them.
@@ -65,14 +84,15 @@ def write_descent(
     """
     figure = trajectories(field, paths, title=title, minimizers=minimizers)
     axes, canvas = figure.axes[0], FigureCanvasAgg(figure)
-    lines: list[Any] = axes.lines[len(axes.lines) - 3 * len(paths) :]  # of each path: itself, its start, its end
-    length = max(len(steps) for steps in paths.values())
+    runs = [run for trail in paths.values() for run in runs_of(trail)]
+    lines: list[Any] = axes.lines[len(axes.lines) - 3 * len(runs) :]  # of each path: itself, its start, its end
+    length = max(len(steps) for steps in runs)
     shown = np.unique(np.linspace(0, length - 1, frames).round().astype(int))
     palette = _palette()
     pictures = []
     for step in shown:
-        for (line, _, dot), steps in zip(zip(*[iter(lines)] * 3, strict=True), paths.values(), strict=True):
-            walked, end = _inside(field, np.asarray(steps[: step + 1], float))
+        for (line, _, dot), steps in zip(zip(*[iter(lines)] * 3, strict=True), runs, strict=True):
+            walked, end = _inside(field, steps[: step + 1])
             line.set_data(*walked.T)
             dot.set_data(*end[:, None])
         axes.set_title(f"{title}: step {step}")
@@ -90,7 +110,7 @@ def write_descent(
 def _palette() -> Image.Image:
     """Greys for the ground, the colours of lines and of their edges: the same in all frames, so that little changes."""
     greys = np.linspace(0, 1, GREYS)[:, None].repeat(3, axis=1)
-    lines = [tint * np.array(to_rgb(color)) + (1 - tint) * 0.9 for tint in TINTS for color in OKABE_ITO]
+    lines = [tint * np.array(to_rgb(color)) + (1 - tint) * 0.9 for tint in TINTS for color in COLORS]
     holder = Image.new("P", (1, 1))
     holder.putpalette(np.round(255 * np.concatenate([greys, lines])).astype(int).ravel().tolist())
     return holder

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from jaxopt_course.plots.figures import DASHES, _axes, _label_ends, _line
+from jaxopt_course.plots.style import _axes, _label_ends, line_styles
 
 
 def performance_profiles(costs: Mapping[str, np.ndarray], *, title: str, cost: str) -> Figure:
@@ -34,17 +34,16 @@ def performance_profiles(costs: Mapping[str, np.ndarray], *, title: str, cost: s
     best = spent.min(axis=0)
     ratios = np.where(np.isfinite(spent), spent / np.where(np.isfinite(best), best, 1), np.inf)
     furthest = 1.05 * max(2.0, np.max(ratios, where=np.isfinite(ratios), initial=1.0))
-    ends = {}
-    for number, (name, of_solver) in enumerate(zip(costs, ratios, strict=True)):
+    ends, styles = {}, line_styles(costs)
+    for name, of_solver in zip(costs, ratios, strict=True):
         reached = np.sort(of_solver[np.isfinite(of_solver)])
         steps = np.unique(np.concatenate([[1.0], reached, [furthest]]))
         fractions = np.searchsorted(reached, steps, side="right") / len(of_solver)
-        style = _line(number) | {"linestyle": DASHES[(number + number // len(DASHES)) % len(DASHES)]}
-        axes.plot(steps, fractions, drawstyle="steps-post", **style)
+        axes.plot(steps, fractions, drawstyle="steps-post", **styles[name])
         ends[name] = (float(furthest), float(fractions[-1]))
     axes.set(xscale="log", xlim=(1, furthest), ylim=(0, 1.02))
     ticks = 2.0 ** np.arange(0, np.log2(furthest), max(1, round(np.log2(furthest) / 8)))
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    _label_ends(figure, axes, ends)
+    _label_ends(figure, axes, ends, styles)
     return figure

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jaxopt_course.plots.figures import COLORS, LINES, _dress, _log_scale, _note
+from jaxopt_course.plots.style import _dress, _log_scale, _note, line_styles
 
 WAYS = np.array(
     [(1, 0), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0), (-1, 0.7), (0.7, 1.3), (0.7, -1.3), (0.4, 2), (0.4, -2)]
@@ -42,6 +42,7 @@ def convergence_curves(
     """
     figure = Figure(figsize=(12.0, 5.4), layout="constrained")
     figure.suptitle(title)
+    styles = line_styles(excess)
     heights = {n: np.maximum(np.ma.masked_invalid(np.asarray(v, float)), floor) for n, v in excess.items()}
     every = np.ma.concatenate(list(heights.values())).compressed()
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
@@ -49,8 +50,8 @@ def convergence_curves(
         _dress(axes, "", unit, ylabel if axes is panels[0] else "")
         _log_scale(axes, "x", decades=True)
         _log_scale(axes, "y", decades=True)
-        for number, (name, height) in enumerate(heights.items()):
-            axes.plot(spent[name], height, lw=1.8, color=_color(number), linestyle=LINES[number % len(LINES)])
+        for name, height in heights.items():
+            axes.plot(spent[name], height, **styles[name])
         if every.size:
             axes.set_ylim(every.min() / 8, 3 * every.max())
             low, high = axes.get_xlim()
@@ -61,12 +62,8 @@ def convergence_curves(
                 _note(axes, "no better can be told", (low, floor), (4, 2), color="0.4", size=8)
     figure.draw_without_rendering()  # fixes the places in pixels
     for axes, spent in zip(panels, costs.values(), strict=True):
-        _name_ends(axes, {name: _last(spent[name], height) for name, height in heights.items()})
+        _name_ends(axes, {name: _last(spent[name], height) for name, height in heights.items()}, styles)
     return figure
-
-
-def _color(number: int) -> str:
-    return COLORS[number % len(COLORS)]
 
 
 def _last(spent: np.ndarray, height: np.ma.MaskedArray) -> tuple[float, float] | None:
@@ -75,7 +72,9 @@ def _last(spent: np.ndarray, height: np.ma.MaskedArray) -> tuple[float, float] |
     return (float(spent[drawn[-1]]), float(height[drawn[-1]])) if len(drawn) else None
 
 
-def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> None:
+def _name_ends(
+    axes: Axes, ends: Mapping[str, tuple[float, float] | None], styles: Mapping[str, Mapping[str, Any]]
+) -> None:
     """A dot at each end, and each name where it covers the least of the lines, the dots and the names before it."""
     points, frame = axes.figure.dpi / 72, axes.bbox
     boxes: list[tuple[np.ndarray, np.ndarray]] = []
@@ -84,11 +83,9 @@ def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> No
     dots = [spot + DOT * points * np.mgrid[-1:2, -1:2].reshape(2, -1).T for spot in spots.values()]
     taken = np.concatenate([np.zeros((0, 2)), *(_pixels(axes, line.get_xydata()) for line in axes.lines), *dots])
     for name in sorted(spots, key=lambda name: (-spots[name][0] // COLUMN, -spots[name][1])):
-        number, end = list(ends).index(name), there[name]
-        axes.plot(*end, "o", color=_color(number), ms=5)
-        label: Any = axes.annotate(
-            name, end, (0, 0), textcoords="offset points", size=9, color=_color(number), va="center"
-        )
+        color, end = styles[name]["color"], there[name]
+        axes.plot(*end, "o", color=color, ms=5)
+        label: Any = axes.annotate(name, end, (0, 0), textcoords="offset points", size=9, color=color, va="center")
         size = label.get_window_extent().size + 2 * MARGIN
         places = spots[name] + points * PLACES
         low = places - size * np.stack([PLACES[:, 0] < 0, np.full(len(PLACES), 0.5)], axis=1)
@@ -103,7 +100,7 @@ def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, float] | None]) -> No
         label.set_ha("right" if PLACES[best, 0] < 0 else "left")
         label.xyann = tuple(PLACES[best])
         if np.abs(PLACES[best]).max() > THREADED:
-            thread = {"arrowstyle": "-", "color": _color(number), "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
+            thread = {"arrowstyle": "-", "color": color, "lw": 0.6, "shrinkA": 0, "shrinkB": 0}
             axes.annotate("", end, tuple(PLACES[best]), textcoords="offset points", arrowprops=thread)
         boxes.append((low[best], low[best] + size))
         grid = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 30)]), axis=-1).reshape(-1, 2)
