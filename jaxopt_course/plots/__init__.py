@@ -4,8 +4,6 @@ from jaxopt_course.plots.comparisons import contract_grid, difference_curves
 from jaxopt_course.plots.figures import (
     confusion_matrix,
     gradient_costs,
-    learning_curves,
-    rate_robustness,
     step_size_errors,
     templates,
 )
@@ -22,6 +20,13 @@ from jaxopt_course.plots.motion import curves, write_descent
 from jaxopt_course.plots.profiles import performance_profiles
 from jaxopt_course.plots.solves import convergence_curves
 from jaxopt_course.plots.style import line_style, line_styles
+from jaxopt_course.plots.sweeps import (
+    expected_best,
+    hyperparameter_map,
+    learning_curves,
+    race_intervals,
+    rate_robustness,
+)
 from jaxopt_course.plots.trails import noisy_ensemble, surface_3d, trajectories
 
 __all__ = [
@@ -32,9 +37,11 @@ __all__ = [
     "convergence_curves",
     "curves",
     "difference_curves",
+    "expected_best",
     "gradient_arrows",
     "gradient_costs",
     "heat_map",
+    "hyperparameter_map",
     "image_grid",
     "learning_curves",
     "learning_rate_map",
@@ -42,6 +49,7 @@ __all__ = [
     "line_styles",
     "noisy_ensemble",
     "performance_profiles",
+    "race_intervals",
     "rate_robustness",
     "step_size_errors",
     "surface_3d",

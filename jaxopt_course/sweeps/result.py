@@ -11,6 +11,7 @@ import numpy as np
 from jaxopt_course.annotations import Params, PyTree
 from jaxopt_course.sweeps.files import read_record, write_record
 from jaxopt_course.sweeps.points import Points
+from jaxopt_course.sweeps.statistics import expected_minimum
 from jaxopt_course.sweeps.text import number, text_table
 
 
@@ -111,6 +112,36 @@ class SweepResult:
             tuple(edges),
             params,
         )
+
+    def epoch_loss(self, label: str) -> np.ndarray:
+        """Minibatch losses of a method's best point, averaged over each epoch, `[S, epochs]`."""
+        curve, every = self.curve(label)[self._method(label).best], max(1, self.steps_per_epoch)
+        epochs = [curve[:, first : first + every].mean(axis=1) for first in range(0, self.num_steps, every)]
+        return np.stack(epochs, axis=1) if epochs else curve
+
+    def profile(self, label: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The final loss against one hyperparameter, at the best setting of the others.
+
+        Returns:
+          The values that were tried, ascending `[V]`, and the losses `[V, S]` of the point with the lowest mean.
+        """
+        method = self._method(label)
+        if name not in method.points:
+            raise KeyError(f"{label} was not tuned by {name!r}; it was by {[*method.points]}")
+        tried, means = method.points[name], method.loss.mean(axis=1)
+        values = np.unique(tried)
+        best = [min(np.flatnonzero(tried == value), key=lambda p: (means[p], p)) for value in values]
+        return values, method.loss[best]
+
+    def expected_best(self, label: str) -> np.ndarray:
+        """The mean loss of the best of k points, expected for k = 1 to P random trials, `[P]`.
+
+        A point that diverged counts with the loss at the start.
+
+        Source: Dodge et al. (2019), "Show your work: improved reporting of experimental results", EMNLP.
+        """
+        means = self._method(label).loss.mean(axis=1)
+        return expected_minimum(np.where(np.isfinite(means), means, self.start_loss.mean()))
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a lane, for `pandas.DataFrame(rows)`, `polars.DataFrame(rows)` or `csv.DictWriter`.

@@ -135,6 +135,21 @@ def steps_to(target: float, curves: np.ndarray, window: int) -> np.ndarray:
     return np.where(above[..., -1], np.inf, steps.astype(float))
 
 
+def expected_minimum(values: np.ndarray) -> np.ndarray:
+    r"""Expected least of k values drawn with replacement, for k = 1 to P.
+
+    $$E_k = \sum_i v_{(i)} \left[ \left(\frac{P - i + 1}{P}\right)^k - \left(\frac{P - i}{P}\right)^k \right]$$
+
+    with the values in ascending order. What so many random trials would have found, by all P of them.
+
+    Source: Dodge et al. (2019), "Show your work: improved reporting of experimental results", EMNLP, eq. 3 and 4.
+    """
+    count = len(values)
+    trials, rank = np.arange(1, count + 1)[:, None], np.arange(1, count + 1)
+    weights = ((count - rank + 1) / count) ** trials - ((count - rank) / count) ** trials
+    return weights @ np.sort(values)
+
+
 def running_mean(curves: np.ndarray, window: int) -> np.ndarray:
     """Means over `window` steps that follow one another, `[..., T - window + 1]`."""
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(curves, float), window, axis=-1)
