@@ -64,9 +64,13 @@ def weak_like(array: Array) -> Array:
 
 def fetch(tree: PyTree) -> PyTree:
     """The arrays on the host, whole, in every process."""
-    if jax.process_count() > 1:
-        return jax.tree.map(np.asarray, multihost_utils.process_allgather(tree, tiled=True))
-    return jax.device_get(tree)
+
+    def whole(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return leaf
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 @partial(Program, static_argnames="layout")
