@@ -106,3 +106,17 @@ def test_units_of_two_hundred_decades() -> None:
     report = jc.gradcheck(lambda w: jnp.sum(jnp.cos(w / units)), jnp.asarray(w))
     assert report.verdict in (Verdict.PASS, Verdict.INCONCLUSIVE), report
     assert not report.wrong
+
+
+def test_terms_of_twelve_decades() -> None:
+    """Entries that noise hides do not keep the sweeps from those that can be told."""
+    scales = jnp.asarray(10.0 ** np.linspace(-6, 6, MANY))
+    report = jc.gradcheck(lambda w: jnp.sum(scales * jnp.sin(w)), point())
+    assert report.verdict is Verdict.PASS, report
+
+
+def test_only_the_wrong_one_is_named_near_the_border_of_a_domain() -> None:
+    w = jnp.asarray(10.0 ** np.random.default_rng(7).uniform(-12, 0, 100))
+    report = jc.gradcheck(lambda w: -jnp.sum(jnp.log(w)), w, grad_fn=lambda w: jnp.asarray(-1 / w).at[3].mul(-1.0))
+    assert report.verdict is Verdict.FAIL
+    assert [entry.index for entry in report.wrong] == [(3,)]
