@@ -12,7 +12,8 @@ from jax import lax
 
 from jaxopt_course.annotations import ArrayLike, PyTree
 from jaxopt_course.dtypes import at_least_32_bits
-from jaxopt_course.gradients.numerical import LARGE, Point, Rays, compiled, uncompiled
+from jaxopt_course.gradients.compiling import compiled, uncompiled
+from jaxopt_course.gradients.numerical import LARGE, Point, Rays
 from jaxopt_course.gradients.subject import (
     UNIT,
     Arguments,

@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxopt_course.annotations import Array, Params, PyTree
 from jaxopt_course.gradients.analytic import Gradient, by_autodiff, by_hand
+from jaxopt_course.gradients.compiling import spacing
 from jaxopt_course.gradients.entries import by_entries, summarize_entries
 from jaxopt_course.gradients.estimates import STEPS
 from jaxopt_course.gradients.localize import by_directions
-from jaxopt_course.gradients.numerical import Numerical, find_way, spacing
+from jaxopt_course.gradients.numerical import Numerical, find_way
 from jaxopt_course.gradients.report import Entry, GradientReport, LeafReport, Verdict, gravest
 from jaxopt_course.gradients.subject import (
     JACOBIAN,
@@ -104,7 +105,8 @@ def gradcheck(
         plain one for each, in case what it calls has been mended.
       params: any tree. Floating-point and complex leaves are checked, these in JAX's convention; others are skipped.
       *args: what else f takes, not differentiated.
-      mode: "dense": every entry; "sparse": `num_checks` entries of all leaves in proportion, the largest and a zero one
+      mode: "dense": every entry; many at first in groups of alike ones along two random directions, and one by one what
+        these leave open; "sparse": `num_checks` entries of all leaves in proportion, the largest and a zero one
         of each among them; "directional": slopes along random directions, leaf by leaf, and on a failure bisection to
         the wrong entries; "auto": dense up to 10,000 entries, as long as `max_evals` allows, else directional.
       grad_fn: `grad_fn(params, *args) -> tree like params`: a gradient written by hand, checked instead of `jax.grad`.
@@ -116,7 +118,8 @@ def gradcheck(
       num_checks: entries in sparse mode.
       num_directions: directions in directional mode, each with 34 evaluations of f a leaf.
       max_evals: the most evaluations of f to spend on entries; by default 50 (n + 10) for n entries, and no more than
-        take about half a minute. Entries that are not reached are INCONCLUSIVE, and `directional` is advised.
+        take about half a minute. Entries that are not reached are INCONCLUSIVE, and `directional` is advised. Along
+        directions none by default; where it is given, directions and searches that it does not allow are left out.
 
     Returns:
       A `GradientReport`: a table when printed; `.ok`, `.raise_if_failed()`, `.to_dict()`; verdict and worst entry of
@@ -204,7 +207,7 @@ def _verdict(report: GradientReport, trial: Trial, options: Options, directions:
     numerical.allow(options.max_evals, options.num_looked_at(n))
     chosen = _choose_mode(options, numerical)
     if chosen == "directional":
-        numerical.allow(options.max_evals, n)
+        numerical.max_evals = options.max_evals - 1 if options.max_evals else np.inf
         leaves, wrong, notes = by_directions(trial, directions)
     else:
         dense = chosen == "dense"
@@ -224,7 +227,7 @@ def _choose_mode(options: Options, numerical: Numerical) -> str:
         return "directional"
     if not numerical.way.compiled and n > DENSE_UNCOMPILED:
         return "sparse"
-    return "dense" if 6 * n <= numerical.max_evals or options.max_evals else "directional"
+    return "dense" if 2 * n <= numerical.max_evals or options.max_evals else "directional"
 
 
 def _choose_entries(gradient: Gradient, num_checks: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,13 +7,13 @@ import numpy as np
 from jaxopt_course.gradients.estimates import BARS, Samples
 from jaxopt_course.gradients.numerical import Numerical
 from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict, entry_at
+from jaxopt_course.gradients.shortcuts import compare, look_at_groups
 from jaxopt_course.gradients.subject import Part, Question, entries_at, units_at
 from jaxopt_course.gradients.verdicts import (
     CONSTANT,
     FAIL,
     INCONCLUSIVE,
     KINK,
-    PASS,
     RESOLUTION,
     Findings,
     Trial,
@@ -26,11 +26,11 @@ from jaxopt_course.gradients.verdicts import (
     wrong_entries,
 )
 
-FEW = 64  # entries that are all swept; of more, each is first compared at two steps
+FEW = 64  # entries that are all swept
 PILOTS = 4  # entries of each leaf that are swept to learn those steps
-SECOND = 1.7e-3  # the second of the two steps, relative to the first
 SWEPT = 512  # entries that are swept at once, and in all once one of them has failed
 TELLS_ENOUGH = 1e-2  # relative error of a gradient in its own dtype that its noise may excuse
+OWN = 1e-2  # of its unit, below which an entry's own size asks for steps of its own
 LOOKED_AT_AGAIN = 128  # entries that are swept over more steps where the first sweep did not settle them
 
 
@@ -66,24 +66,35 @@ def by_entries(trial: Trial, coordinates: np.ndarray) -> Looked:
 
 
 def _look_at(trial: Trial, coordinates: np.ndarray, analytic: np.ndarray, rtol: float) -> Findings:
-    """All by sweeps where there are few; else a few of each leaf, the others at two steps, and what differs there."""
+    """All by sweeps where there are few; else a few of each leaf, the others in groups, and what these leave open.
+
+    That is compared at two steps, and what differs there is swept.
+    """
+    numerical = trial.numerical
     if len(coordinates) <= FEW:
-        return sweep(trial.numerical, coordinates, analytic, rtol)
-    parts = trial.numerical.question.args.parts
+        return sweep(numerical, coordinates, analytic, rtol)
+    parts = numerical.question.args.parts
     leaf = np.searchsorted([part.last for part in parts], coordinates, side="right")
     pilots = np.concatenate([_pilots(np.flatnonzero(leaf == k), analytic) for k in np.unique(leaf)])
-    swept = sweep(trial.numerical, coordinates[pilots], analytic[pilots], rtol)
+    swept = sweep(numerical, coordinates[pilots], analytic[pilots], rtol)
     first = np.full(len(parts), np.inf)
-    unit = units_at(trial.numerical.question.args, coordinates)
+    unit = units_at(numerical.question.args, coordinates)
     np.minimum.at(first, leaf[pilots], np.nan_to_num(swept.single_step / unit[pilots], nan=np.inf))
     rest = np.setdiff1d(np.arange(len(coordinates)), pilots)
+    grouped = look_at_groups(numerical, coordinates[rest], analytic[rest], unit[rest], rtol, trial.rng)
+    found = unmeasured(analytic, held=False).replaced(rest, grouped).replaced(pilots, swept)
+    rest = rest[(grouped.code >= INCONCLUSIVE).any(axis=1)][: numerical.affordable(4)]
+    if not rest.size:
+        return found
     noise = np.nan_to_num(swept.noise, nan=np.inf).max(axis=0)
-    rest = rest[: trial.numerical.affordable(4)]
-    quick = compare(trial.numerical, coordinates[rest], analytic[rest], first[leaf[rest]], noise, rtol)
-    found = unmeasured(analytic, held=False).replaced(pilots, swept).replaced(rest, quick)
+    quick = compare(numerical, coordinates[rest], analytic[rest], first[leaf[rest]], noise, rtol)
+    found = found.replaced(rest, quick)
     suspects = rest[(quick.code >= INCONCLUSIVE).any(axis=1)]
-    suspects = suspects[np.argsort(-found.error[suspects].max(axis=1), kind="stable")]
-    return _sweep_suspects(trial.numerical, coordinates, found, suspects, rtol)
+    with np.errstate(all="ignore"):
+        signal = np.nan_to_num(np.abs(analytic[suspects]).max(axis=1) * unit[suspects])
+    within = np.isfinite(found.bar[suspects]).all(axis=1)  # of noise: these last, the most telling first
+    suspects = suspects[np.lexsort((np.where(within, -signal, -found.error[suspects].max(axis=1)), within))]
+    return _sweep_suspects(numerical, coordinates, found, suspects, rtol)
 
 
 def _pilots(rows: np.ndarray, analytic: np.ndarray) -> np.ndarray:
@@ -95,7 +106,7 @@ def _pilots(rows: np.ndarray, analytic: np.ndarray) -> np.ndarray:
 def _sweep_suspects(
     numerical: Numerical, coordinates: np.ndarray, found: Findings, suspects: np.ndarray, rtol: float
 ) -> Findings:
-    """Sweep what differs, worst first.
+    """Sweep what differs, in the order given: worst first, and what may differ by noise alone last.
 
     Once one entry has failed, the others that differ grossly count as wrong. Where SWEPT entries and nothing could be
     told of any, the precision of f does not suffice, and the others are left.
@@ -133,15 +144,22 @@ def _settled(
 ) -> Findings:
     unit = samples.unit
     found = judge_entries(samples, analytic, rtol)
-    open_ = (found.code >= INCONCLUSIVE).any(axis=1) & ~found.held
-    again = np.flatnonzero(open_)[: min(LOOKED_AT_AGAIN, numerical.affordable(2 * len(numerical.steps)))]
+    open_ = np.flatnonzero((found.code >= INCONCLUSIVE).any(axis=1) & ~found.held)
+    open_ = open_[np.argsort(-found.code[open_].max(axis=1), kind="stable")]  # what fails first
+    again = open_[: min(LOOKED_AT_AGAIN, numerical.affordable(2 * len(numerical.steps)))]
     if again.size:
         steps = second_steps(numerical, coordinates[again], analytic[again], unit[again])
         more = numerical.samples(numerical.single(coordinates[again]), steps, unit[again])
         better = judge_entries(samples.rows(again).merged(more), analytic[again], rtol)
-        stands = (found.code[again] == FAIL) & (better.code == INCONCLUSIVE) & (better.step > unit[again, None])
-        found = found.replaced(again, better._replace(code=np.where(stands, FAIL, better.code)))
-    return found
+        # Where only steps beyond the unit say something, the first sweep stands.
+        stands = (better.code == INCONCLUSIVE) & (better.step > unit[again, None])
+        mixed = zip(found.rows(again), better, strict=True)
+        found = found.replaced(again, Findings(*(np.where(stands, a, b) if a.ndim > 1 else b for a, b in mixed)))
+    # Steps in a unit far above an entry's own size may have seen nothing of it but an oscillation.
+    unsure = np.setdiff1d(open_[samples.own[open_] < OWN * unit[open_]], again)
+    code = found.code.copy()
+    code[unsure] = np.minimum(code[unsure], INCONCLUSIVE)
+    return found._replace(code=code)
 
 
 def second_steps(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -156,48 +174,12 @@ def second_steps(numerical: Numerical, coordinates: np.ndarray, analytic: np.nda
         reveals = np.abs(numerical.here).max() / np.abs(analytic).max(axis=1)
     reveals = np.where(np.isfinite(reveals) & (reveals > 0), reveals, 2.0**25 * unit)
     far = np.clip(reveals, 2.0**6 * unit, 2.0**40 * unit)
-    small = (own > 0) & (own < 1e-2 * unit)
+    small = (own > 0) & (own < OWN * unit)
     count = len(numerical.steps)
     top, fall = np.where(small, own, unit * np.exp(-1.0)) / 2, np.log(numerical.steps[0] / numerical.steps[-1])
     up = np.geomspace(far, 2 * unit, 6, axis=1)
     down = np.geomspace(top, top * np.exp(-fall), count - 6, axis=1)
     return np.concatenate([up, down], axis=1)
-
-
-def compare(
-    numerical: Numerical,
-    coordinates: np.ndarray,
-    analytic: np.ndarray,
-    first: np.ndarray,
-    noise: np.ndarray,
-    rtol: float,
-) -> Findings:
-    """Central differences at two steps of unrelated sizes, `first` units and SECOND of that; they must both agree.
-
-    At the first, to `rtol`; at the second, where the noise of f counts more, to that noise as well, if it would let an
-    error of RESOLUTION show. Slopes to the left and right must be alike, or there may be a kink. The error is relative
-    to the entry itself; whatever parts from it is left open.
-    """
-    unit = units_at(numerical.question.args, coordinates)
-    steps = (first * unit)[:, None] * np.array([1.0, SECOND])
-    samples = numerical.samples(numerical.single(coordinates), steps, unit)
-    h = samples.steps[:, :, None]
-    with np.errstate(all="ignore"):
-        slopes = (samples.plus - samples.minus) / (2 * h)
-        gap = np.abs((samples.plus - samples.here) - (samples.here - samples.minus))[:, 0] / h[:, 0]
-        scale = np.maximum(np.abs(analytic), np.abs(slopes[:, 0]))
-        blur = 2 * np.maximum(noise, numerical.eps * np.abs(samples.here)) / h
-        near = np.abs(slopes[:, 0] - analytic) <= rtol * scale
-        near &= np.abs(slopes[:, 1] - analytic) <= np.maximum(rtol * scale, blur[:, 1])
-        agrees = near & (blur[:, 1] <= RESOLUTION * scale) & (gap <= 0.1 * scale) & (scale > 0)
-        unmoved = (samples.plus == samples.here).all(axis=1) & (samples.minus == samples.here).all(axis=1)
-        error = np.abs(slopes[:, 0] - analytic) / np.where(scale > 0, scale, 1.0)
-    code = np.where(agrees, PASS, np.where(unmoved & (analytic == 0), CONSTANT, INCONCLUSIVE))
-    nan, no, shape = np.full(code.shape, np.nan), np.zeros(code.shape, bool), code.shape
-    noise = np.broadcast_to(noise, shape)
-    step = np.repeat(samples.steps[:, :1], shape[1], axis=1)
-    error = np.nan_to_num(error, nan=np.inf)
-    return Findings(code, analytic, slopes[:, 0], nan, step, error, noise, no, no[:, 0], no, nan[:, 0])
 
 
 def _size_of_f(numerical: Numerical, found: Findings, unit: np.ndarray) -> np.ndarray:
@@ -272,7 +254,7 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
         int((doubtful & ~found.negligible & ~np.isnan(found.numerical)).any(axis=1).sum())
         and not (found.code == FAIL).any()
     ):
-        notes.append('the precision does not suffice for single entries; mode="directional" needs less of it')
+        notes.append(_advice(numerical, int(doubtful.any(axis=1).sum())))
     if kinks := int((found.code == KINK).any(axis=1).sum()):
         notes.append(f"{kinks:,} of the entries lie at a kink of f or close to one")
     if held := int(found.held.sum()):
@@ -284,6 +266,16 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
             f"{1 - len(found.code) / total:.2%}"
         )
     return notes
+
+
+def _advice(numerical: Numerical, count: int) -> str:
+    """What to do where the values of f have too few digits for single entries."""
+    each, leaves = 2 * len(numerical.steps), len(numerical.question.args.parts)
+    return (
+        f"f keeps {digits(numerical.eps)} digits, which do not suffice for {count:,} single entries; "
+        f'mode="directional" needs fewer of them, and {2 * each * leaves:,} evaluations: {each} for each of 2 '
+        f"directions and {leaves:,} {'leaf' if leaves == 1 else 'leaves'}"
+    )
 
 
 def summarize_entries(question: Question, looked: Looked) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:

@@ -51,12 +51,18 @@ def by_directions(trial: Trial, directions: list[Leaves]) -> Found:
     """Every leaf along random directions; where one fails, the entries that are to blame."""
     numerical, sides = trial.numerical, trial.sides
     question, tolerance = numerical.question, sides.tolerance(100 * sides.eps)
+    each = 2 * len(numerical.steps) * len(question.args.parts)
+    directions, asked = directions[: numerical.affordable(each)], len(directions)
+    if not directions:
+        return _nothing(numerical, each)
     checked, notes = [_along(trial, weights, tolerance) for weights in directions], []
+    if len(directions) < asked:
+        notes.append(f"max_evals allows {len(directions)} of {asked} directions, at {each:,} evaluations each")
     aside = _kinks_aside(numerical, checked)
     if aside.size:
         notes.append(f"{aside.size:,} coordinates at a kink of f were found by bisection and looked at one by one")
-        held = [_without(trial, weights, aside) for weights in directions]
-        checked = [_along(trial, weights, tolerance) for weights in held]
+        held = [_without(trial, weights, aside) for weights in directions[: numerical.affordable(each)]]
+        checked = [_along(trial, weights, tolerance) for weights in held] or checked
     parts = question.args.parts
     checked = [each._replace(found=excused(trial, each.found, leaf_rays(parts, each.weights))) for each in checked]
     if tolerance > RESOLUTION and sides.rtol is None:
@@ -66,6 +72,7 @@ def by_directions(trial: Trial, directions: list[Leaves]) -> Found:
     wrong: list[Entry] = []
     for number, leaf in enumerate(leaves):
         kinks = aside[(aside >= parts[number].first) & (aside < parts[number].last)]
+        kinks = kinks[: numerical.affordable(2 * len(numerical.steps))]
         if kinks.size:
             found = _entries_of(trial, checked[0], number, kinks, tolerance)
             wrong += wrong_entries(question, kinks, found)
@@ -83,6 +90,17 @@ def by_directions(trial: Trial, directions: list[Leaves]) -> Found:
     if any(leaf.verdict is Verdict.INCONCLUSIVE for leaf in leaves):
         notes.append('along directions this cannot be told; mode="sparse" or "dense" looks at single entries')
     return tuple(leaves), tuple(wrong), notes
+
+
+def _nothing(numerical: Numerical, each: int) -> Found:
+    """A report of no direction at all."""
+    parts, nan = numerical.question.args.parts, float("nan")
+    worst = [Entry(part.path, (), nan, nan, nan) for part in parts]
+    leaves = tuple(
+        LeafReport(part.path, Verdict.INCONCLUSIVE, part.size, 0, 0, nan, nan, entry, nan, nan, rays=True)
+        for part, entry in zip(parts, worst, strict=True)
+    )
+    return leaves, (), [f"a direction takes {each:,} evaluations of f, which max_evals does not allow: raise it"]
 
 
 def _along(trial: Trial, weights: Leaves, rtol: float) -> Direction:
@@ -158,8 +176,10 @@ def _blame(trial: Trial, direction: Direction, number: int, tolerance: float) ->
     located = wrong_coordinates(trial, direction, number, int(np.argmax(error)))
     spent = numerical.evaluations - before
     coordinates = located
+    if numerical.affordable(2 * len(numerical.steps)) < (1 if located is None else len(located)):
+        return _Blame((), 0, "max_evals does not allow a search for the wrong entries: raise it")
     if coordinates is None:
-        count = min(SAMPLED, part.last - part.first)
+        count = min(SAMPLED, part.last - part.first, numerical.affordable(2 * len(numerical.steps)))
         coordinates = np.sort(part.first + trial.rng.choice(part.last - part.first, count, replace=False))
     found = _entries_of(trial, direction, number, coordinates, tolerance)
     entries = wrong_entries(numerical.question, coordinates, found)
@@ -225,21 +245,26 @@ def _vanishes(found: Findings, size_of_f: float) -> bool:
 
 
 def localize(
-    measure: Callable[[np.ndarray, np.ndarray], np.ndarray], first: int, last: int, threshold: float
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray | None], first: int, last: int, threshold: float
 ) -> np.ndarray | None:
     """Find the coordinates in [first, last) that contribute to a sum; None where there are too many to follow.
+
+    None also where `measure` says None: that it may not go on.
 
     `measure(firsts, lasts)` says for some blocks of coordinates what each contributes. It is additive: a block gives
     the sum of what its halves give, so that measuring one half gives the other. k coordinates among n take about
     k log2(n/k) measurements, with all the blocks of one size in one call.
     """
     firsts, lasts = np.array([first]), np.array([last])
-    found = measure(firsts, lasts)
+    if (found := measure(firsts, lasts)) is None:
+        return None
     while (lasts - firsts).max() > 1:
         single = lasts - firsts == 1
         middle = (firsts + lasts + 1) // 2
         left = np.where(single, found, 0.0)
-        left[~single] = measure(firsts[~single], middle[~single])
+        if (measured := measure(firsts[~single], middle[~single])) is None:
+            return None
+        left[~single] = measured
         found = np.concatenate([left, np.where(single, 0.0, found - left)])
         firsts, lasts = np.concatenate([firsts, middle]), np.concatenate([middle, lasts])
         keep = np.abs(found) > threshold
@@ -254,7 +279,9 @@ def wrong_coordinates(trial: Trial, direction: Direction, leaf: int, reading: in
     numerical, gradient = trial.numerical, trial.sides.sharpest.holding()
     part, step, norm = numerical.question.args.parts[leaf], direction.step[leaf], direction.norm[leaf, reading]
 
-    def residuals(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+    def residuals(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray | None:
+        if numerical.affordable(2) < len(firsts):
+            return None
         rays = Rays(direction.weights, firsts, lasts)
         central, _ = numerical.central(rays, np.full(len(firsts), step))
         return (central - gradient.slopes(rays)[0])[:, reading]
@@ -267,7 +294,9 @@ def kinked_coordinates(numerical: Numerical, direction: Direction, leaf: int, re
     """The coordinates of a leaf along which f has a kink at the point: there the one-sided slopes are apart."""
     part = numerical.question.args.parts[leaf]
 
-    def gaps(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+    def gaps(firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray | None:
+        if numerical.affordable(2) < len(firsts):
+            return None
         rays = Rays(direction.weights, firsts, lasts)
         return numerical.central(rays, np.full(len(firsts), KINK_STEP * np.sqrt(numerical.eps)))[1][:, reading]
 

@@ -7,7 +7,7 @@ units of each coordinate; on a ray of one coordinate, t is the step itself.
 import functools
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxopt_course.annotations import ArrayLike, PyTree
+from jaxopt_course.annotations import ArrayLike
+from jaxopt_course.gradients.compiling import compiled, spacing, uncompiled
 from jaxopt_course.gradients.estimates import COARSE_STEPS, STEPS, Estimate, Samples, estimate_slopes
 from jaxopt_course.gradients.subject import (
     UNIT,
     Arguments,
-    Fresh,
-    Function,
     Leaves,
     Number,
     Part,
@@ -35,51 +34,27 @@ from jaxopt_course.gradients.subject import (
     unit_of,
 )
 
-SMALL = 10_000  # numbers in arguments up to which compiling quickly matters more than running fast
 LARGE = 2**20  # coordinates from which memory is minded more than speed
 CACHE = 2**22  # bytes of perturbed parameters that are evaluated side by side
 MEMORY = 2**27  # bytes that the data, or the outputs, may take once for each of them
 SIDE_BY_SIDE = 32
 PATIENCE = 30.0  # seconds that the evaluations of a check may take, unless more are asked for
+QUICK, SLOW = 1e-3, 1.0  # seconds between which an evaluation is timed again
 LEAST = 400  # evaluations that are allowed however slow f is
-
-
-def compiled(function: Function, args: Arguments, *static: object) -> Function:
-    """The function with its first arguments fixed, compiled once for a subject.
-
-    A small one is compiled without expensive passes: it runs for less time than they would take.
-    """
-    small = args.num_coordinates + sum(leaf.size for leaf in args.data) <= SMALL
-    if not isinstance(args.subject.f, Fresh):
-        return _kept(function, small, args.subject, args.parts, *static)
-    programs, key = args.subject.f.programs, (function, *static)
-    if key not in programs:
-        programs[key] = _jitted(function, small, args.subject, args.parts, *static)
-    return programs[key]
-
-
-def _jitted(function: Function, small: bool, *static: object) -> Function:
-    options: dict[str, int | bool] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(partial(function, *static), compiler_options=options if small else None)
-
-
-_kept = lru_cache(maxsize=64)(_jitted)
-
-
-def uncompiled(function: Function, args: Arguments, *static: object) -> Function:
-    return partial(function, args.subject, args.parts, *static)
 
 
 class Rays(NamedTuple):
     """Stretches [first, last) of the row of coordinates, [R] each, under one set of weights.
 
-    `absolute`: each is one coordinate, and t counts in the parameter's own units.
+    `absolute`: each is one coordinate, and t counts in the parameter's own units. `ranks`: the place of each
+    coordinate in the row, where that is not the order of the leaves.
     """
 
     weights: Leaves
     first: np.ndarray
     last: np.ndarray
     absolute: bool = False
+    ranks: Leaves | None = None
 
     def rows(self, rows: np.ndarray) -> "Rays":
         return self._replace(first=self.first[rows], last=self.last[rows])
@@ -107,29 +82,44 @@ class Point(NamedTuple):
     sizes: np.ndarray
     cotangents: Leaves | None
     absolute: bool | ArrayLike = False
+    ranks: Leaves | None = None  # of coordinates in the row, where that is not the order of the leaves
 
     def as_run(self, precise: bool) -> "Point":
         return self._replace(moving=as_run(self.moving, precise), data=as_run(self.data, precise))
 
     def steps(self, parts: tuple[Part, ...], first: Number, last: Number, t: Number) -> Leaves:
         """The step from each leaf to its point at t on the ray, in the leaf's own dtype."""
-        rows = zip(parts, self.moving, self.weights, self.sizes, strict=True)
-        return [self._step(part, leaf, weight, size, (first, last, t)) for part, leaf, weight, size in rows]
+        ranks = self.ranks or [_row_of(part) for part in parts]
+        rows = zip(parts, self.moving, self.weights, self.sizes, ranks, strict=True)
+        return [self._step(*row, (first, last, t)) for row in rows]
 
-    def _step(self, part: Part, leaf: ArrayLike, weight: ArrayLike, size: Number, ray: tuple[Number, ...]) -> ArrayLike:
+    def _step(
+        self,
+        part: Part,
+        leaf: ArrayLike,
+        weight: ArrayLike,
+        size: Number,
+        rank: ArrayLike,
+        ray: tuple[Number, ...],
+    ) -> ArrayLike:
         first, last = (jnp.asarray(end, jnp.int32) for end in ray[:2])
         real = jnp.abs(leaf).dtype
         unit = unit_of(leaf, jnp.asarray(size, real))
         unit = jnp.where(self.absolute, jnp.ones_like(unit), unit) * jnp.asarray(ray[2], real)
-        places = jnp.arange(part.size, dtype=jnp.int32).reshape(part.shape)
 
-        def stretch(weight: ArrayLike, start: int) -> ArrayLike:
-            inside = (places + start >= first) & (places + start < last)
+        def stretch(weight: ArrayLike, rank: ArrayLike) -> ArrayLike:
+            inside = (rank >= first) & (rank < last)
             return jnp.where(inside, unit * (jnp.asarray(weight).astype(real) / UNIT), jnp.zeros((), real))
 
         if part.is_complex:
-            return lax.complex(stretch(weight[0], part.first), stretch(weight[1], part.first + part.size))
-        return stretch(weight, part.first)
+            return lax.complex(stretch(weight[0], rank[0]), stretch(weight[1], rank[1]))
+        return stretch(weight, rank)
+
+
+def _row_of(part: Part) -> ArrayLike:
+    """The coordinates of a leaf in the row, in the shape of its weights."""
+    shape = (2, *part.shape) if part.is_complex else part.shape
+    return part.first + jnp.arange(part.last - part.first, dtype=jnp.int32).reshape(shape)
 
 
 def value_at(
@@ -190,9 +180,12 @@ class Numerical:
         self.max_evals = np.inf
         nowhere = Rays(self.ones, np.zeros(1, np.int32), np.zeros(1, np.int32))
         self.here = self.values(nowhere, np.zeros(1))[0]
-        start = time.perf_counter()
-        self.again = self.values(nowhere, np.zeros(1))[0]
-        self.seconds = (time.perf_counter() - start) / way.batch  # an evaluation takes
+        spent: list[float] = []
+        while not spent or (len(spent) < 3 and QUICK < spent[-1] < SLOW):  # a busy machine is no slow function
+            start = time.perf_counter()
+            self.again = self.values(nowhere, np.zeros(1))[0]
+            spent.append(time.perf_counter() - start)
+        self.seconds = min(spent) / way.batch  # an evaluation takes
         self.eps = spacing(question.args, way.precise)
 
     @property
@@ -202,6 +195,16 @@ class Numerical:
     @functools.cached_property
     def ones(self) -> Leaves:
         return single_coordinates(self.question.args.parts)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether coordinates may be taken in any order, which a large point would pay for with memory."""
+        return self.question.args.num_coordinates <= LARGE
+
+    @functools.cached_property
+    def _in_order(self) -> Leaves | None:
+        args = self.question.args
+        return args.like_weights(np.arange(args.num_coordinates, dtype=np.int32)) if self.ranked else None
 
     def allow(self, max_evals: int | None, num_looked_at: int) -> None:
         """Set the budget: what was asked for, else 50 (n + 10) evaluations, and no more than PATIENCE allows."""
@@ -220,7 +223,8 @@ class Numerical:
         self.evaluations += len(t)
         args, way = self.question.args, self.way
         columns = [np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32), np.asarray(t, float)]
-        point = Point(args.moving, args.data, rays.weights, args.sizes, self.cotangents, rays.absolute)
+        ranks = rays.ranks or self._in_order  # always some, where there may be some: one program
+        point = Point(args.moving, args.data, rays.weights, args.sizes, self.cotangents, rays.absolute, ranks)
         rows = []
         with arithmetic(way.precise):
             for start in range(0, len(t), self.capacity):
@@ -242,7 +246,7 @@ class Numerical:
             steps = self._exact(rays.first, own, steps)
         t = np.stack([steps, -steps], axis=-1)
         first, last = (np.repeat(x, t[0].size) for x in (rays.first, rays.last))
-        values = self.values(Rays(rays.weights, first, last, rays.absolute), t.ravel()).reshape(*t.shape, -1)
+        values = self.values(rays._replace(first=first, last=last), t.ravel()).reshape(*t.shape, -1)
         unit = np.ones(len(steps)) if unit is None else unit
         return Samples(values[:, :, 0], values[:, :, 1], self.here, steps, unit, own, self.eps)
 
@@ -304,47 +308,3 @@ def find_way(
             continue
         return found
     raise RuntimeError("\n".join([f"{question.title}: f ran at the point but not beside it:", *notes]))
-
-
-def spacing(args: Arguments, precise: bool) -> float:
-    """The relative spacing of the narrowest numbers through which f's result passes."""
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in (*args.moving, *args.data))
-    with arithmetic(precise):
-        fresh = isinstance(args.subject.f, Fresh)  # a plain f is not kept
-        return (_narrowest.__wrapped__ if fresh else _narrowest)(args.subject, precise, len(args.moving), shapes)
-
-
-@lru_cache(maxsize=256)
-def _narrowest(subject: Subject, precise: bool, num_moving: int, shapes: tuple[jax.ShapeDtypeStruct, ...]) -> float:
-    def outputs(*leaves: ArrayLike) -> Leaves:
-        return subject.outputs(as_run(list(leaves[:num_moving]), precise), as_run(list(leaves[num_moving:]), precise))
-
-    widest = max(_eps(np.dtype(float) if precise else shape.dtype) for shape in shapes[:num_moving])
-    try:
-        jaxpr = jax.make_jaxpr(outputs)(*shapes)
-    except Exception:  # f must see values: nothing to read
-        return widest
-    return max(widest, *(_eps(aval.dtype) for aval in jaxpr.out_avals), _narrowing(jaxpr.jaxpr))
-
-
-def _narrowing(jaxpr: PyTree) -> float:
-    """The coarsest spacing that an operation rounds finer numbers to."""
-    coarsest = 0.0
-    for equation in jaxpr.eqns:
-        ins = [_eps(v.aval.dtype) for v in equation.invars if _is_float(v)]
-        outs = [_eps(v.aval.dtype) for v in equation.outvars if _is_float(v)]
-        if ins and outs and max(outs) > min(ins):
-            coarsest = max(coarsest, *outs)
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                coarsest = max(coarsest, _narrowing(inner))
-    return coarsest
-
-
-def _is_float(variable: PyTree) -> bool:
-    return hasattr(variable.aval, "dtype") and jnp.issubdtype(variable.aval.dtype, jnp.inexact)
-
-
-def _eps(dtype: np.dtype) -> float:
-    return float(jnp.finfo(dtype).eps)

@@ -123,6 +123,11 @@ class Arguments(NamedTuple):
     def num_coordinates(self) -> int:
         return self.parts[-1].last
 
+    def like_weights(self, row: np.ndarray) -> Leaves:
+        """A number for each coordinate, as a leaf each; of a complex leaf [2, *shape]."""
+        pieces = np.split(row, [part.first for part in self.parts[1:]])
+        return [x.reshape((2, *p.shape) if p.is_complex else p.shape) for x, p in zip(pieces, self.parts, strict=True)]
+
 
 class Readings(NamedTuple):
     """How outputs become M real numbers: cotangents [M, *shape] of each output, and a name for each reading.

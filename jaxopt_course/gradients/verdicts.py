@@ -25,7 +25,7 @@ class Findings(NamedTuple):
 
     `noise` [R, M] is that of f, `kinked` where f has a kink at the point, `held` [R] what could not be moved. An
     entry that is INCONCLUSIVE but `negligible` cannot be told from noise and does not matter to f: it is counted, and
-    spoils no PASS. `bar` is NaN where an entry was compared at two steps only.
+    spoils no PASS. `bar` is NaN where an entry was not swept, unless noise alone explains what it differs by.
     `single_step` [R] is where one central difference is best.
     """
 
