@@ -1,6 +1,13 @@
 """How a step or a solve ended: small integers that live inside `jit`; positive is success."""
 
+from collections.abc import Sequence
 from enum import IntEnum
+from functools import reduce
+from typing import Any
+
+import jax.numpy as jnp
+
+Case = tuple[Any, Any]  # a condition, and the `Status` or `Obstacle` that it stands for
 
 
 class Status(IntEnum):
@@ -54,3 +61,10 @@ class Obstacle(IntEnum):
     WRONG_GRADIENT = 4
     NOT_FINITE = 5
     UPHILL = 6
+
+
+def first_true(cases: Sequence[Case], otherwise: Any) -> Any:
+    """The status of the first case whose condition is true, int32; `otherwise` where none is."""
+    return reduce(
+        lambda rest, case: jnp.where(case[0], jnp.int32(case[1]), rest), reversed(cases), jnp.int32(otherwise)
+    )

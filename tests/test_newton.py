@@ -16,7 +16,8 @@ from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
 from jaxopt_course import Status
-from jaxopt_course.optimizers.newton import newton_direction, truncated_cg
+from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.newton import newton_direction
 from tests.tables import FLOATS
 
 METHODS: dict[str, Callable[..., Any]] = {"newton": jc.newton, "newton_cg": jc.newton_cg}
@@ -182,6 +183,26 @@ def test_conjugate_gradients_meet_the_forcing_sequence(seed: int) -> None:
 @jax.jit
 def compiled_cg(H: Any, g: Any) -> Any:
     return truncated_cg(lambda v: H @ v, g, lambda v: v, jnp.int32(100), 0.03)
+
+
+def test_the_residual_of_an_ended_inner_solve_hides_gain() -> None:
+    curvatures, g = jnp.array([1.0, 10.0, 100.0]), jnp.ones(3)
+    all_of_it = float(jnp.sum(g**2 / curvatures) / 2)
+    for most, complete in ((2, False), (3, True)):
+        inner = truncated_cg(lambda v: curvatures * v, g, lambda v: v, jnp.int32(most), 1e-12)
+        seen, hidden = float(-g @ inner.solution / 2), float(hidden_gain(inner, g.dtype))
+        assert seen + hidden <= all_of_it * (1 + 1e-9)
+        assert (hidden > seen / 2) is not complete
+        assert complete is (seen == pytest.approx(all_of_it, rel=1e-9))
+
+
+def test_newton_cg_claims_no_more_than_its_inner_solves_know() -> None:
+    """The Hessian at the end has a condition of 1e16, and conjugate gradients end early."""
+    problem = jc.mgh.PROBLEMS["meyer"]
+    result = jc.minimize(problem.fn, jc.newton_cg(), problem.start, max_steps=3000)
+    left, gained = float(result.value) - problem.minima[0].value, float(problem.fn(problem.start) - result.value)
+    assert result.status != Status.GRADIENT_NORM or left <= 1e-18 * gained
+    assert left <= 1e-8 * gained
 
 
 def test_conjugate_gradients_on_what_has_no_curvature() -> None:

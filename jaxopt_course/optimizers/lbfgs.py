@@ -254,11 +254,11 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
 
 def direction_and_length(history: History, grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
     """-H g and 1; where there are no pairs, -g/|g| and a length in the scale of the parameters."""
-    has_pairs = history.num_stored > 0
-    downhill, first = down_the_gradient(grads, inputs)
-    product = inverse_hessian_product(grads, history)
-    direction = jax.tree.map(lambda h, d: jnp.where(has_pairs, -h, d), product, downhill)
-    return direction, jnp.where(has_pairs, 1, first)
+
+    def quasi_newton() -> tuple[Updates, Array]:
+        return optax.tree.scale(-1, inverse_hessian_product(grads, history)), jnp.ones((), history.scale.dtype)
+
+    return lax.cond(history.num_stored > 0, quasi_newton, lambda: down_the_gradient(grads, inputs))
 
 
 def gain_left(slope: Array, step: Step, has_pairs: Array, has_model: Array) -> Array:

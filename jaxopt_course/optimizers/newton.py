@@ -14,8 +14,9 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
-from jaxopt_course.dtypes import largest_entry, norm, widened
+from jaxopt_course.dtypes import norm, widened
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
+from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.searched import (
@@ -267,7 +268,7 @@ def newton_cg(
         inputs = inputs.frozen_where(~usable)
         direction, first = unless_retreating(inner.solution, first, state.reset_status, inputs)
         step = search_along(line_search, inputs, direction, first)
-        gain = jnp.where(usable & ~inner.negative, decrement(slope), jnp.inf)
+        gain = jnp.where(usable & ~inner.negative, decrement(slope) + hidden_gain(inner, dtype), jnp.inf)
         after = retreat(step, gain, state.reset_status, inputs)
         status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         return scaled(step.length, direction, params), NewtonCGState(
@@ -280,70 +281,3 @@ def newton_cg(
         )
 
     return Optimizer(init, update)
-
-
-class InnerSolve(NamedTuple):
-    """Conjugate gradients on H d = -g: `solution` d, `residual` r = H d + g, the next `conjugate` direction p, `rho` =
-    r'M r, the `largest` and the `lowest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it.
-    """
-
-    solution: Any
-    residual: Any
-    conjugate: Any
-    rho: Array
-    largest: Array
-    lowest: Array
-    num_products: Array
-    negative: Array
-
-
-def truncated_cg(
-    product: Callable[[Updates], Updates],
-    grads: Updates,
-    inverse: Callable[[Updates], Updates],
-    max_products: Array | int,
-    forcing: Array | float,
-) -> InnerSolve:
-    """Solve H d = -g until the residual is at most `forcing` |g|, or curvature is not positive.
-
-    The solve is linear in g, and works with g of largest entry 1: squares of small numbers would underflow.
-    """
-    vdot, size_of, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
-    top = largest_entry(grads, jax.tree.leaves(grads)[0].dtype)
-    unit = jnp.where(top > 0, top, 1)
-    grads = scale(1 / unit, grads)
-    size = size_of(grads)
-    goal, eps = forcing * size, jnp.finfo(size.dtype).eps
-
-    def body(inner: InnerSolve) -> InnerSolve:
-        p = inner.conjugate
-        hp = product(p)
-        curvature, length = vdot(p, hp), vdot(p, p)
-        largest = jnp.maximum(inner.largest, jnp.abs(curvature) / length)
-        negative = ~(curvature > eps * largest * length)
-        positive = jnp.maximum(jnp.abs(curvature), jnp.sqrt(eps) * largest * length)
-        alpha = jnp.where(positive == 0, 1, inner.rho / positive)
-        residual = add_scale(inner.residual, alpha, hp)
-        preconditioned = inverse(residual)
-        rho = vdot(residual, preconditioned)
-        return InnerSolve(
-            add_scale(inner.solution, alpha, p),
-            residual,
-            add_scale(scale(-1, preconditioned), rho / inner.rho, p),
-            rho,
-            largest,
-            jnp.minimum(inner.lowest, jnp.abs(curvature) / length),
-            inner.num_products + 1,
-            negative,
-        )
-
-    first = inverse(grads)
-    none, rho = jnp.int32(0), vdot(grads, first)
-    zero, far = jnp.zeros_like(rho), jnp.full_like(rho, jnp.inf)
-    start = InnerSolve(optax.tree.zeros_like(grads), grads, scale(-1, first), rho, zero, far, none, jnp.array(False))
-    inner = lax.while_loop(
-        lambda inner: (size_of(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products),
-        body,
-        start,
-    )
-    return inner._replace(solution=scale(unit, inner.solution), residual=scale(unit, inner.residual))

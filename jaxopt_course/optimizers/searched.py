@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax import lax
 
 from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import check_floating, largest_entry, norm, rounding, widened, working_dtype
@@ -124,10 +126,12 @@ def unless_retreating(
     direction: Updates, first_length: Array, reset_status: Array, inputs: SearchInputs
 ) -> tuple[Updates, Array]:
     """The direction and its first length; those down the gradient after a search that found nothing lower."""
-    downhill, first = down_the_gradient(inputs.grad, inputs)
-    retreating = reset_status < 0
-    chosen = jax.tree.map(lambda d, g: jnp.where(retreating, g.astype(d.dtype), d), direction, downhill)
-    return chosen, jnp.where(retreating, first.astype(first_length.dtype), first_length)
+
+    def retreating() -> tuple[Updates, Array]:
+        downhill, first = down_the_gradient(inputs.grad, inputs)
+        return optax.tree.cast_like(downhill, direction), first.astype(first_length.dtype)
+
+    return lax.cond(reset_status < 0, retreating, lambda: (direction, first_length))
 
 
 class Retreat(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxopt_course.annotations import Array
-from jaxopt_course.status import Obstacle
+from jaxopt_course.status import Obstacle, first_true
 
 LONGEST = 1e25  # in first trials: what falls as steeply after that many decades has no minimum on this ray
 DECADES = 100.0  # a bracket whose ends differ by more is divided at the geometric mean
@@ -17,7 +17,7 @@ DECADES = 100.0  # a bracket whose ends differ by more is divided at the geometr
 def more_telling(before: Array, trial: Array, start: Array, noise: Array) -> Array:
     """The trial where it rose although its promised fall far exceeds the rounding of the value, else the one before."""
     rose = trial[1] > start[1]  # else the step may be below the rounding of the parameters
-    tells = jnp.all(jnp.isfinite(trial)) & rose & (-trial[0] * start[2] > 1000 * noise)
+    tells = jnp.isfinite(trial[1]) & jnp.isfinite(trial[2]) & rose & (-trial[0] * start[2] > 1000 * noise)
     return jnp.where(tells, trial, before)
 
 
@@ -45,8 +45,7 @@ def obstacle(telling: Array, last: Array, start: Array) -> Array:
         (seen & (rise > 0), Obstacle.KINK),
         (~seen & ~finite, Obstacle.NOT_FINITE),
     ]
-    conditions, obstacles = zip(*cases, strict=True)
-    return jnp.select(list(conditions), [jnp.int32(each) for each in obstacles], jnp.int32(Obstacle.ROUNDING))
+    return first_true(cases, Obstacle.ROUNDING)
 
 
 def falls_straight(trial: Array, start: Array, first: Array) -> Array:

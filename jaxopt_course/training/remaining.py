@@ -9,8 +9,8 @@ import optax
 
 from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import largest_entry, norm
-from jaxopt_course.optimizers.newton import truncated_cg
-from jaxopt_course.optimizers.searched import decrement, gain_along
+from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.searched import decrement
 
 MAX_PRODUCTS = 30  # with the Hessian, in one estimate
 RESIDUAL = 1e-3  # of the gradient, at which the inner solve ends
@@ -60,8 +60,7 @@ def remaining(grad_fn: Callable[[Params], Updates], params: Params, start: Param
         MAX_PRODUCTS,
         RESIDUAL,
     )
-    hidden = gain_along(norm(inner.residual, dtype), inner.lowest)
-    gain = decrement(optax.tree.vdot(grads, inner.solution)) + jnp.where(jnp.isfinite(hidden), hidden, 0)
+    gain = decrement(optax.tree.vdot(grads, inner.solution)) + hidden_gain(inner, dtype)
     known = ~inner.negative & jnp.isfinite(inner.largest)
     found = Remaining(gain, norm(inner.solution, dtype), relative_size(inner.solution, params, start, dtype))
     return jax.tree.map(lambda estimate: jnp.where(known, estimate, jnp.inf), found)

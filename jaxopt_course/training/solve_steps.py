@@ -20,6 +20,7 @@ from jaxopt_course.training.stopping import (
     Facts,
     Stopping,
     first_status,
+    little_left,
     next_status,
     success_status,
 )
@@ -218,8 +219,13 @@ def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Se
     if not solve.stopping.needs_gain:
         return Remaining(unknown, unknown, unknown)
     if search is not None:  # whose direction, a step of length 1, leads to the minimum of its model
-        part = relative_size(updates, carry.here.params, solve.start, solve.dtype)
         moved, whole = search.step_size > 0, jnp.where(search.step_size > 0, search.step_size, 1)
+        little, lost = little_left(search.gain, new.value, carry.start_value)
+        part = lax.cond(  # of use only where this may be the end
+            little | lost,
+            lambda: relative_size(updates, carry.here.params, solve.start, solve.dtype),
+            lambda: unknown,
+        )
         return Remaining(
             search.gain,
             jnp.where(moved, stride / whole, carry.left.distance),

@@ -8,7 +8,8 @@ units.
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 
 from jaxopt_course.annotations import Array
 from jaxopt_course.dtypes import rounding
-from jaxopt_course.status import Obstacle, Status
+from jaxopt_course.status import Case, Obstacle, Status, first_true
 from jaxopt_course.training.remaining import Remaining
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_
 NEAR = 1e-3  # of each parameter, or of its way from the start: the minimum is no farther away
 NOT_FAR = 0.03  # the same, where what is left to gain is small beside the value too
 SMALL = 1e-8  # of the value
-Case = tuple[Any, Status | Array]
 
 
 class Stopping(NamedTuple):
@@ -70,14 +70,15 @@ class Facts(NamedTuple):
 
 def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
     """Before any step: a start may be the end."""
-    return _first_true(
+    return first_true(
         [
             *_not_finite(value, grad_norm),
             (value <= stopping.target, Status.TARGET_REACHED),
             (grad_norm <= (0 if stopping.gtol is None else stopping.gtol), Status.GRADIENT_NORM),
             (stopping.max_evals <= 1, Status.MAX_EVALS),
             (stopping.max_steps <= 0, Status.MAX_STEPS),
-        ]
+        ],
+        Status.RUNNING,
     )
 
 
@@ -88,12 +89,12 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
     the first of a warm-up; `facts.left` is then a guess, and never a success. `descends`: it accepts lower points only,
     so that many steps in a row without progress mean that none is possible.
     """
-    failed = jnp.isin(facts.optimizer_status, jnp.array(NOTHING_LOWER, jnp.int32))
+    failed = reduce(jnp.logical_or, [facts.optimizer_status == status for status in NOTHING_LOWER])
     tired = facts.stalled >= PATIENCE
     # A search that finds nothing lower at any length leaves no doubt how far away the minimum is.
     near = facts.left._replace(relative=jnp.where(failed, 0, facts.left.relative))
     successes = success_cases(facts._replace(left=near), stopping, failed)
-    status = _first_true(
+    status = first_true(
         [
             *_not_finite(facts.value, facts.grad_norm),
             (facts.value <= stopping.target, Status.TARGET_REACHED),
@@ -104,15 +105,16 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
             (facts.optimizer_status != Status.RUNNING, facts.optimizer_status),
             *([(tired, Status.ROUNDOFF_LIMITED)] if descends else []),
             (facts.num_steps >= stopping.max_steps, Status.MAX_STEPS),
-        ]
+        ],
+        Status.RUNNING,
     )
-    worthwhile = _first_true(successes) > 0 if successes and not informed else jnp.array(False)
+    worthwhile = first_true(successes, Status.RUNNING) > 0 if successes and not informed else jnp.array(False)
     return status, worthwhile
 
 
 def success_status(facts: Facts, stopping: Stopping, ended: Array) -> Array:
     """The success that rests on what is left to gain, or RUNNING."""
-    return _first_true(success_cases(facts, stopping, ended))
+    return first_true(success_cases(facts, stopping, ended), Status.RUNNING)
 
 
 def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
@@ -128,9 +130,8 @@ def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
             cases += [(no_climb & (facts.left.distance <= stopping.xtol * facts.size), Status.SMALL_STEP)]
         return cases
     eps = jnp.finfo(facts.value.dtype).eps
-    lost = facts.left.gain <= rounding(facts.value) / 8
+    little, lost = little_left(facts.left.gain, facts.value, facts.start_value)
     nothing = facts.left.gain <= NEGLIGIBLE * gained
-    little = facts.left.gain <= jnp.maximum(LITTLE, 4 * eps) * gained
     over = (
         (little & (facts.stalled >= LITTLE_PATIENCE)) | (lost & (facts.stalled >= PATIENCE)) | (ended & (little | lost))
     )
@@ -142,17 +143,18 @@ def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
     return [(sound & nothing, Status.GRADIENT_NORM), (sound & over, Status.SMALL_DECREASE)]
 
 
+def little_left(gain: Array, value: Array, start_value: Array) -> tuple[Array, Array]:
+    """Whether what is left to gain is little beside what was gained, and whether it is lost in rounding."""
+    part = jnp.maximum(LITTLE, 4 * jnp.finfo(value.dtype).eps)
+    return gain <= part * jnp.maximum(start_value - value, 0), gain <= rounding(value) / 8
+
+
 def _not_finite(value: Array, grad_norm: Array) -> list[Case]:
     return [
         (value == -jnp.inf, Status.UNBOUNDED),
         (~jnp.isfinite(value), Status.OBJECTIVE_NOT_FINITE),
         (~jnp.isfinite(grad_norm), Status.GRADIENT_NOT_FINITE),
     ]
-
-
-def _first_true(cases: list[Case]) -> Array:
-    conditions, statuses = zip(*cases, strict=True)
-    return jnp.select(list(map(jnp.asarray, conditions)), [jnp.int32(s) for s in statuses], jnp.int32(Status.RUNNING))
 
 
 MEANING = {

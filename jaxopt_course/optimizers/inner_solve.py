@@ -1,0 +1,89 @@
+"""Conjugate gradients for Newton's system, ended early: the direction of `newton_cg`, and what it may have missed."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxopt_course.annotations import Array, Updates
+from jaxopt_course.dtypes import largest_entry, norm
+from jaxopt_course.optimizers.searched import gain_along
+
+
+class InnerSolve(NamedTuple):
+    """Conjugate gradients on H d = -g: `solution` d, `residual` r = H d + g, the next `conjugate` direction p, `rho` =
+    r'M r, the `largest` and the `lowest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it.
+    """
+
+    solution: Any
+    residual: Any
+    conjugate: Any
+    rho: Array
+    largest: Array
+    lowest: Array
+    num_products: Array
+    negative: Array
+
+
+def hidden_gain(inner: InnerSolve, dtype: Any) -> Array:
+    r"""What the residual may hide from the decrement of an inexact solve, $|r|^2 / (2 \mu)$; 0 where that is unknown.
+
+    $\mu$ is the lowest curvature that the solve has met.
+    """
+    hidden = gain_along(norm(inner.residual, dtype), inner.lowest)
+    return jnp.where(jnp.isfinite(hidden), hidden, 0)
+
+
+def truncated_cg(
+    product: Callable[[Updates], Updates],
+    grads: Updates,
+    inverse: Callable[[Updates], Updates],
+    max_products: Array | int,
+    forcing: Array | float,
+) -> InnerSolve:
+    """Solve H d = -g until the residual is at most `forcing` |g|, or curvature is not positive.
+
+    The solve is linear in g, and works with g of largest entry 1: squares of small numbers would underflow.
+    """
+    vdot, size_of, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
+    top = largest_entry(grads, jax.tree.leaves(grads)[0].dtype)
+    unit = jnp.where(top > 0, top, 1)
+    grads = scale(1 / unit, grads)
+    size = size_of(grads)
+    goal, eps = forcing * size, jnp.finfo(size.dtype).eps
+
+    def body(inner: InnerSolve) -> InnerSolve:
+        p = inner.conjugate
+        hp = product(p)
+        curvature, length = vdot(p, hp), vdot(p, p)
+        largest = jnp.maximum(inner.largest, jnp.abs(curvature) / length)
+        negative = ~(curvature > eps * largest * length)
+        positive = jnp.maximum(jnp.abs(curvature), jnp.sqrt(eps) * largest * length)
+        alpha = jnp.where(positive == 0, 1, inner.rho / positive)
+        residual = add_scale(inner.residual, alpha, hp)
+        preconditioned = inverse(residual)
+        rho = vdot(residual, preconditioned)
+        return InnerSolve(
+            add_scale(inner.solution, alpha, p),
+            residual,
+            add_scale(scale(-1, preconditioned), rho / inner.rho, p),
+            rho,
+            largest,
+            jnp.minimum(inner.lowest, jnp.abs(curvature) / length),
+            inner.num_products + 1,
+            negative,
+        )
+
+    first = inverse(grads)
+    none, rho = jnp.int32(0), vdot(grads, first)
+    zero, far = jnp.zeros_like(rho), jnp.full_like(rho, jnp.inf)
+    start = InnerSolve(optax.tree.zeros_like(grads), grads, scale(-1, first), rho, zero, far, none, jnp.array(False))
+    inner = lax.while_loop(
+        lambda inner: (size_of(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products),
+        body,
+        start,
+    )
+    return inner._replace(solution=scale(unit, inner.solution), residual=scale(unit, inner.residual))
