@@ -1,7 +1,7 @@
 """Which dtype to compute in. Asked for by name and cast to, so that JAX's strict promotion has nothing to object to."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from typing import Any
 
@@ -72,10 +72,25 @@ def largest_entry(tree: Any, dtype: Any) -> Any:
 
 def norm(tree: Any, dtype: Any) -> Any:
     """The Euclidean norm over all leaves, also where its square is outside the range of the dtype."""
-    top = largest_entry(tree, dtype)
-    unit = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
-    scaled = jax.tree.map(lambda leaf: leaf.astype(dtype) / unit, tree)
-    return unit * jnp.sqrt(vdot(scaled, scaled, dtype))
+    leaves = jax.tree.leaves(tree)
+    plain = jnp.sqrt(_total((jnp.sum(s * s) for s in map(_sizes, leaves)), dtype))
+
+    def scaled() -> Any:  # takes the sizes anew: shared with the line above they would be written to memory
+        top = largest_entry(tree, dtype)
+        unit = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+        parts = (_sizes(leaf).astype(dtype) / unit for leaf in leaves)
+        return unit * jnp.sqrt(_total((jnp.sum(part * part) for part in parts), dtype))
+
+    in_range = jnp.isfinite(plain) & (plain > 1e-16)
+    return lax.cond(in_range, lambda: plain, scaled) if leaves else plain
+
+
+def _sizes(leaf: Any) -> Any:
+    return jnp.abs(leaf).astype(jnp.finfo(at_least_32_bits(leaf.dtype)).dtype)
+
+
+def _total(terms: Iterable[Any], dtype: Any) -> Any:
+    return sum((term.astype(dtype) for term in terms), jnp.zeros((), dtype))
 
 
 @contextlib.contextmanager

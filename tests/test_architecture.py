@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxopt_course"
 FLOORS = {
     "annotations": 0,
+    "arrays": 0,
     "dtypes": 0,
     "status": 0,
     "problems": 1,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -407,3 +408,106 @@ for optimizer in (jc.lbfgs(), jc.newton_cg()):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": ""}
     ran = subprocess.run([sys.executable, "-c", code], env=flags, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+EXPLICIT = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import jaxopt_course as jc
+rng = np.random.default_rng(0)
+x, y = (rng.standard_normal(shape).astype(np.float32) for shape in ((64, 16), (64,)))
+
+def plain(params, data):
+    return jnp.mean((data[0] @ params["w"] + params["b"] - data[1]) ** 2)
+
+def gathered(params, data):
+    assert jax.typeof(params["w"]).sharding.spec == P("d")
+    return plain({"w": jax.sharding.reshard(params["w"], P()), "b": params["b"]}, data)
+
+optimizers = {"lbfgs": jc.lbfgs(), "newton": jc.newton(), "newton_cg": jc.newton_cg(), "adam": jc.adam(0.1)}
+start = {"w": jnp.zeros(16), "b": jnp.zeros(())}
+residual = np.linalg.lstsq(np.c_[x, np.ones(64)], y)[1][0] / 64
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    rows, whole = NamedSharding(mesh, P("d")), NamedSharding(mesh, P())
+    params = {"w": jax.device_put(start["w"], rows), "b": jax.device_put(start["b"], whole)}
+    data = jax.device_put((x, y), (rows, rows))
+    f = gathered if kind == AxisType.Explicit else plain
+    for name, optimizer in optimizers.items():
+        with jax.set_mesh(mesh):
+            result = jc.minimize(f, optimizer, params, data=data, max_steps=200)
+        np.testing.assert_allclose(result.value, residual, rtol=1e-3 if name == "adam" else 1e-5)
+        assert result.params["w"].sharding == params["w"].sharding, result.params["w"].sharding
+        like = [leaf for leaf in jax.tree.leaves(result.state) if leaf.shape[-1:] == (16,)]
+        assert len(like) == {"lbfgs": 1, "adam": 2}.get(name, 0)
+        for leaf in like:
+            assert leaf.sharding.spec == P(*[None] * (leaf.ndim - 1), "d"), (kind, name, leaf.sharding)
+
+def solve(params, data):
+    result = jc.minimize(gathered, jc.newton(), params, data=data)
+    return result, result.value + jnp.sum(params["w"])
+
+with jax.set_mesh(mesh):
+    result, value = jax.jit(solve)(params, data)
+assert result.params["w"].sharding == params["w"].sharding
+np.testing.assert_allclose(value, residual, rtol=1e-5)
+with jax.set_mesh(mesh):
+    again = jc.minimize(gathered, jc.newton(), result.params, data=data, max_steps=1, state=result)
+np.testing.assert_allclose(again.value, residual, rtol=1e-5)
+"""
+
+
+def test_parameters_and_data_on_a_mesh_of_either_kind() -> None:
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PATH": ""}
+    ran = subprocess.run([sys.executable, "-c", EXPLICIT], env=flags, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
+@jax.tree_util.register_pytree_node_class
+class Network:
+    """A callable module as Equinox has them: an activation and a missing bias among its leaves."""
+
+    def __init__(self, weights: Any, activation: Any, bias: Any = None):
+        self.weights, self.activation, self.bias = weights, activation, bias
+
+    def __call__(self, x: Any) -> Any:
+        return self.activation(x @ self.weights[0]) @ self.weights[1]
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
+        return (self.weights, self.activation, self.bias), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Any) -> "Network":
+        return cls(*children)
+
+
+def test_a_model_with_functions_among_its_leaves() -> None:
+    optimizer = jc.lbfgs()
+    keys = jax.random.split(jax.random.key(0), 3)
+    weights = (jax.random.normal(keys[0], (2, 4)), jax.random.normal(keys[1], (4,)))
+    inputs = jax.random.normal(keys[2], (32, 2))
+
+    def loss(model: Any, inputs: Any) -> Any:
+        return jnp.mean((model(inputs) - jnp.sin(inputs[:, 0])) ** 2)
+
+    def loss_of_weights(weights: Any, inputs: Any) -> Any:
+        return loss(Network(weights, jnp.tanh), inputs)
+
+    model = Network(weights, jnp.tanh)
+    result = jc.minimize(loss, optimizer, model, data=inputs, max_steps=20)
+    again = jc.minimize(loss, optimizer, result.params, data=inputs, max_steps=20, state=result)
+    expected = jc.minimize(loss_of_weights, optimizer, weights, data=inputs, max_steps=20)
+    assert result.params.activation is jnp.tanh
+    assert result.params.bias is None
+    chex.assert_trees_all_close(result.params.weights, expected.params, rtol=1e-6)
+    assert again.value <= result.value < loss(model, inputs)
+
+
+def test_a_model_with_another_activation_is_another_program() -> None:
+    f: Callable[[Any], Any] = lambda m: (m(jnp.ones(2)) - 0.5) ** 2 + jc.losses.l2_penalty(m.weights)  # noqa: E731
+    weights = (0.1 * jnp.ones((2, 3)), jnp.ones(3))
+    ends = [jc.minimize(f, jc.lbfgs(), Network(weights, g)).params for g in (jnp.tanh, jax.nn.relu)]
+    assert ends[0].activation is jnp.tanh
+    assert ends[1].activation is jax.nn.relu
+    with pytest.raises(TypeError, match=r"params.*is int32|params.*is int64"):
+        jc.minimize(f, jc.lbfgs(), Network((*weights, jnp.arange(2)), jnp.tanh))

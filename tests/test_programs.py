@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -329,3 +330,48 @@ def test_train_takes_any_callable_and_keeps_none() -> None:
         del centre
     gc.collect()
     assert [array.shape for array in jax.live_arrays() if array.size == size] == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_array_changed_in_place_is_seen_by_every_loop(dtype: Any, tmp_path: Path) -> None:
+    """In a closure, in a default argument, and through a function; by a solve, and by a run with checkpoints."""
+    target = np.array([1.0, 2.0], dtype)
+    away: Callable[[Any], Any] = lambda w: w - target  # noqa: E731
+    objectives: list[Callable[..., Any]] = [
+        lambda w, _=None: jnp.sum((w - target) ** 2),
+        lambda w, _=None, target=target: jnp.sum((w - target) ** 2),
+        lambda w, _=None: jnp.sum(away(w) ** 2),
+    ]
+    optimizer, rows = jc.sgd(0.25), np.ones((4, 1), dtype)
+    with jax.enable_x64(False):
+        for run in range(3):
+            for number, objective in enumerate(objectives):
+                start = jnp.zeros(2)
+                solved = jc.minimize(objective, optimizer, start).params
+                folder = tmp_path / f"{number}_{run}"
+                key = jax.random.key(0)
+                trained = jc.train(
+                    objective, optimizer, start, rows, key=key, batch_size=2, num_steps=40, checkpoint_dir=folder
+                ).params
+                np.testing.assert_allclose(solved, target, rtol=1e-5)
+                np.testing.assert_allclose(trained, target, rtol=1e-5)
+            target *= 3
+
+
+def test_equal_content_compiles_once_and_what_is_outdated_is_freed() -> None:
+    target, traces = np.zeros(2), []
+
+    def gradient(objective: Any, w: Any) -> Any:
+        traces.append(1)
+        return jax.grad(objective)(w)
+
+    program = Program(gradient)
+    objective: Callable[[Any], Any] = lambda w: jnp.sum((w - target) ** 2)  # noqa: E731
+    for _ in range(3):
+        program(objective, jnp.ones(2))
+    assert len(traces) == 1
+    for change in range(3):
+        target += 1 + change
+        np.testing.assert_allclose(program(objective, jnp.ones(2)), 2 * (1 - target))
+        assert len(program) == 1
+    assert len(traces) == 4

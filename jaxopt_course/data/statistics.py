@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jaxopt_course.arrays import check_arrays
+
 BLOCK = 256  # examples that are floating point at once
 
 
@@ -15,7 +17,7 @@ def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       `(mean[D], scale[D])`, float32 (float64 of float64); the scale of a feature that never varies is 1.
 
     Raises:
-      ValueError: inputs that are not a table of examples, or have none.
+      ValueError: inputs that are not a table of examples, or have none, or are masked.
 
     Example:
       >>> mean, scale = feature_statistics(np.array([[0, 7], [4, 7]], np.uint8))
@@ -24,6 +26,7 @@ def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Source: Chan, Golub and LeVeque (1983), "Algorithms for computing the sample variance", eq. 2.1, block by block.
     """
+    check_arrays("feature_statistics: inputs", inputs)
     if inputs.ndim != 2 or not len(inputs):
         raise ValueError(f"feature_statistics: inputs must be [N, D] with N >= 1, got shape {inputs.shape}")
     mean, deviation = moments(inputs)

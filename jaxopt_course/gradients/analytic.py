@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jaxopt_course.annotations import ArrayLike, PyTree
+from jaxopt_course.arrays import check_arrays
 from jaxopt_course.dtypes import at_least_32_bits
 from jaxopt_course.gradients.compiling import compiled, uncompiled
 from jaxopt_course.gradients.numerical import LARGE, Point, Rays
@@ -330,6 +331,7 @@ def _stretches(part: Part) -> list[tuple[int, Callable[[np.ndarray], np.ndarray]
 def _match(answer: PyTree, question: Question) -> list[np.ndarray]:
     """The leaves of a hand-written gradient in the order of the parts."""
     name, args = question.title, question.args
+    check_arrays(f"{name}: the gradient of params", answer)
     with_paths = jax.tree_util.tree_leaves_with_path(answer, is_leaf=lambda x: x is None)
     found = {jax.tree_util.keystr(path): leaf for path, leaf in with_paths}
     expected = {part.place for part in args.parts} | {skipped.place for skipped in args.skipped}
@@ -337,14 +339,12 @@ def _match(answer: PyTree, question: Question) -> list[np.ndarray]:
         raise ValueError(f"{name}: grad_fn returned no gradient for {', '.join(missing)}; expected the tree of params")
     if unknown := [f"params{place}" for place in found if place not in expected]:
         raise ValueError(f"{name}: grad_fn returned a gradient for {', '.join(unknown)}, which params does not have")
-    leaves = []
+    leaves, returned = [], f"{name}: grad_fn returned"
     for part in args.parts:
         leaf = np.asarray(found[part.place])
         if leaf.shape != part.shape:
-            raise ValueError(
-                f"{name}: grad_fn returned shape {leaf.shape} for {part.path} of shape {part.shape}; they must be equal"
-            )
+            raise ValueError(f"{returned} shape {leaf.shape} for {part.path} of shape {part.shape}; they must be equal")
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise TypeError(f"{name}: grad_fn returned {leaf.dtype} for {part.path}; expected floating point")
+            raise TypeError(f"{returned} {leaf.dtype} for {part.path}; expected floating point")
         leaves.append(leaf)
     return leaves

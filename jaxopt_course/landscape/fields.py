@@ -12,6 +12,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, ArrayLike, Float, Int
+from jaxopt_course.arrays import check_arrays
 from jaxopt_course.problems.surfaces import Surface
 
 LANES = 8192  # starts that move together: their optimizer states stay in a core's cache
@@ -168,6 +169,8 @@ def basins(ends: ArrayLike, minimizers: ArrayLike, radius: float = 0.1) -> Int[n
       >>> basins(np.array([[0.0, 0.99], [5.0, 5.0], [np.nan, 1.0]]), np.array([[0.0, -1.0], [0.0, 1.0]]))
       array([1, 2, 2])
     """
+    check_arrays("basins: ends", ends)
+    check_arrays("basins: minimizers", minimizers)
     minimizers = np.asarray(minimizers)
     nearest = np.full(len(ends), radius)
     found = np.full(len(ends), len(minimizers))

@@ -121,7 +121,7 @@ class MethodRun:
         carry, self.carry = self.carry, None
         plan = setup.plan._replace(key=setup.plan.key[block.seeds])
         stops = () if setup.eval_every is None else (setup.eval_every,)
-        step_of_call = partial(advance, (setup.objective, self.method.factory), points)
+        step_of_call = partial(advance.bound((setup.objective, self.method.factory)), points)
         for chunk in plan_chunks(plan, step, rung.last, STEPS_AT_ONCE, stops):
             rows = self.layout.put(chunk.plan, "seeds")
             ends = np.int32(chunk.first), np.int32(chunk.last)

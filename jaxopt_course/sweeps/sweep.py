@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxopt_course.annotations import Array, Number, Objective, Params, PyTree
+from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.data.batches import check_batch_size
 from jaxopt_course.sweeps.lanes import Layout, fetch, lane_bytes, measure_loss, memory_bytes
 from jaxopt_course.sweeps.methods import Factory, Method, check_method, methods_of, weak
@@ -26,14 +27,15 @@ from jaxopt_course.training.checks import (
     check_key_argument,
     check_not_traced,
     check_objective_argument,
+    num_examples_of,
     whole_number,
 )
-from jaxopt_course.training.feed import StepPlan, num_examples_of, total_steps
+from jaxopt_course.training.feed import StepPlan, total_steps
 from jaxopt_course.training.fingerprints import trace
 from jaxopt_course.training.identity import Identity
 from jaxopt_course.training.interrupts import Interrupted, Signals
 from jaxopt_course.training.progress import progress_bar
-from jaxopt_course.training.steps import check_arrays, init_carry, on_device, train_step
+from jaxopt_course.training.steps import init_carry, train_step
 
 SAVE_AFTER = 5.0  # seconds
 KEEPS = ("best", "all", "none")
@@ -152,7 +154,9 @@ def sweep(
     seeds = whole_number("sweep", "num_seeds", num_seeds, 1)
     most = None if lanes is None else whole_number("sweep", "lanes", lanes, 1)
     k_init, k_data = jax.vmap(jax.random.split, out_axes=1)(jax.random.split(key, seeds))
-    plan = StepPlan(k_data, num_examples_of(data), whole_number("sweep", "batch_size", batch_size, 0), bool(drop_last))
+    plan = StepPlan(
+        k_data, num_examples_of("sweep", data), whole_number("sweep", "batch_size", batch_size, 0), bool(drop_last)
+    )
     check_batch_size("sweep", plan.num_examples, plan.batch_size)
     total = total_steps("sweep", num_steps, num_epochs, plan)
     stride = None if eval_every is None else whole_number("sweep", "eval_every", eval_every, 1)

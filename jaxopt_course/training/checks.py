@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.annotations import PyTree
+from jaxopt_course.arrays import check_arrays
 
+MOST_LISTED = 8  # arrays that a message lists
 SHORT_NAMES = {"jaxopt_course": "jc", "optax": "optax"}
 
 
@@ -101,6 +103,38 @@ def check_not_traced(caller: str, **trees: PyTree) -> None:
                 f"{caller}: {name} is traced. {caller} is a Python loop and does not run under jit, vmap or grad; "
                 "training.train_steps is the pure function for that"
             )
+
+
+def num_examples_of(caller: str, data: PyTree) -> int:
+    """N, the length of the first axis, the same for every array of the data.
+
+    Raises:
+      ValueError: no data, leaves that are no arrays of numbers, or arrays of different lengths.
+    """
+    check_arrays(f"{caller}: data", data)
+    leaves = {f"data{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
+    if not leaves:
+        raise ValueError(f"{caller}: the data has no arrays")
+    for name, leaf in leaves.items():
+        _check_array(f"{caller}: {name}", leaf, len(leaves))
+    lengths = {leaf.shape[0] for leaf in leaves.values()}
+    if len(lengths) > 1:
+        listed = ", ".join(f"{name} {leaf.shape}" for name, leaf in [*leaves.items()][:MOST_LISTED])
+        more = f" and {len(leaves) - MOST_LISTED} more" if len(leaves) > MOST_LISTED else ""
+        raise ValueError(
+            f"{caller}: every array of the data needs the same number of examples first, got {listed}{more}"
+        )
+    return int(lengths.pop())
+
+
+def _check_array(name: str, leaf: Any, num_leaves: int) -> None:
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        lists = "; lists are trees: convert them with numpy.asarray" if num_leaves > 1 else ""
+        raise ValueError(f"{name} is a {type(leaf).__name__}, expected an array with a leading axis of examples{lists}")
+    if not leaf.shape:
+        raise ValueError(f"{name} is a scalar of dtype {leaf.dtype}, expected a leading axis of examples")
+    if isinstance(leaf.dtype, np.dtype) and leaf.dtype.kind in "OSUMm":
+        raise ValueError(f"{name} has dtype {leaf.dtype}, expected numbers or booleans")
 
 
 def _brief(value: Any) -> str:

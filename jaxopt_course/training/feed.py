@@ -11,12 +11,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_course.annotations import Array, PyTree
+from jaxopt_course.arrays import on_device, on_host
 from jaxopt_course.data.batches import minibatches
 from jaxopt_course.training.checks import whole_number
-from jaxopt_course.training.steps import check_arrays, on_device, on_host
 
 SPARE = 0.8  # of the memory that a device says is free, for data
-MOST_LISTED = 8  # arrays that a message lists
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -173,38 +172,6 @@ def total_steps(caller: str, num_steps: Any, num_epochs: Any, plan: StepPlan) ->
             f"{caller}: num_epochs={num_epochs} is less than half a step; an epoch has {plan.steps_per_epoch}"
         )
     return steps
-
-
-def num_examples_of(data: PyTree) -> int:
-    """N, the same for every array.
-
-    Raises:
-      ValueError: no data, leaves that are no arrays of numbers, or arrays of different lengths.
-    """
-    check_arrays("train: data", data)
-    leaves = {f"data{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
-    if not leaves:
-        raise ValueError("train: the data is empty")
-    for name, leaf in leaves.items():
-        _check_array(name, leaf, len(leaves))
-    lengths = {leaf.shape[0] for leaf in leaves.values()}
-    if len(lengths) > 1:
-        listed = ", ".join(f"{name} {leaf.shape}" for name, leaf in [*leaves.items()][:MOST_LISTED])
-        more = f" and {len(leaves) - MOST_LISTED} more" if len(leaves) > MOST_LISTED else ""
-        raise ValueError(f"train: every array of the data needs the same number of examples first, got {listed}{more}")
-    return int(lengths.pop())
-
-
-def _check_array(name: str, leaf: Any, num_leaves: int) -> None:
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        lists = "; lists are trees: convert them with numpy.asarray" if num_leaves > 1 else ""
-        raise ValueError(
-            f"train: {name} is a {type(leaf).__name__}, expected an array with a leading axis of examples{lists}"
-        )
-    if not leaf.shape:
-        raise ValueError(f"train: {name} is a scalar of dtype {leaf.dtype}, expected a leading axis of examples")
-    if isinstance(leaf.dtype, np.dtype) and leaf.dtype.kind in "OSUMm":
-        raise ValueError(f"train: {name} has dtype {leaf.dtype}, expected numbers or booleans")
 
 
 def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxopt_course.annotations import AnyOptimizer, Array, Objective, OptState, Params, PyTree
+from jaxopt_course.arrays import on_host
 from jaxopt_course.training.checks import check_not_traced
 from jaxopt_course.training.feed import StepPlan
 from jaxopt_course.training.fingerprints import (
@@ -22,7 +23,7 @@ from jaxopt_course.training.fingerprints import (
     row_ranges,
     trace,
 )
-from jaxopt_course.training.steps import on_host, scalar_and_aux
+from jaxopt_course.training.steps import scalar_and_aux
 
 COMPARED_FIRST_BYTES = 100 * 2**20  # up to here a resumed run waits for the hashes before its first step
 DATA_BLOCKS = 64  # ranges of examples that are hashed one by one

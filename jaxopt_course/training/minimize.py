@@ -11,12 +11,14 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
+from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.dtypes import check_floating, working_dtype
 from jaxopt_course.training.checks import check_objective_argument, check_optimizer_argument
+from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.solve_steps import Solve, solved, without_evaluation
 from jaxopt_course.training.states import continued_state
-from jaxopt_course.training.steps import check_arrays, on_device, scalar_and_aux
+from jaxopt_course.training.steps import scalar_and_aux
 from jaxopt_course.training.stopping import Stopping, describe
 
 Tolerance = int | float | Array | None
@@ -66,9 +68,9 @@ def minimize(
 
     $$w_{t+1} = w_t + u_t, \qquad u_t, \sigma_{t+1} = \mathrm{update}\bigl(\nabla f(w_t), \sigma_t, w_t\bigr)$$
 
-    One compiled loop; calls with the same objective, optimizer, shapes and kinds of tolerance compile once. It is a
-    pure function, so it goes inside `jit`, and under `vmap` every lane stops at its own end. It ends with the first of
-    these that is true:
+    One compiled loop; calls with the same objective, optimizer, shapes and kinds of tolerance compile once, and again
+    where a NumPy array that the objective reaches has changed. It is a pure function, so it goes inside `jit`, and
+    under `vmap` every lane stops at its own end. It ends with the first of these that is true:
 
     - TARGET_REACHED: the value is at most `target`;
     - GRADIENT_NORM: the gradient is 0, or its largest absolute entry is at most `gtol`. Where no tolerance is given:
@@ -92,12 +94,15 @@ def minimize(
     far as rounding lets them.
 
     Optimizers that search for their step hand on the evaluation at its end, and nothing is computed twice; for others
-    there is one evaluation a step. Complex parameters are optimized as pairs of real ones.
+    there is one evaluation a step. Complex parameters are optimized as pairs of real ones. Parameters and data may be
+    sharded, and state is sharded like its parameters; on a mesh with explicit axes the objective sees their types of
+    sharding, and the compiler partitions what the optimizer computes.
 
     Args:
       objective: `params -> scalar`, or `(params, data) -> scalar` with data; `(scalar, aux)` with `has_aux`.
       optimizer: ours or any of optax's; it is handed `value`, `grad` and `value_fn` at each step.
-      params: any tree of floating-point arrays, the start.
+      params: any tree of floating-point arrays, the start. A model that is a tree, such as an Equinox module, may have
+        functions among its leaves; they stay as they are.
       data: any tree of arrays, sharded or not, or None.
       max_steps: most steps.
       max_evals: most evaluations of value and gradient; no bound unless given.
@@ -134,6 +139,7 @@ def minimize(
     """
     check_optimizer_argument("minimize", optimizer)
     check_objective_argument("minimize", objective, *(["params"] if data is None else ["params", "data"]))
+    params, functions = _arrays_and_functions(params)
     check_arrays("params", params)
     check_arrays("data", data)
     check_floating(params)
@@ -150,8 +156,8 @@ def minimize(
         max_steps=max_steps,
         max_evals=np.iinfo(np.int32).max if max_evals is None else max_evals,
     )
-    return _solve(
-        (objective, optimizer),
+    result = _solve(
+        (objective, optimizer, functions),
         params,
         jax.tree.map(on_device, data),
         None if state is None else _continued(optimizer, params, state),
@@ -161,11 +167,12 @@ def minimize(
         trace_length=int(max_steps) + 1 if trace else None,
         keep_best=best,
     )
+    return result._replace(params=_joined(result.params, functions))
 
 
 @partial(Program, static_argnames=("with_data", "has_aux", "trace_length", "keep_best"))
 def _solve(
-    functions: tuple[Objective, AnyOptimizer],
+    callables: tuple[Objective, AnyOptimizer, PyTree],
     params: Params,
     data: Batch,
     state: OptState,
@@ -176,19 +183,60 @@ def _solve(
     trace_length: int | None,
     keep_best: bool,
 ) -> Result:
-    objective, optimizer = functions
+    objective, optimizer, functions = callables
+
+    def of_arrays(params: Params, *data: Batch) -> Any:
+        return objective(_joined(params, functions), *data)
+
+    run = partial(_run, optimizer, state, stopping, has_aux=has_aux, trace_length=trace_length, keep_best=keep_best)
+    args = (params, data) if with_data else (params,)
+    if (mesh := explicit_mesh(args)) is None:
+        return run(of_arrays, *args)
+    result = on_auto_axes(mesh, run, of_arrays, *args)
+    whole = replicated(result._replace(params=None, state=None), mesh)
+    return whole._replace(params=resharded_like(result.params, params, mesh), state=result.state)
+
+
+def _run(
+    optimizer: AnyOptimizer,
+    state: OptState,
+    stopping: Stopping,
+    objective: Objective,
+    params: Params,
+    *data: Batch,
+    has_aux: bool,
+    trace_length: int | None,
+    keep_best: bool,
+) -> Result:
+    """The solve itself, for real pairs."""
     start = real_pairs(params)
 
-    def value_and_aux(params_: Params) -> tuple[Array, PyTree]:
-        whole = from_real_pairs(params_, params)
-        return scalar_and_aux("minimize", objective(whole, data) if with_data else objective(whole), has_aux)
+    def value_and_aux(pairs: Params) -> tuple[Array, PyTree]:
+        return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), has_aux)
 
     solve = Solve(start, value_and_aux, optimizer, stopping, keep_best, working_dtype(start))
     carry = solved(solve, state, trace_length)
     end = carry.here
-    whole = from_real_pairs(end.params, params)
     counts = carry.status, carry.num_steps, carry.num_evals
+    whole = from_real_pairs(end.params, params)
     return Result(whole, end.value, end.grad_norm, *counts, end.aux, carry.trace, carry.state)
+
+
+def _arrays_and_functions(params: Params) -> tuple[Params, PyTree]:
+    """A model's arrays, and the functions among its leaves, such as activations; None where there are none."""
+    if not any(map(callable, jax.tree.leaves(params))):
+        return params, None
+    arrays, functions = (
+        jax.tree.map(lambda leaf, kept=kept: leaf if callable(leaf) is kept else None, params) for kept in (False, True)
+    )
+    return arrays, functions
+
+
+def _joined(arrays: Params, functions: PyTree) -> Params:
+    """The whole model; the inverse of `_arrays_and_functions`."""
+    if functions is None:
+        return arrays
+    return jax.tree.map(lambda a, f: f if a is None else a, arrays, functions, is_leaf=lambda leaf: leaf is None)
 
 
 def real_pairs(params: Params) -> Params:
@@ -207,7 +255,11 @@ def from_real_pairs(pairs: Params, like: Params) -> Params:
 
 
 def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptState:
-    """The state to go on from, for real pairs, and without the evaluation that the loop carries itself."""
+    """The state to go on from, for real pairs, and without the evaluation that the loop carries itself.
+
+    The state that `init` makes tells only structure, dtypes and hyperparameters, so the parameters may lie anywhere.
+    """
     given = without_evaluation(given.state if hasattr(given, "params") and hasattr(given, "state") else given)
     bare = optax.GradientTransformation(lambda w: without_evaluation(optimizer.init(w)), optimizer.update)
-    return continued_state("minimize", given, bare, real_pairs(params))
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), real_pairs(params))
+    return continued_state("minimize", given, bare, like)

@@ -10,12 +10,13 @@ import itertools
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
-from weakref import ref
+from weakref import WeakSet, ref
 
 import jax
 import numpy as np
 
 from jaxopt_course.annotations import ArrayLike, PyTree
+from jaxopt_course.training.contents import reached_contents
 
 MOST_COMPILED = 128  # keys of one Program
 MOST_KEPT_ALIVE = 16  # of these, keys that keep something of the user's alive
@@ -29,6 +30,8 @@ class Program:
 
     - Arrays in a callable that is a pytree (an Equinox module, a NamedTuple), in the arguments of a `partial`, and in
       the object of a bound method are data: other values of the same shape do not compile again.
+    - NumPy arrays that a function reaches (`reached_contents`) are compared by content: where one has changed in place,
+      the function is compiled anew. They are hashed at every call; `bound` does so once for many calls.
     - Functions, and objects without an equality of their own, are compared by identity and held by weak references:
       when one of them dies, everything compiled for it is freed, with the arrays that it closed over. (The exception
       is a callable that its own derivative rule refers to, because JAX keeps the rule in the compiled program.)
@@ -36,8 +39,9 @@ class Program:
     - Memory is bounded: a Program holds at most `MOST_COMPILED` keys, of which at most `MOST_KEPT_ALIVE` contain
       objects that a weak reference cannot represent. The least recently used key is dropped first.
 
-    As with `jax.jit`, changing a variable that a function closes over, or an attribute of a callable object that is not
-    a pytree, has no effect on what is already compiled.
+    As with `jax.jit`, changing anything else that a function closes over, such as a number, or an attribute of a
+    callable object that is not a pytree, has no effect on what is already compiled. The same holds for every change to
+    what a function reaches that `jax.jit` itself compiled.
 
     Args:
       fn: `fn(callables, *args, **kwargs)`, pure.
@@ -57,12 +61,17 @@ class Program:
         functools.update_wrapper(self, fn)
         self._fn, self._options = fn, options
         self._compiled: dict[_Key, _Compiled] = {}
+        _PROGRAMS.add(self)
         self._clock = itertools.count()
 
     def __call__(self, callables: PyTree, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled function; compile first where callables, shapes or static arguments are new."""
+        return self.bound(callables)(*args, **kwargs)
+
+    def bound(self, callables: PyTree) -> Callable[..., Any]:
+        """The compiled function for these callables, as they are now."""
         compiled, arrays = self._compiled_for(callables)
-        return compiled(arrays, *args, **kwargs)
+        return functools.partial(compiled, arrays)
 
     def lower(self, callables: PyTree, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
         """Trace and lower for these arguments, as the method `lower` of a function from `jax.jit` does."""
@@ -90,17 +99,31 @@ class Program:
 
     def _add(self, key: "_Key") -> "_Compiled":
         fn, held = self._fn, self._compiled
+        for program in list(_PROGRAMS):  # JAX traces a NumPy array as it was as long as an older trace of it lives
+            program._drop_outdated(key)
 
         @functools.wraps(fn)
         def call(arrays: list[ArrayLike], *args: Any, **kwargs: Any) -> Any:
             return fn(_put_together(key, iter(arrays)), *args, **kwargs)
 
-        watch = [ref(part(), lambda _: held.pop(key, None)) for part in _parts(key) if isinstance(part, ref)]
+        parts = (part.function if isinstance(part, _Holder) else part for part in _parts(key))
+        watch = [ref(part(), lambda _: held.pop(key, None)) for part in parts if isinstance(part, ref)]
         new = _Compiled(jax.jit(call, **self._options), watch, _keeps_alive(key), next(self._clock))
         new = held.setdefault(key, new)  # another thread may have been first
         _drop_oldest(held, MOST_KEPT_ALIVE, lambda compiled: compiled.keeps_alive)
         _drop_oldest(held, MOST_COMPILED, lambda compiled: True)
         return new
+
+    def _drop_outdated(self, key: "_Key") -> None:
+        """Free what was compiled when an array that this key reaches held something else."""
+        now = dict(pair for holder in _holders(key) for pair in holder.contents)
+        for other in list(self._compiled) if now else ():
+            then = (pair for holder in _holders(other) for pair in holder.contents)
+            if any(now.get(array, content) != content for array, content in then):
+                self._compiled.pop(other, None)
+
+
+_PROGRAMS: WeakSet[Program] = WeakSet()
 
 
 class _Compiled:
@@ -124,6 +147,13 @@ class _Nested(NamedTuple):
 
     make: Callable[[Any], Any]
     key: _Key
+
+
+class _Holder(NamedTuple):
+    """A part for a function that reaches NumPy arrays, which may change."""
+
+    function: ref
+    contents: tuple[tuple[int, str], ...]
 
 
 class _Value(NamedTuple):
@@ -184,7 +214,8 @@ def _take_apart(tree: PyTree, arrays: list[ArrayLike], is_leaf: Callable[[Any], 
 def _part_of(leaf: Any, arrays: list[ArrayLike], is_leaf: Callable[[Any], bool]) -> Any:
     kind: Any = type(leaf)
     if kind is FunctionType:
-        return ref(leaf)
+        contents = reached_contents(leaf)
+        return _Holder(ref(leaf), contents) if contents else ref(leaf)
     if _is_array(leaf):
         arrays.append(leaf)
         return _ARRAY
@@ -212,6 +243,8 @@ def _leaf_of(part: Any, arrays: Iterator[ArrayLike]) -> Any:
         return next(arrays)
     if isinstance(part, _Nested):
         return part.make(_put_together(part.key, arrays))
+    if isinstance(part, _Holder):
+        return part.function()
     return part() if isinstance(part, ref) else part.value
 
 
@@ -242,6 +275,10 @@ def _method(taken: tuple[Any, Any]) -> Any:
 def _parts(key: _Key) -> Iterator[Any]:
     for part in key.parts:
         yield from _parts(part.key) if isinstance(part, _Nested) else (part,)
+
+
+def _holders(key: _Key) -> Iterator[_Holder]:
+    return (part for part in _parts(key) if isinstance(part, _Holder))
 
 
 def _keeps_alive(key: _Key) -> bool:

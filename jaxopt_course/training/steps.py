@@ -1,6 +1,5 @@
 """The pure half of training: one step, and a loop over the rows of a plan, as pure functions."""
 
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,8 +22,10 @@ from jaxopt_course.annotations import (
     PyTree,
     Updates,
 )
-from jaxopt_course.dtypes import at_least_32_bits, check_floating
-from jaxopt_course.training.checks import check_objective_value
+from jaxopt_course.arrays import check_arrays
+from jaxopt_course.dtypes import check_floating, norm
+from jaxopt_course.training.checks import check_objective_value, num_examples_of
+from jaxopt_course.training.meshes import rows_of, vary_like, vary_to_the_end, varying_axes
 
 
 class Carry(NamedTuple):
@@ -125,7 +126,6 @@ def train_steps(
       last: the row to stop before.
       has_aux: whether the objective returns `(value, aux)`.
       on_nonfinite: "stop" freezes the carry at the first non-finite loss or gradient; "skip" passes over such steps.
-
       check_rows: whether a traced plan is tested for rows out of range, which make the step's loss NaN; False for plans
         that are right by construction, such as those of `minibatches`.
 
@@ -150,7 +150,7 @@ def train_steps(
       >>> print(jax.vmap(final_loss)(rates).round(2))
       [2.73 0.11 0.  ]
     """
-    num_examples = _leading_length(data)
+    num_examples = num_examples_of("train_steps", data)
     steps = num_examples if plan is None else plan.shape[0]
     first, last = _check_rows(plan, num_examples, first, steps if last is None else last, steps)
     step = partial(train_step, objective, optimizer, has_aux=has_aux, on_nonfinite=on_nonfinite)
@@ -158,14 +158,14 @@ def train_steps(
     def take(i: Array, carry: Carry) -> tuple[Carry, Record]:
         row = i if plan is None else plan[i]
         valid = True if plan is None or not check_rows else jnp.all((row >= 0) & (row < num_examples))
-        return step(carry, jax.tree.map(lambda leaf: _rows(leaf, row), data), valid=valid)
+        return step(carry, jax.tree.map(lambda leaf: rows_of(leaf, row), data), valid=valid)
 
-    manual = any(_varying(leaf) for leaf in jax.tree.leaves((carry, data, plan)))
+    manual = any(varying_axes(leaf) for leaf in jax.tree.leaves((carry, data, plan)))
     aux = jax.eval_shape(take, jnp.int32(0), carry)[1].aux if has_aux else None
     blank = Record(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, bool), _stacked_zeros(aux, steps))
     if manual:  # a loop's carry varies over the mesh's manual axes from the start as it does at the end
-        carry, record = _vary_to_the_end(take, carry)
-        blank = jax.tree.map(_vary_like, blank, record)
+        carry, record = vary_to_the_end(take, carry)
+        blank = jax.tree.map(vary_like, blank, record)
 
     def body(i: Array, so_far: tuple[Carry, Record]) -> tuple[Carry, Record]:
         carry, records = so_far
@@ -173,22 +173,6 @@ def train_steps(
         return carry, jax.tree.map(lambda rows, row: rows.at[i].set(row), records, record)
 
     return lax.fori_loop(first, last, body, (carry, blank))
-
-
-def _leading_length(data: Batch) -> int:
-    """The number of examples, or steps, of the data; ValueError where leaves differ."""
-    check_arrays("data", data)
-    leaves = [(jax.tree_util.keystr(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(data)]
-    if not leaves:
-        raise ValueError("train_steps: data has no arrays")
-    (path, shape), *others = leaves
-    for other, its_shape in [(path, shape), *others]:
-        if not its_shape or its_shape[0] != shape[0]:
-            raise ValueError(
-                "train_steps: every array of the data must have the same number of examples first, "
-                f"got data{path} {shape}, data{other} {its_shape}"
-            )
-    return shape[0]
 
 
 def _check_rows(plan: Array | None, num_examples: int, first: Any, last: Any, steps: int) -> tuple[Any, Any]:
@@ -205,38 +189,6 @@ def _check_rows(plan: Array | None, num_examples: int, first: Any, last: Any, st
     return first, last
 
 
-def _rows(leaf: Array, row: Array) -> Array:
-    """Rows of an array; on an explicit mesh, sharded as the array is but along its first axis."""
-    sharding = jax.typeof(leaf).sharding
-    if not any(kind == jax.sharding.AxisType.Explicit for kind in sharding.mesh.axis_types):
-        return leaf.at[row].get(mode="clip")
-    rest = [None] * jnp.ndim(row) + list(sharding.spec[1:])
-    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*rest))
-    return leaf.at[row].get(mode="clip", out_sharding=whole)
-
-
-def _varying(leaf: Any) -> frozenset[Any]:
-    """Manual mesh axes over which an array varies inside `shard_map`."""
-    kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
-    axes = getattr(kind, "manual_axis_type", None)
-    return frozenset(getattr(kind, "vma", None) or () if axes is None else axes.varying)
-
-
-def _vary_like(leaf: Array, *others: Any) -> Array:
-    axes = frozenset().union(*map(_varying, others)) - _varying(leaf)
-    return lax.pcast(leaf, tuple(axes), to="varying") if axes else leaf
-
-
-def _vary_to_the_end(take: Any, carry: Carry) -> tuple[Carry, Record]:
-    """The carry, varying over all axes that a step makes it vary over, and the shapes of that step's record."""
-    while True:
-        after, record = jax.eval_shape(take, jnp.int32(0), carry)
-        wider = jax.tree.map(_vary_like, carry, after)
-        if list(map(_varying, jax.tree.leaves(wider))) == list(map(_varying, jax.tree.leaves(carry))):
-            return carry, record
-        carry = wider
-
-
 def ascent_direction(grads: Updates) -> Updates:
     """The direction of steepest ascent: JAX's gradient, conjugated where it is complex."""
     return jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
@@ -248,68 +200,9 @@ def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, Py
     return returned if has_aux else (returned, None)
 
 
-def check_arrays(name: str, tree: PyTree) -> None:
-    """Raise ValueError that names the first leaf that JAX would misread: a mask dropped, objects, text, records."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if problem := _misread(leaf):
-            raise ValueError(f"{name}{jax.tree_util.keystr(path)} {problem}")
-
-
-def _misread(leaf: Any) -> str:
-    if isinstance(leaf, np.ma.MaskedArray):
-        return _MASKED if np.ma.getmaskarray(leaf).any() else ""
-    if isinstance(leaf, np.matrix):
-        return "is a np.matrix, whose products differ from those of arrays; pass np.asarray(...) of it"
-    if isinstance(leaf, str | bytes):
-        return "is text; pass an array of numbers"
-    kind = getattr(getattr(leaf, "dtype", None), "kind", "")
-    if isinstance(leaf, np.ndarray) and (kind in "OSUMm" or leaf.dtype.names):
-        return f"has dtype {leaf.dtype}, which JAX has not; pass an array of numbers for each field"
-    if hasattr(leaf, "to_numpy") and hasattr(leaf, "shape"):
-        return f"is a {type(leaf).__name__}; pass its to_numpy() or an array for each column"
-    return ""
-
-
-_MASKED = "is a masked array, whose mask would be dropped; fill it (.filled(value)) or select the rows that are whole"
-
-
-def on_device(leaf: Any) -> Array:
-    """The leaf as a JAX array."""
-    return jnp.asarray(on_host(leaf) if isinstance(leaf, np.ndarray) else leaf)
-
-
-def on_host(leaf: Any) -> np.ndarray:
-    """The leaf as an array of a dtype of JAX's; ValueError for what JAX would misread or wrap around."""
-    if problem := _misread(leaf):
-        raise ValueError(f"an array {problem}")
-    array = np.asarray(leaf)
-    narrow = array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    if array.dtype.kind in "iu" and narrow.dtype != array.dtype and not np.array_equal(narrow, array):
-        raise ValueError(f"the data holds {array.dtype} values beyond {narrow.dtype}; switch on jax_enable_x64")
-    return narrow
-
-
-def gradient_norm(grads: Any) -> Float[Array, ""]:
+def gradient_norm(grads: Updates) -> Float[Array, ""]:
     """The Euclidean norm over all leaves, at least in float32; right also where its square would leave the range."""
-    leaves = jax.tree.leaves(grads)
-    plain = jnp.sqrt(_total(jnp.sum(s * s) for s in map(_sizes, leaves)))
-
-    def scaled() -> Array:  # takes the sizes anew: shared with the line above they would be written to memory
-        sizes = [_sizes(leaf).astype(float) for leaf in leaves]
-        top = jnp.max(jnp.stack([jnp.max(s, initial=0) for s in sizes]))
-        scale = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
-        return scale * jnp.sqrt(_total(jnp.sum((s / scale) ** 2) for s in sizes))
-
-    in_range = jnp.isfinite(plain) & (plain > 1e-16)
-    return lax.cond(in_range, lambda: plain, scaled) if leaves else plain
-
-
-def _sizes(leaf: Array) -> Array:
-    return jnp.abs(leaf).astype(jnp.finfo(at_least_32_bits(leaf.dtype)).dtype)
-
-
-def _total(terms: Iterable[Array]) -> Array:
-    return sum((term.astype(float) for term in terms), jnp.zeros((), float))
+    return norm(grads, float)
 
 
 def _stacked_zeros(shapes: Any, steps: int) -> Any:

@@ -20,9 +20,10 @@ from jaxopt_course.training.checks import (
     check_not_traced,
     check_objective_argument,
     check_optimizer_argument,
+    num_examples_of,
     whole_number,
 )
-from jaxopt_course.training.feed import Feed, StepPlan, num_examples_of, plan_chunks, total_steps
+from jaxopt_course.training.feed import Feed, StepPlan, plan_chunks, total_steps
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
@@ -67,7 +68,8 @@ def train(
 
     A Python loop over compiled chunks of steps: progress, callbacks, evaluation and Ctrl-C live between chunks, nothing
     inside. Calls with the same objective, optimizer and shapes compile once, however many steps they take; an optimizer
-    or objective made anew is a new function and compiles again. To sweep, `vmap` over `train_steps` instead.
+    or objective made anew is a new function and compiles again, and so is one that reaches a NumPy array whose content
+    has changed. What it reaches is read at the start of a call. To sweep, `vmap` over `train_steps` instead.
 
     The data may be of any dtype: images that stay `uint8` take a quarter of the memory, and `scores.standardized` makes
     them floating point inside the step. Data beyond `max_data_bytes` is streamed: the examples of the next chunk are on
@@ -148,7 +150,7 @@ def train(
     """
     _check_arguments(objective, optimizer, params, data, key)
     size = whole_number("train", "batch_size", batch_size, 0)
-    plan = StepPlan(key, num_examples_of(data), size, bool(drop_last))
+    plan = StepPlan(key, num_examples_of("train", data), size, bool(drop_last))
     check_batch_size("train", plan.num_examples, plan.batch_size)
     total = total_steps("train", num_steps, num_epochs, plan)
     at_once = whole_number("train", "chunk_size", chunk_size, 1)
@@ -165,7 +167,10 @@ def train(
     check_not_traced("train", objective_or_optimizer=carry)
     run = Run(feed.replicated(carry), eval_fn, total, eval_stride, save_stride or CHECKPOINT_EVERY)
     advance = partial(
-        _compiled_steps, (objective, optimizer), has_aux=has_aux, on_nonfinite=on_nonfinite, everywhere=feed.everywhere
+        _compiled_steps.bound((objective, optimizer)),
+        has_aux=has_aux,
+        on_nonfinite=on_nonfinite,
+        everywhere=feed.everywhere,
     )
     parts = RunParts(objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None)
     stops = (run.eval_every,) * (eval_fn is not None) + (run.save_every,) * (checkpoint_dir is not None)
