@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -567,6 +568,36 @@ result.save(sys.argv[2])
     a, b = (jc.SweepResult.load(path).as_record() for path in (whole, resumed))
     for ours, theirs in zip(jax.tree.leaves(b), jax.tree.leaves(a), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_two_processes_share_the_lanes(tmp_path: Path) -> None:
+    """The same call in both, with halving and checkpoints; each ends with all of the result."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    code = f"""
+import sys, numpy as np, jax
+sys.path.insert(0, {str(ROOT)!r})
+jax.distributed.initialize("localhost:{port}", 2, int(sys.argv[1]))
+from jax.sharding import Mesh
+from tests.test_sweep import swept, RATES
+import jaxopt_course as jc
+mesh = Mesh(np.array(jax.devices()), ("lanes",))
+options = dict(num_seeds=3, keep_params="all", eval_fn=lambda p: p["b"], eval_every=5)
+for more in ({{}}, {{"halving": 2}}):
+    a, b = (swept(jc.adam, RATES, mesh=m, **more, **options) for m in (mesh, None))
+    for x, y in zip(jax.tree.leaves(a.as_record()), jax.tree.leaves(b.as_record()), strict=True):
+        if not isinstance(x, str): np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+c, d = (swept(jc.adam, RATES, mesh=mesh, checkpoint_dir={str(tmp_path / "saves")!r}) for _ in range(2))
+np.testing.assert_array_equal(c.loss("adam"), d.loss("adam"))
+"""
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu", "PATH": ""}
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(who)], env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for who in (0, 1)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
 
 
 def test_devices_share_the_lanes(tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ rate in each round; every time is divided by the number of runs. Floor: the matr
 rate that large ones reach here.
 
 Memory is that of a process of its own: the peak while 1,000 lanes train, a block at a time, beside what the process
-took after one lane; compiled programs come from a cache, so that the compiler's own memory is not counted. A lane is
-what XLA says that one takes.
+took after its first block, so that the compiler's own memory is not counted. A lane is what XLA says that one takes.
 """
 
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,15 +200,8 @@ LANES, POINTS = 100, 200  # at once, and points for each of 5 seeds
 def memory() -> tuple[timing.Ratio, dict[str, float]]:
     """The peak of 1,000 lanes over what their blocks and the data should take."""
     command = [sys.executable, "-m", "experiments", "bench", "sweeps", "--memory"]
-    with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "MALLOC_MMAP_THRESHOLD_": "65536",  # glibc gives freed arrays back: the peak is of what is in use
-        }
-        for _ in range(2):
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc gives freed arrays back to the system
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     peak, lane, data = map(float, done.stdout.split())
     value = peak / (LANES * lane + data)
     facts = {"peak_bytes": peak, "lane_bytes": lane, "data_bytes": data}
@@ -218,7 +209,7 @@ def memory() -> tuple[timing.Ratio, dict[str, float]]:
 
 
 def peak_bytes() -> tuple[float, float, float]:
-    """Peak while 1,000 lanes train beside the same process before; one lane; the data."""
+    """Peak while 1,000 lanes train beside the same process after one block; one lane; the data."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -244,7 +235,7 @@ def peak_bytes() -> tuple[float, float, float]:
             num_seeds=5, batch_size=64, num_steps=20, lanes=lanes,
         )  # fmt: skip
 
-    sweep(1, 1)
+    sweep(POINTS // 10, LANES)  # one block: compiles everything
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
     sweep(POINTS, LANES)

@@ -18,7 +18,7 @@ WIDE, FAR = 4, 100  # a logarithm is worth it from here; beyond so many typical 
 def learning_curves(
     losses: Mapping[str, np.ndarray] | SweepResult,
     *,
-    title: str,
+    title: str = "",
     xlabel: str = "epoch",
     ylabel: str = "minibatch loss, epoch mean",
     scale: str | None = None,
@@ -78,7 +78,7 @@ def rate_robustness(
     rates: np.ndarray | SweepResult,
     losses: Mapping[str, np.ndarray] | None = None,
     *,
-    title: str,
+    title: str = "",
     ylabel: str = "final training loss",
     ceiling: float | None = None,
     scale: str | None = None,
@@ -134,7 +134,7 @@ def rate_robustness(
     return figure
 
 
-def expected_best(result: SweepResult, *, title: str, ylabel: str = "expected best training loss") -> Figure:
+def expected_best(result: SweepResult, *, title: str = "", ylabel: str = "expected best training loss") -> Figure:
     """The loss that the best of k random trials is expected to have, a line a method: how much tuning a method needs.
 
     Args:
@@ -158,7 +158,7 @@ def expected_best(result: SweepResult, *, title: str, ylabel: str = "expected be
     return figure
 
 
-def race_intervals(result: RaceResult, *, title: str, reference: str | None = None) -> Figure:
+def race_intervals(result: RaceResult, *, title: str = "", reference: str | None = None) -> Figure:
     """How much worse than one method the others are on fresh seeds: differences with their intervals.
 
     An interval that does not touch the line at 0 is a difference that the race has shown; those that do are drawn open.
@@ -194,7 +194,7 @@ def race_intervals(result: RaceResult, *, title: str, reference: str | None = No
 
 
 def hyperparameter_map(
-    result: SweepResult, label: str, across: str, up: str, *, title: str, ceiling: float | None = None
+    result: SweepResult, label: str, across: str, up: str, *, title: str = "", ceiling: float | None = None
 ) -> Figure:
     """The final loss over two hyperparameters of a method: a cell a point of a grid, a dot a random point.
 
