@@ -401,7 +401,7 @@ def ravine(lesson: Lesson) -> Shown:
             lesson.draw(
                 "ravine_map",
                 chart,
-                "log(1e-6) / log(contraction in the long run), by theory: the transient is left out. The star is the best.",
+                "log(1e-6) / log(contraction in the long run), by theory, without the transient; the star is the best.",
             ),
         ],
     )
