@@ -401,8 +401,7 @@ def ravine(lesson: Lesson) -> Shown:
             lesson.draw(
                 "ravine_map",
                 chart,
-                "log(1e-6) / log(contraction in the long run), by theory: fewer steps than a whole path takes; the "
-                "star is the best.",
+                "log(1e-6) / log(contraction in the long run), by theory, without the transient; the star is the best.",
             ),
         ],
     )
@@ -572,7 +571,7 @@ def parts_from_lecture(rule: str, library: str) -> str:
 
 
 def race(lesson: Lesson) -> Shown:
-    rates, epochs, tuning, fresh = jnp.logspace(-4, 0, 9), lesson.some(15, 2), lesson.some(2, 1), lesson.some(5, 2)
+    rates, epochs, tuning, fresh = jnp.logspace(-4, 1, 11), lesson.some(15, 2), lesson.some(2, 1), lesson.some(5, 2)
     sizes, count = (len(lesson.features.class_names), lesson.train[0].shape[1]), len(lesson.train[1])
     first, order = jax.random.split(lesson.key, (2, tuning + fresh))
     starts = jax.vmap(lambda key: jc.scores.init_linear(key, *sizes, dtype=jnp.float64))(first)
@@ -594,7 +593,7 @@ def race(lesson: Lesson) -> Shown:
         rows.append(
             [
                 rule.label,
-                f"{rates[best]:.2g}",
+                f"{rates[best]:.2g}{' (edge)' if best in (0, len(rates) - 1) else ''}",
                 f"{curves[rule.label][:, -1].mean():.4f} +- {curves[rule.label][:, -1].std(ddof=1):.4f}",
                 f"{right:.4f}",
             ]

@@ -126,7 +126,7 @@ def steps_to(make: Callable[[Any], Any], hyperparameters: Any, conditions: jax.A
             return w, state, jnp.where(jnp.linalg.norm(w) <= far, last_above, t + 1)
 
         *_, last_above = lax.fori_loop(0, most, step, (start, optimizer.init(start), jnp.int32(0)))
-        return jnp.where(last_above < STAYS * most, last_above + 1.0, jnp.inf)
+        return jnp.where(last_above < int(STAYS * most), last_above.astype(float) + 1, jnp.inf)
 
     return jax.vmap(one)(hyperparameters, conditions)
 
