@@ -11,6 +11,7 @@ BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors", "sweep
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
 PATHOLOGIES = ("ravines", "saddles", "minima", "noise")
 LEAST_SEEDS = 3
+BATCH_SIZE = 128
 PROFILED = (
     "lbfgs",
     "newton",
@@ -25,27 +26,35 @@ PROFILED = (
 )
 
 
+FORMS = "optax.NAME, path/to/file.py:FACTORY, package.module:FACTORY"
+
+
 class UsageError(Exception):
-    """Arguments that are each legal but make no sense together."""
+    """What is wrong with the arguments, where argparse cannot see it."""
 
 
 def race(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    images(parser)
+    images(parser, batch_size=None)
     add("--loss", default="softmax", choices=("softmax", "hinge"), help="(default: %(default)s)")
-    some_of(parser, "--optimizers", OPTIMIZERS)
+    add("--model", default="linear", choices=("linear", "mlp"), help="mlp: one hidden layer (default: %(default)s)")
+    add("--activation", default="relu", choices=("relu", "tanh"), help="of the mlp (default: %(default)s)")
+    problem = "objective(params, batch), init(key), data; if it likes grid, eval_fn(params), batch_size"
+    add("--problem", type=Path, metavar="FILE", help=f"a Python file that defines another problem: {problem}")
+    rules(parser, OPTIMIZERS)
     add("--epochs", type=whole(1), default=30, metavar="E", help="(default: %(default)s)")
     add(
         "--seeds",
         type=whole(LEAST_SEEDS),
         default=5,
         metavar="S",
-        help=f"runs at each learning rate, at least {LEAST_SEEDS} (default: %(default)s)",
+        help=f"runs at each point of the tuning, at least {LEAST_SEEDS} (default: %(default)s)",
     )
+    fresh = "runs of each optimizer at its best point, on seeds that the tuning has not seen (default: %(default)s)"
+    add("--fresh-seeds", type=whole(2), default=10, metavar="F", help=fresh)
     add("--x64", action="store_true", help="train in float64")
-    add("--devices", type=whole(1), metavar="N", help="devices that share every minibatch (CPUs are made)")
-    add("--checkpoint-dir", type=Path, metavar="DIR", help="save there now and then, at the end and when interrupted")
-    add("--resume", action="store_true", help="go on from what is in --checkpoint-dir")
+    add("--devices", type=whole(1), metavar="N", help="devices that share the runs (CPUs are made)")
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="save there, and go on from what is there")
     outcome(parser, "race")
 
 
@@ -83,7 +92,7 @@ def profiles(parser: argparse.ArgumentParser) -> None:
         choices=("mgh", "cutest", "both"),
         help="problems; cutest takes sif2jax and an hour or more (default: %(default)s)",
     )
-    some_of(parser, "--solvers", PROFILED)
+    rules(parser, PROFILED, "--solvers", "--optimizers")
     add("--problems", nargs="+", default=[], metavar="NAME", help="of the collection (default: all)")
     add(
         "--max-evals",
@@ -99,7 +108,7 @@ def profiles(parser: argparse.ArgumentParser) -> None:
 def solve(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     image_set(parser)
-    some_of(parser, "--methods", SOLVED_BY, "; newton only where its Hessian fits")
+    rules(parser, SOLVED_BY, "--methods", "--optimizers", but="; newton only where its Hessian fits")
     add("--l2", type=positive, default=1e-3, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-3)")
     add("--max-steps", type=whole(1), default=1000, metavar="N", help="(default: %(default)s)")
     add(
@@ -129,7 +138,8 @@ def doctor(parser: argparse.ArgumentParser) -> None:
 def parity(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", metavar="A", help="an optimizer as it is written: optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2)")
-    add("b", metavar="B", help="another: keras.optimizers.Adam(1e-3), lecture.adagrad(1e-2), jc.adam(1e-3)")
+    add("b", metavar="B", help=f"another, lecture.adagrad(1e-2), rule.py:mine(0.1); or a name: adam, {FORMS}")
+    add("--learning-rate", type=positive, default=1e-2, metavar="LR", help="of names alone (default: %(default)s)")
     images(parser)
     add("--steps", type=whole(1), default=50, metavar="N", help="(default: %(default)s)")
     add("--float32", action="store_true", help="step in float32")
@@ -138,7 +148,8 @@ def parity(parser: argparse.ArgumentParser) -> None:
 
 def contract(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--optimizers", nargs="+", default=[], metavar="NAME", help="of ours and of optax (default: all)")
+    every = f"adam, lbfgs and the others of ours, {FORMS} (default: all of ours and of optax)"
+    add("--optimizers", nargs="+", default=[], metavar="NAME", help=every)
     outcome(parser, "contract", seed=False)
 
 
@@ -146,6 +157,7 @@ def pathologies(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     image_set(parser)
     some_of(parser, "--parts", PATHOLOGIES)
+    rules(parser, tuple(name for name in OPTIMIZERS if name != "adam_uncorrected"), but="; noise: those with a theory")
     add("--starts", type=whole(10), default=1_000_000, metavar="N", help="of the map of basins (default: %(default)s)")
     add("--runs", type=whole(1), default=1000, metavar="R", help="from each saddle (default: %(default)s)")
     outcome(parser, "pathologies")
@@ -155,6 +167,25 @@ def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], 
     """An option that takes some of the names, and all unless given."""
     listed = f"of {', '.join(names)} (default: all{but})"
     parser.add_argument(flag, nargs="+", default=list(names), choices=names, metavar="NAME", help=listed)
+
+
+def rules(parser: argparse.ArgumentParser, names: tuple[str, ...], *flags: str, but: str = "") -> None:
+    """An option that takes optimizers: some of the names, of optax's, or anybody's; all of the names unless given."""
+
+    def name(text: str) -> str:
+        if text not in (*names, *OPTIMIZERS) and not is_elsewhere(text):
+            hint = f"; of optax: optax.{text}?" if text.isidentifier() else ""
+            raise argparse.ArgumentTypeError(f"no {text!r}; there are {', '.join(names)}, and {FORMS}{hint}")
+        return text
+
+    listed = f"of {', '.join(names)}; {FORMS} (default: all of the first{but})"
+    flags = flags or ("--optimizers",)
+    parser.add_argument(*flags, nargs="+", type=name, default=list(names), metavar="NAME", help=listed)
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether a name of an optimizer has one of the `FORMS`."""
+    return name.startswith("optax.") or ":" in name
 
 
 def image_set(parser: argparse.ArgumentParser) -> None:
@@ -183,11 +214,12 @@ def folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, metavar="DIR", help=where)
 
 
-def images(parser: argparse.ArgumentParser) -> None:
-    """What an objective is made of."""
+def images(parser: argparse.ArgumentParser, batch_size: int | None = BATCH_SIZE) -> None:
+    """What an objective is made of; `batch_size` None where something else may say it too."""
     add = parser.add_argument
     image_set(parser)
-    add("--batch-size", type=whole(1), default=128, metavar="B", help="examples in a minibatch (default: %(default)s)")
+    help_text = f"examples in a minibatch (default: {BATCH_SIZE})"
+    add("--batch-size", type=whole(1), default=batch_size, metavar="B", help=help_text)
     add("--l2", type=not_negative, default=1e-4, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-4)")
 
 

@@ -16,10 +16,9 @@ import numpy as np
 
 import jaxopt_course as jc
 from experiments.arguments import UsageError
-from experiments.race import describe
+from experiments.problems import LOSSES, describe
 from experiments.report import Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
-from experiments.sweeps import LOSSES
 
 RATES = np.logspace(-4, 0, 9)  # of Adam, two a decade
 HELD_OUT = 0.2

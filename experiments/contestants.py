@@ -1,21 +1,32 @@
-"""Who races whom: every first-order rule of ours, and the stock optax call that is the same rule.
+"""Who races whom: every first-order rule of ours beside the stock optax call that is the same rule, and rules by name.
 
-Each is `learning rate -> optimizer`, at the lecture's defaults otherwise; the learning rate may be traced.
+Each is `learning_rate, ... -> optimizer`, at the lecture's defaults otherwise; hyperparameters may be traced.
 """
 
-from collections.abc import Callable
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 
 import jaxopt_course as jc
+from experiments.arguments import FORMS, UsageError, is_elsewhere
+from experiments.loading import attribute, described, load_file, load_module
+
+TRIED_RATE = 0.01
+GIVEN: dict[str, dict[str, Any]] = {"noisy_sgd": {"key": 0}}  # what optax's aliases need beside a learning rate
 
 
 class Contestant(NamedTuple):
+    """A label, the factory, and the factory of optax's optimizer that is the same rule, where there is one."""
+
     label: str
-    make: Callable[[Any], optax.GradientTransformationExtraArgs]
-    twin: Callable[[Any], optax.GradientTransformation]
+    make: Callable[..., optax.GradientTransformation]
+    twin: Callable[..., optax.GradientTransformation] | None = None
 
 
 def optax_adagrad(learning_rate: Any, eps: Any = 1e-7) -> optax.GradientTransformation:
@@ -45,14 +56,97 @@ def optax_adam_uncorrected(
 
 CONTESTANTS: dict[str, Contestant] = {
     "sgd": Contestant("SGD", jc.sgd, optax.sgd),
-    "momentum": Contestant("Momentum", jc.momentum, lambda lr: optax.sgd(lr, momentum=0.9)),
+    "momentum": Contestant("Momentum", jc.momentum, partial(optax.sgd, momentum=0.9)),
     "nesterov": Contestant(
-        "Nesterov", lambda lr: jc.momentum(lr, nesterov=True), lambda lr: optax.sgd(lr, momentum=0.9, nesterov=True)
+        "Nesterov", partial(jc.momentum, nesterov=True), partial(optax.sgd, momentum=0.9, nesterov=True)
     ),
     "adagrad": Contestant("AdaGrad", jc.adagrad, optax_adagrad),
-    "rmsprop": Contestant("RMSProp", jc.rmsprop, lambda lr: optax.rmsprop(lr, decay=0.99, eps=1e-7, eps_in_sqrt=False)),
+    "rmsprop": Contestant("RMSProp", jc.rmsprop, partial(optax.rmsprop, decay=0.99, eps=1e-7, eps_in_sqrt=False)),
     "adam_uncorrected": Contestant(
-        "Adam, no correction", lambda lr: jc.adam(lr, bias_correction=False), optax_adam_uncorrected
+        "Adam, no correction", partial(jc.adam, bias_correction=False), optax_adam_uncorrected
     ),
-    "adam": Contestant("Adam", jc.adam, lambda lr: optax.adam(lr, eps=1e-7)),
+    "adam": Contestant("Adam", jc.adam, partial(optax.adam, eps=1e-7)),
 }
+
+
+@cache
+def contestant(name: str) -> Contestant:
+    """The rule that a name of the command line stands for.
+
+    Args:
+      name: of ours, as in `CONTESTANTS`; `optax.lion`; `path/to/file.py:factory`; `package.module:factory`. A factory
+        takes hyperparameters, the learning rate first, and returns an optax transformation.
+
+    Raises:
+      UsageError: there is no such name, file, module or function, a file that raises when it is loaded, or a function
+        that makes no optimizer from a learning rate.
+    """
+    if name in CONTESTANTS:
+        return CONTESTANTS[name]
+    place, colon, function = name.rpartition(":")
+    if colon:
+        is_file = place.endswith(".py") or "/" in place
+        module = load_file(place) if is_file else load_module(place)
+        label, factory = f"{Path(place).name if is_file else place}:{function}", attribute(module, function, place)
+    elif name.startswith("optax."):
+        label, factory = name, _of_optax(name)
+    else:
+        raise UsageError(f"{name} is none of {FORMS}")
+    _check_factory(name, factory)
+    return Contestant(label, factory)
+
+
+def contestants(names: Iterable[str], known: Iterable[str] = CONTESTANTS) -> dict[str, Contestant]:
+    """The rules of the names, without repetition; `known` are the names to list where one is of no known form.
+
+    Raises:
+      UsageError: as `contestant`; two of them would be shown under one label.
+    """
+    found = {}
+    for name in names:
+        if name not in CONTESTANTS and not is_elsewhere(name):
+            raise UsageError(f"there is no optimizer {name}; there are {', '.join(known)}, and {FORMS}")
+        found[name] = contestant(name)
+    by_label: dict[str, str] = {}
+    for name, rule in found.items():
+        if (other := by_label.setdefault(rule.label, name)) != name:
+            raise UsageError(f"{other} and {name} would both be shown as {rule.label}; rename one of the files")
+    return found
+
+
+def aliases() -> dict[str, Callable[..., Any]]:
+    """The optimizers that optax exports, `optax.adam` and so on."""
+    return {
+        f"optax.{name}": partial(function, **GIVEN[name]) if name in GIVEN else function
+        for name, function in inspect.getmembers(optax, inspect.isfunction)
+        if function.__module__.endswith(".alias")
+    }
+
+
+def _of_optax(name: str) -> Any:
+    """A function of optax, also of its modules: `optax.contrib.muon`."""
+    every = aliases()
+    if name in every:
+        return every[name]
+    found: Any = optax
+    for part in name.split(".")[1:]:
+        found = getattr(found, part, None)
+    if found is None:
+        raise UsageError(f"there is no {name}; optax's optimizers are {', '.join(every)}")
+    return found
+
+
+def _check_factory(name: str, factory: Any) -> None:
+    """Try the factory on a learning rate."""
+    needed = "it must be a function that takes the learning rate first and returns an optax transformation"
+    if not callable(factory):
+        made = hasattr(factory, "init") and hasattr(factory, "update")
+        what = "an optimizer that is already made" if made else f"a {type(factory).__name__}"
+        raise UsageError(f"{name} is {what}; {needed}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            made = factory(TRIED_RATE)
+    except Exception as error:
+        raise UsageError(f"{name}({TRIED_RATE}) raises {described(error)}; {needed}") from error
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise UsageError(f"{name}({TRIED_RATE}) is no optimizer but a {type(made).__name__}; {needed}")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import jaxopt_course as jc
-from experiments.arguments import UsageError
+from experiments.contestants import aliases, contestant, contestants
 from experiments.report import Block, Picture, Table, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
 
@@ -32,7 +32,6 @@ OURS: dict[str, Any] = {
     "newton": jc.newton(),
     "newton_cg": jc.newton_cg(),
 }
-GIVEN: dict[str, dict[str, Any]] = {"noisy_sgd": {"key": 0}}
 INTRODUCTION = (
     "What a loop, a compiler, a sweep or a checkpoint may ask of an optimizer, asked of every one. Each failure is "
     "shown with the smallest parameters that bring it about."
@@ -48,37 +47,33 @@ class Checked(NamedTuple):
     seconds: float
 
 
-def aliases() -> dict[str, Any]:
-    """Optax's, at 0.01 where they take a learning rate."""
-    found = {}
-    for name, function in inspect.getmembers(optax, inspect.isfunction):
-        if function.__module__.endswith(".alias"):
-            found[f"optax.{name}"] = _factory(name, function)
-    return found
+def label(name: str) -> str:
+    return name if name in OURS else contestant(name).label
 
 
-def _factory(name: str, function: Callable[..., Any]) -> Any:
-    names = list(inspect.signature(function).parameters)
-    given = GIVEN.get(name, {})
-    if names[0] != "learning_rate" or name == "lbfgs":
-        return function(**given)
-    return lambda rate: function(rate, **given)
+def subject(name: str) -> Any:
+    """What the contract is asked of: a factory where it takes a learning rate, else an optimizer."""
+    if name in OURS:
+        return OURS[name]
+    factory = contestant(name).make
+    takes_rate = next(iter(inspect.signature(factory).parameters), "") == "learning_rate" and name != "optax.lbfgs"
+    if name.startswith("optax.") and not takes_rate:
+        return factory()
+    return lambda rate: factory(rate)  # the contract is asked at its own rate
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, write the folder, print the grid. 1 if one of ours breaks the contract."""
+    """Check, write the folder, print the grid. 1 if one that is not optax's breaks the contract."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
-    every = OURS | aliases()
-    if unknown := set(args.optimizers) - every.keys():
-        raise UsageError(f"no optimizer {', '.join(sorted(unknown))}; there are {', '.join(every)}")
-    chosen = {name: every[name] for name in args.optimizers or every}
+    chosen = list(dict.fromkeys(args.optimizers or [*OURS, *aliases()]))
+    contestants((name for name in chosen if name not in OURS), OURS)  # says at once what is wrong with a name
     with start_run("contract", asked, args.out) as folder:
         reports, seconds = {}, {}
-        for name, report, spent in checked(list(chosen), quiet=args.quiet or args.json):
-            reports[name], seconds[name] = report, round(spent, 2)
+        for name, report, spent in checked(chosen, quiet=args.quiet or args.json):
+            reports[label(name)], seconds[name] = report, round(spent, 2)
             folder.note(checking_seconds=seconds)
-        reports = {name: reports[name] for name in chosen}
-        ok = all(reports[name].ok for name in reports if name in OURS)
+        reports = {label(name): reports[label(name)] for name in chosen}
+        ok = all(report.ok for name, report in reports.items() if not name.startswith("optax."))
         folder.note(dtype="float32", ok=ok)
         write(folder, reports, args, ok)
     return 0 if ok else 1
@@ -111,7 +106,7 @@ def _in_processes(names: list[str], workers: int) -> Iterator[Checked]:
 def check(name: str) -> Checked:
     """One optimizer by its name, which is all that a process can be told."""
     began = time.perf_counter()
-    report = jc.check_optimizer((OURS | aliases())[name])
+    report = jc.check_optimizer(subject(name))
     return Checked(name, report, time.perf_counter() - began)
 
 

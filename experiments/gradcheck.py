@@ -20,10 +20,9 @@ from experiments import gradcheck_corpus
 from experiments.arguments import UsageError
 from experiments.benchmarks import timing
 from experiments.planted import PEERS, Planted, planted
-from experiments.race import describe
+from experiments.problems import LOSSES, describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
-from experiments.sweeps import LOSSES
 from jaxopt_course.gradients import NumericalGradientWarning
 
 WALKED = 8  # entries of W

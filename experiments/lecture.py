@@ -14,7 +14,7 @@ import numpy as np
 import jaxopt_course as jc
 from experiments import lecture_sections as sections
 from experiments.lecture_sections import Lesson, Shown
-from experiments.race import describe
+from experiments.problems import describe
 from experiments.report import Block, Section, facts, html_page, print_blocks
 from experiments.runs import start_run
 

@@ -1,6 +1,7 @@
 """Optimizers as they are written: `optax.adam(1e-3)`, read as an expression and never run as code.
 
 Names of four libraries, calls, numbers, strings, True, False, None, tuples and lists, and arithmetic between numbers.
+Of rules in files, `rule.py:mine(1e-2)`, and of names without a call, `optax.lion`, see `experiments.contestants`.
 """
 
 import ast
@@ -11,7 +12,8 @@ from typing import Any
 import optax
 
 import jaxopt_course as jc
-from experiments.arguments import UsageError
+from experiments.arguments import UsageError, is_elsewhere
+from experiments.contestants import CONTESTANTS, contestant
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
@@ -29,23 +31,42 @@ KERAS = {"Adagrad": "adagrad", "RMSprop": "rmsprop", "AdamW": "adamw"}
 KNOWN = "optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2), keras.optimizers.Adam(1e-3), lecture.adagrad(1e-2), jc.adam()"
 
 
-def optimizer(text: str) -> Any:
-    """What the text says, for `jc.parity`.
+def optimizer(text: str, learning_rate: float = 1e-2) -> Any:
+    """What the text says, for `jc.parity`; a name without a call is made with the learning rate.
 
     Example:
       >>> optimizer("optax.chain(optax.clip(1.0), optax.sgd(1e-2 / 2))").init(0.5)
       (EmptyState(), (EmptyState(), EmptyState()))
     """
+    name, call, given = text.strip().partition("(")
+    if not call and (name in CONTESTANTS or is_elsewhere(name)) and "._" not in name:
+        return contestant(name).make(learning_rate)
+    is_loaded = ":" in name
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(f"_({given}" if is_loaded else text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"{text!r} is no expression ({error}); write it as {KNOWN}") from None
-    if not isinstance(tree, ast.Call):
+    if not isinstance(tree, ast.Call) or (is_loaded and not isinstance(tree.func, ast.Name)):
         raise UsageError(f"{text!r} is no call; write it as {KNOWN}")
-    made = _value(tree, text)
+    made = _loaded(name, tree, text) if is_loaded else _value(tree, text)
     if not (hasattr(made, "update") or isinstance(made, jc.comparison.Stepper)):
         raise UsageError(f"{text!r} is no optimizer but a {type(made).__name__}")
     return made
+
+
+def _loaded(name: str, call: ast.Call, text: str) -> Any:
+    """The call of a factory in a file or module."""
+    args, keywords = _arguments(call, text)
+    try:
+        return contestant(name).make(*args, **keywords)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+def _arguments(call: ast.Call, text: str) -> tuple[list[Any], dict[str, Any]]:
+    if any(keyword.arg is None for keyword in call.keywords):
+        raise UsageError(f"{text!r}: ** is not understood")
+    return [_value(arg, text) for arg in call.args], {str(k.arg): _value(k.value, text) for k in call.keywords}
 
 
 def _value(node: ast.AST, text: str) -> Any:
@@ -60,11 +81,8 @@ def _value(node: ast.AST, text: str) -> Any:
             return OPERATORS[type(op)](_number(x, text))
         case ast.BinOp(left=x, op=op, right=y) if type(op) in OPERATORS:
             return _arithmetic(OPERATORS[type(op)], _number(x, text), _number(y, text), text)
-        case ast.Call(func=function, args=args, keywords=keywords):
-            if any(keyword.arg is None for keyword in keywords):
-                raise UsageError(f"{text!r}: ** is not understood")
-            given = {str(keyword.arg): _value(keyword.value, text) for keyword in keywords}
-            return _call(_name(function, text), [_value(arg, text) for arg in args], given, text)
+        case ast.Call(func=function):
+            return _call(_name(function, text), *_arguments(node, text), text)
     raise UsageError(f"{text!r}: {ast.unparse(node)} is not understood; write it as {KNOWN}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.notation import optimizer
-from experiments.race import describe
+from experiments.problems import describe
 from experiments.report import Block, Picture, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare, write the folder, print the report. 1 if they part and no known convention says why."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     with jax.enable_x64(not args.float32):
-        a, b = optimizer(args.a), optimizer(args.b)
+        a, b = (optimizer(text, args.learning_rate) for text in (args.a, args.b))
         with start_run("parity", asked, args.out) as folder:
             dataset, params, batches = load_problem(args)
             folder.note(dtype="float32" if args.float32 else "float64", data=describe(dataset))

@@ -18,8 +18,8 @@ import optax
 from jax import lax
 
 import jaxopt_course as jc
-from experiments.contestants import CONTESTANTS
-from experiments.race import describe
+from experiments.contestants import CONTESTANTS, contestants
+from experiments.problems import describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
 from jaxopt_course.landscape import Settings, basins, descend, escape_time, gradient_field, settled
@@ -45,7 +45,6 @@ FLOOR_RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.15])
 FLOOR_RUNS, FLOOR_STEPS = 64, 4000
 L2, IMAGE_RATES, IMAGE_BATCHES = 1e-2, np.array([0.02, 0.05, 0.1, 0.2, 0.4]), (4, 16, 64)
 IMAGE_STEPS, IMAGE_SEEDS, IMAGE_EVERY = 4000, 2, 50
-LABELS = {name: rule.label for name, rule in CONTESTANTS.items() if name != "adam_uncorrected"}
 
 Row = dict[str, Any]
 
@@ -60,6 +59,7 @@ class Part(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Measure, write the folder, print the tables."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
+    contestants(args.optimizers)  # says what is wrong with a name before anything is written
     with jax.enable_x64(True), start_run("pathologies", asked, args.out) as folder:
         dataset = jc.data.load(args.data, root=args.root)
         folder.note(dtype="float64, basins in float32", data=describe(dataset))
@@ -154,14 +154,16 @@ def conditioning(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset
             row("ravines", "bowl", name, *point) for point in zip(CONDITIONS, np.asarray(steps), theory, strict=True)
         )
 
-    for name, make in {"sgd": lambda s: jc.sgd(s[0]), "momentum": with_rho, "nesterov": with_rho_ahead}.items():
+    rules = contestants(args.optimizers)
+    tuned = {"sgd": lambda s: jc.sgd(s[0]), "momentum": with_rho, "nesterov": with_rho_ahead}  # by theory
+    for name, make in ((name, make) for name, make in tuned.items() if name in rules):
         best = [optimal(1.0, float(condition), name)[0] for condition in CONDITIONS]
         theory = [closed_form(settings, condition) for settings, condition in zip(best, CONDITIONS, strict=True)]
         record(CONTESTANTS[name].label, steps_to(make, jnp.array([s[:2] for s in best]), k, MOST), theory)
-    for name in ("adagrad", "rmsprop", "adam"):
+    for rule in (rule for name, rule in rules.items() if name not in tuned):
         rates, conditions = (grid.ravel() for grid in jnp.meshgrid(jnp.asarray(RATES), k, indexing="ij"))
-        found = np.asarray(steps_to(CONTESTANTS[name].make, rates, conditions, MOST))
-        record(CONTESTANTS[name].label, found.reshape(len(RATES), -1).min(axis=0))
+        found = np.asarray(steps_to(rule.make, rates, conditions, MOST))
+        record(rule.label, found.reshape(len(RATES), -1).min(axis=0))
     for label, make in {"L-BFGS": lambda _: jc.lbfgs(), "Newton": lambda _: jc.newton()}.items():
         record(label, steps_to(make, k, k, 100))
     names = list(dict.fromkeys(r["optimizer"] for r in rows))
@@ -173,7 +175,7 @@ def conditioning(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset
         lines,
         "Ravines: steps after which the distance stays below a millionth, by condition number",
         "Measured / theory, the same count from the closed form of the path. SGD, momentum and Nesterov at the "
-        "settings whose contraction in the long run is best; AdaGrad, RMSProp and Adam at the best of "
+        "settings whose contraction in the long run is best; the other rules at the best of "
         f"{len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}. -: it is not there for the last tenth of "
         f"{MOST:,} steps (L-BFGS and Newton: 100). RMSProp and Adam, whose steps do not shrink with the gradient, come "
         "near and leave again.",
@@ -221,8 +223,9 @@ def rate_map(folder: Run) -> Picture:
 def saddles(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> Part:
     fn, rows = jc.surfaces.SURFACES["saddle"].fn, []
     keys = jax.random.split(jax.random.key(args.seed), args.runs)
-    for name, label in LABELS.items():
-        optimizer = CONTESTANTS[name].make(ESCAPE_RATE)
+    rules = contestants(args.optimizers)
+    for name, rule in rules.items():
+        optimizer = rule.make(ESCAPE_RATE)
 
         @jax.jit
         def escapes(noise: Any, optimizer: Any = optimizer) -> Any:
@@ -231,11 +234,14 @@ def saddles(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> 
         linear = {"sgd": (0.0, False), "momentum": (RHO, False), "nesterov": (RHO, True)}.get(name)
         for noise in NOISES:
             theory = escape_steps(-1.0, noise, 1.0, ESCAPE_RATE, *linear) if linear else None
-            rows.append(row("saddles", "saddle", label, noise, float(escapes(noise)), theory))
+            rows.append(row("saddles", "saddle", rule.label, noise, float(escapes(noise)), theory))
     cell = {(r["optimizer"], r["at"]): r for r in rows}
     table = Table(
         ["optimizer", *(f"{noise:.0e}" for noise in NOISES)],
-        [[n, *(both(cell[n, x]["measured"], cell[n, x]["theory"], "0") for x in NOISES)] for n in LABELS.values()],
+        [
+            [r.label, *(both(cell[r.label, x]["measured"], cell[r.label, x]["theory"], "0") for x in NOISES)]
+            for r in rules.values()
+        ],
         "Saddles: steps until the distance from (x^2 - y^2) / 2 at 0 is 1, by noise of the gradient",
         f"Mean of {args.runs:,} runs / theory, which is exact in the limit of little noise. Learning rate "
         f"{ESCAPE_RATE:g}, rho {RHO:g}. Rules that divide by the gradient's own size do not wait for it to grow.",
@@ -265,20 +271,23 @@ def flow_share(name: str) -> float:
 
 
 def minima(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> Part:
-    rows, key = [], jax.random.key(args.seed)
+    rows, key, rules = [], jax.random.key(args.seed), contestants(args.optimizers)
     for case, (plain, scaled) in MULTIMODAL.items():
         surface, starts = jc.surfaces.SURFACES[case], uniform_starts(case, key, max(1, args.starts // 10))
-        for name, label in LABELS.items():
-            optimizer = CONTESTANTS[name].make(plain if name in ("sgd", "momentum", "nesterov") else scaled)
+        for name, rule in rules.items():
+            optimizer = rule.make(plain if name in ("sgd", "momentum", "nesterov") else scaled)
             ends = descend(surface.fn, optimizer, starts, MAP_STEPS)
             share = float(np.mean(basins(ends, surface.minimizers, 0.4) == 0))
-            rows.append(row("minima", case, label, plain, share, flow_share(case) if name == "sgd" else None))
+            rows.append(row("minima", case, rule.label, plain, share, flow_share(case) if name == "sgd" else None))
             rows[-1]["at"] = float(plain if name in ("sgd", "momentum", "nesterov") else scaled)
     cell = {(r["optimizer"], r["case"]): r for r in rows}
     rates = " and ".join(f"{plain:g} ({case})" for case, (plain, _) in MULTIMODAL.items())
     shares = Table(
         ["optimizer", *MULTIMODAL],
-        [[n, *(both(cell[n, c]["measured"], cell[n, c]["theory"], "%") for c in MULTIMODAL)] for n in LABELS.values()],
+        [
+            [r.label, *(both(cell[r.label, c]["measured"], cell[r.label, c]["theory"], "%") for c in MULTIMODAL)]
+            for r in rules.values()
+        ],
         "Local minima: share of starts that end in the global one",
         f"{max(1, args.starts // 10):,} starts all over the window, {MAP_STEPS} steps / theory: the basin of steepest "
         "descent in infinitely small steps, which those of SGD are not quite. Learning rates: "

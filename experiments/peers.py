@@ -14,6 +14,7 @@ but for the tolerance. How evaluations are counted, and from what the history of
 import importlib
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ import optax
 from jax import lax
 
 import jaxopt_course as jc
+from experiments.contestants import contestant
+from experiments.problems import RATES
+from experiments.solve import how_good
 
 
 class Task(NamedTuple):
@@ -90,9 +94,9 @@ def newton_cg(task: Task, limits: Limits) -> Outcome:
     return outcome_of(result, lambda steps: np.asarray(result.state.products)[steps])
 
 
-def minimize(task: Task, limits: Limits, optimizer: Any) -> jc.Result:
+def minimize(task: Task, limits: Limits, optimizer: Any, trace: bool = True) -> jc.Result:
     most = limits.max_evals  # a step takes at least one
-    return jc.minimize(task.fn, optimizer, task.start, gtol=limits.gtol, max_steps=most, max_evals=most, trace=True)
+    return jc.minimize(task.fn, optimizer, task.start, gtol=limits.gtol, max_steps=most, max_evals=most, trace=trace)
 
 
 def outcome_of(result: jc.Result, products_after: Callable[[np.ndarray], np.ndarray]) -> Outcome:
@@ -260,6 +264,25 @@ def said(success: bool, evaluations: int, limits: Limits) -> str:
     if success:
         return "the gradient is within the tolerance"
     return "out of evaluations" if evaluations >= limits.max_evals else "stopped"
+
+
+def solver_of(name: str) -> Solver:
+    """A solver of the table, or a rule of ours, of optax or of a file, at its best learning rate on each problem."""
+    if name in SOLVERS:
+        return SOLVERS[name]
+    rule = contestant(name)
+    given = f"gtol; on each problem the best of {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}"
+    return Solver(rule.label, "jax", given, partial(at_best_rate, rule.make))
+
+
+def at_best_rate(make: Callable[..., Any], task: Task, limits: Limits) -> Outcome:
+    def lane(rate: jax.Array) -> Any:
+        return minimize(task, limits, make(rate), trace=False)
+
+    tried = jax.device_get(jax.jit(jax.vmap(lane))(jnp.asarray(RATES)))
+    fields = ("status", "num_evals", "value")
+    best = min(range(len(RATES)), key=lambda i: how_good({name: getattr(tried, name)[i] for name in fields}))
+    return outcome_of(minimize(task, limits, make(RATES[best])), lambda steps: 0 * steps)
 
 
 SOLVERS: dict[str, Solver] = {

@@ -22,10 +22,11 @@ from rich.progress import track
 import jaxopt_course as jc
 from experiments import judging, peers
 from experiments.arguments import UsageError
+from experiments.contestants import contestants
 from experiments.judging import COMMON, COSTS, RIVALS, SLOWER, TAUS, Row, costs, judge, summarise, where_ours_lose
-from experiments.peers import SOLVERS, Limits, Outcome, Solver, Task, make_task
+from experiments.peers import SOLVERS, Limits, Outcome, Solver, Task, make_task, solver_of
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
-from experiments.runs import Run, plain, sha256, start_run
+from experiments.runs import Run, finite, plain, sha256, start_run
 
 LARGEST = 100  # unknowns of a CUTEst problem
 CLEARED = 20  # problems between two emptyings of the cache of compiled functions
@@ -43,10 +44,11 @@ INTRODUCTION = (
 def run(args: argparse.Namespace) -> int:
     """Solve, judge, write the folder, print the tables. 1 if one of ours claims falsely or crashes."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
+    contestants((name for name in args.solvers if name not in SOLVERS), SOLVERS)  # says at once what is wrong
+    solvers = {name: solver_of(name) for name in args.solvers}
     with jax.enable_x64(True), start_run("profiles", asked, args.out) as folder:
         tasks, limits = load_tasks(args), Limits(args.gtol, args.max_evals)
         collections = list(dict.fromkeys(task.collection for task in tasks))
-        solvers = {name: SOLVERS[name] for name in args.solvers}
         folder.note(
             dtype="float64",
             data={
@@ -159,15 +161,6 @@ def watch(tasks: Sequence[Task], quiet: bool) -> Iterator[Task]:
     )
 
 
-def finite(value: Any) -> Any:
-    """The same with None for infinity and NaN, which JSON has not."""
-    if isinstance(value, dict):
-        return {name: finite(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 # Showing
 
 
@@ -202,7 +195,7 @@ WORDS = {
     "crashed": "crashed",
 }
 CLAIMS: dict[str, Callable[[Row], str]] = {
-    "solver": lambda r: SOLVERS[r["solver"]].label,
+    "solver": lambda r: solver_of(r["solver"]).label,
     "problem": lambda r: f"{r['problem']} ({r['n']})",
     "says": lambda r: r["status"][:44],
     "value": lambda r: f"{r['value']:.6g}",
@@ -250,7 +243,7 @@ def other_minima(rows: list[Row]) -> list[list[str]]:
     for row in rows:
         if row["other_minimum"]:
             where = f"{row['problem']} ({row['n']})", f"{row['value']:.4g}", f"{row['best_value']:.4g}"
-            ends.setdefault(where, []).append(SOLVERS[row["solver"]].label)
+            ends.setdefault(where, []).append(solver_of(row["solver"]).label)
     return [[*where, ", ".join(labels)] for where, labels in ends.items()]
 
 

@@ -129,3 +129,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return np.asarray(value).tolist()
+
+
+def finite(value: Any) -> Any:
+    """The same with None for infinity and NaN, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

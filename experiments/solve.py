@@ -18,11 +18,10 @@ import numpy as np
 import optax
 
 import jaxopt_course as jc
-from experiments.contestants import CONTESTANTS
-from experiments.race import describe
+from experiments.contestants import CONTESTANTS, contestant, contestants
+from experiments.problems import LOSSES, describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
-from experiments.sweeps import LOSSES
 
 RATES = np.logspace(-3.5, 1.5, 11)  # two a decade
 FEW = 1000  # parameters: up to here the Hessian fits
@@ -52,6 +51,11 @@ METHODS = {
     "newton_cg": Method("Newton-CG", lambda _: jc.newton_cg(), False, lambda r: int(r.state.num_products)),
     "newton": Method("Newton", lambda _: jc.newton(), False, lambda r: int(r.num_steps) * int(np.size(r.params))),
 }
+
+
+def method_of(name: str) -> Method:
+    """A method of the table, or a rule of optax or of a file."""
+    return METHODS[name] if name in METHODS else Method(*contestant(name)[:2])
 
 
 class Reference(NamedTuple):
@@ -91,6 +95,9 @@ class Solve(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Solve both problems by every method, write the folder, print the tables. 1 if a claim of success is false."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
+    contestants(
+        (name for name in args.methods if name not in METHODS), METHODS
+    )  # says at once what is wrong with a name
     with jax.enable_x64(True), start_run("solve", asked, args.out) as folder:
         dataset = jc.data.load(args.data, root=args.root)
         folder.note(dtype="float32" if args.float32 else "float64", data=describe(dataset), learning_rates=RATES)
@@ -102,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
                 problems[loss] = load_problem(args, dataset, loss)
             if name == "newton" and problems[loss].start.size > FEW:
                 continue
-            solves[loss, name] = solve(METHODS[name], problems[loss], args)
+            solves[loss, name] = solve(method_of(name), problems[loss], args)
             results.append(judge(name, solves[loss, name], problems[loss], args.gtol))
         blocks = write_outputs(folder, problems, solves, results)
         if args.json:
@@ -247,7 +254,7 @@ def how_good(row: Row) -> tuple[Any, ...]:
 
 def judge(name: str, solve: Solve, problem: Problem, gtol: float | None) -> Row:
     """A row of the table; value and gradient are taken again at the end, in float64, and the claim is held to them."""
-    result, method = solve.result, METHODS[name]
+    result, method = solve.result, method_of(name)
     params = jnp.asarray(result.params, jnp.float64)
     value, grad = problem.gradient(params, problem.exact)
     grad_norm, status = float(jnp.max(jnp.abs(grad))), jc.Status(int(result.status))
@@ -329,7 +336,7 @@ def draw(folder: Run, problem: Problem, solves: Mapping[str, Solve]) -> Picture:
         "seconds, without compiling": {},
     }
     for name, solve in solves.items():
-        rows, label = list(trace_rows(problem.loss, name, solve, problem)), METHODS[name].label
+        rows, label = list(trace_rows(problem.loss, name, solve, problem)), method_of(name).label
         excess[label] = np.fmin.accumulate([row["above_optimum"] for row in rows])
         for unit, of in zip(costs, ("num_evals", "seconds"), strict=True):
             costs[unit][label] = np.array([row[of] for row in rows], float)
@@ -352,7 +359,7 @@ def draw(folder: Run, problem: Problem, solves: Mapping[str, Solve]) -> Picture:
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "method": lambda r: METHODS[r["method"]].label,
+    "method": lambda r: method_of(r["method"]).label,
     "rate": lambda r: "-" if r["learning_rate"] is None else rate_cell(r),
     "evaluations": lambda r: f"{r['num_evals']:,}",
     "products": lambda r: "-" if r["hessian_products"] is None else f"{r['hessian_products']:,}",

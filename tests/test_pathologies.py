@@ -25,7 +25,6 @@ SMALL = (
     "p.MAP_RATES, p.MAP_RHOS = p.MAP_RATES[::30], p.MAP_RHOS[::20]\n"
     "p.FLOOR_STEPS, p.IMAGE_STEPS, p.IMAGE_BATCHES = 800, 800, (64,)\n"
     "p.FLOOR_RATES, p.IMAGE_RATES = p.FLOOR_RATES[3:], p.IMAGE_RATES[2:]\n"
-    "p.LABELS = {name: p.LABELS[name] for name in ('sgd', 'momentum', 'adam')}\n"
     "sys.exit(main(['pathologies', *sys.argv[1:]]))\n"
 )
 
@@ -33,7 +32,8 @@ SMALL = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "pathologies"
-    shown = printed(SMALL, "--starts", "3000", "--runs", "300", "--out", str(out))
+    rules = ("--optimizers", "sgd", "momentum", "optax.adam")
+    shown = printed(SMALL, *rules, "--starts", "3000", "--runs", "300", "--out", str(out))
     for words in ("Ravines", "Saddles", "Local minima", "softmax regression on digits", "Newton", "report.html"):
         assert words in shown
     return out

@@ -1,4 +1,4 @@
-"""The linear scores against a loop, in every shape and dtype they take; the errors; the initial parameters."""
+"""The linear scores and those of a hidden layer, in every shape and dtype they take; the errors; initial parameters."""
 
 import re
 from typing import Any
@@ -191,3 +191,41 @@ def test_an_ensemble_is_a_vmap_over_keys() -> None:
 def test_no_classes_or_features(own_errors: None, num_classes: int, num_features: int) -> None:
     with pytest.raises(ValueError, match=f"init_linear: .* got {num_classes} and {num_features}"):
         scores.init_linear(jax.random.key(0), num_classes, num_features)
+
+
+# A hidden layer
+
+
+@pytest.mark.parametrize("activation", [None, jnp.tanh], ids=["relu", "tanh"])
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
+def test_a_hidden_layer_is_what_its_formula_says(activation: Any, batch: tuple[int, ...]) -> None:
+    params = scores.init_mlp(jax.random.key(0), C, D, 7)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # so that the biases count
+    inputs = draw(*batch, D, seed=2)
+    found = scores.mlp(params, inputs) if activation is None else scores.mlp(params, inputs, activation=activation)
+    W1, b1, W2, b2 = (np.asarray(params[layer][name]) for layer in ("hidden", "output") for name in ("W", "b"))
+    phi = np.tanh if activation is jnp.tanh else lambda x: np.maximum(x, 0)
+    expected = np.einsum("ch,...h->...c", W2, phi(np.einsum("hd,...d->...h", W1, inputs) + b1)) + b2
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(jax.jit(scores.mlp)(params, inputs), scores.mlp(params, inputs), rtol=1e-12, atol=1e-14)
+
+
+def test_a_hidden_layer_keeps_the_variance_from_layer_to_layer() -> None:
+    params = scores.init_mlp(jax.random.key(0), 50, 1000, 2000, dtype=jnp.float32)
+    assert params["hidden"]["W"].std() == pytest.approx((2 / 1000) ** 0.5, rel=0.01)
+    assert params["output"]["W"].std() == pytest.approx((2 / 2000) ** 0.5, rel=0.02)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    inputs = jax.random.normal(jax.random.key(1), (100, 1000), jnp.float32)
+    assert scores.mlp(params, inputs).std() == pytest.approx(2**0.5, rel=0.1)  # two layers, and one relu between
+
+
+def test_a_hidden_layer_says_what_it_expected(own_errors: None) -> None:
+    params = scores.init_mlp(jax.random.key(0), C, D, 7)
+    for wrong, said in (({"W": W, "b": b}, "got ['W', 'b']"), (W, "got ndarray"), ({**params, "x": 0}, "'x'")):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            scores.mlp(wrong, np.zeros((5, D)))
+    with pytest.raises(ValueError, match=r"W of shape \(7, 4\) does not match inputs of shape \(5, 3\)"):
+        scores.mlp(params, np.zeros((5, 3)))
+    for sizes in ((0, 4, 7), (3, 0, 7), (3, 4, 0)):
+        with pytest.raises(ValueError, match="init_mlp: need at least one class, feature and hidden unit"):
+            scores.init_mlp(jax.random.key(0), *sizes)

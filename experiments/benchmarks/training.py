@@ -53,7 +53,9 @@ def main(argv: list[str]) -> int:
         flops, moved = cost(problem.features)
         for rule in RULES:
             group = f"{rule} {'x'.join(map(str, shape))}"
-            ours, twin = CONTESTANTS[rule].make(RATE), CONTESTANTS[rule].twin(RATE)
+            _, make, make_twin = CONTESTANTS[rule]
+            assert make_twin is not None  # every rule of ours has one
+            ours, twin = make(RATE), make_twin(RATE)
             runs = contestants(problem, rule, ours, twin, options.steps)
             result = timing.race(group, runs, options.rounds, per=options.steps, notes=NOTES)
             steps = LONG * options.steps

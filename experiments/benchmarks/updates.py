@@ -41,7 +41,9 @@ def main(argv: list[str]) -> int:
     for tree in options.trees:
         shapes = shapes_of(tree)
         for rule in rules:
-            makers = {"ours": CONTESTANTS[rule].make, "optax": CONTESTANTS[rule].twin}
+            _, ours, twin = CONTESTANTS[rule]
+            assert twin is not None  # every rule of ours has one
+            makers = {"ours": ours, "optax": twin}
             note = RECONSTRUCTION if rule in RECONSTRUCTIONS else ""
             compiles = timing.race(f"{rule}, {tree}, compile", compile_runs(makers, shapes), options.rounds)
             runs = update_runs(makers, rule, shapes, UPDATES_A_CALL[tree])

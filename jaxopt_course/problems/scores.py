@@ -1,4 +1,4 @@
-"""From data to class scores: the lecture's linear classifier `f(x, W) = Wx`."""
+"""From data to class scores: the lecture's linear classifier `f(x, W) = Wx`, and one with a hidden layer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -47,6 +47,41 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
     dtype = widest(*dtypes)
     scores = inputs.astype(dtype) @ W.astype(dtype).T
     return scores if b is None else scores + jnp.broadcast_to(b.astype(dtype), scores.shape)
+
+
+def mlp(
+    params: Any, inputs: Shaped[ArrayLike, "*batch D"], *, activation: Callable[[Array], Array] = jax.nn.relu
+) -> Float[Array, "*batch C"]:
+    r"""Class scores of a network with one hidden layer.
+
+    $$f(x) = W_2\, \phi(W_1 x + b_1) + b_2$$
+
+    Args:
+      params: `{"hidden": {"W": [H, D], "b": [H]}, "output": {"W": [C, H], "b": [C]}}`, each as for `linear`.
+      inputs: `[..., D]`, one example a row, as for `linear`.
+      activation: phi, applied to every entry: `jax.nn.relu`, `jnp.tanh`.
+
+    Returns:
+      Scores `[..., C]`.
+
+    Raises:
+      ValueError: shapes that do not fit, or a tree of another form.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> xor = {
+      ...     "hidden": {"W": jnp.array([[1.0, 1.0], [1.0, 1.0]]), "b": jnp.array([0.0, -1.0])},
+      ...     "output": {"W": jnp.array([[1.0, -2.0]]), "b": jnp.array([0.0])},
+      ... }
+      >>> print(mlp(xor, jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))[:, 0])
+      [0. 1. 1. 0.]
+
+    Source: CS231n, "Neural Networks Part 1": `W2 max(0, W1 x)`.
+    """
+    if not isinstance(params, Mapping) or set(params) != {"hidden", "output"}:
+        keys = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+        raise ValueError(f"mlp: expected parameters {{'hidden': ..., 'output': ...}}, got {keys}")
+    return linear(params["output"], activation(linear(params["hidden"], inputs)))
 
 
 def standardized(
@@ -138,6 +173,48 @@ def init_linear(
         raise ValueError(f"init_linear: need at least one class and one feature, got {num_classes} and {num_features}")
     W = float(scale) * jax.random.normal(key, (num_classes, num_features), dtype)
     return {"W": W, "b": jnp.zeros(num_classes, dtype)} if bias else W
+
+
+def init_mlp(
+    key: Array,
+    num_classes: int,
+    num_features: int,
+    num_hidden: int = 128,
+    *,
+    gain: float = 2.0,
+    dtype: Any = float,
+) -> Any:
+    r"""Parameters of `mlp`: Gaussian weights whose variance is `gain` over the number of inputs, biases of zero.
+
+    Args:
+      key: a `jax.random` key.
+      num_classes: C, at least 1.
+      num_features: D, at least 1.
+      num_hidden: H, units of the hidden layer, at least 1.
+      gain: 2 keeps the variance from layer to layer with relu, 1 with tanh.
+      dtype: of the parameters; JAX's default floating dtype unless given.
+
+    Returns:
+      The parameters.
+
+    Raises:
+      ValueError: fewer than one class, feature or hidden unit.
+
+    Example:
+      >>> import jax
+      >>> jax.tree.map(lambda leaf: leaf.shape, init_mlp(jax.random.key(0), 10, 64))
+      {'hidden': {'W': (128, 64), 'b': (128,)}, 'output': {'W': (10, 128), 'b': (10,)}}
+
+    Source: He, Zhang, Ren, Sun (2015), "Delving deep into rectifiers", ICCV, eq. 10.
+    """
+    if min(num_classes, num_features, num_hidden) < 1:
+        found = f"{num_classes}, {num_features} and {num_hidden}"
+        raise ValueError(f"init_mlp: need at least one class, feature and hidden unit, got {found}")
+    hidden, output = jax.random.split(key)
+    return {
+        "hidden": init_linear(hidden, num_hidden, num_features, scale=(gain / num_features) ** 0.5, dtype=dtype),
+        "output": init_linear(output, num_classes, num_hidden, scale=(gain / num_hidden) ** 0.5, dtype=dtype),
+    }
 
 
 def _weights_and_bias(params: Any) -> tuple[Array, Array | None]:
