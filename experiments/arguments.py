@@ -172,13 +172,15 @@ def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], 
 def rules(parser: argparse.ArgumentParser, names: tuple[str, ...], *flags: str, but: str = "") -> None:
     """An option that takes optimizers: some of the names, of optax's, or anybody's; all of the names unless given."""
 
+    others = [name for name in OPTIMIZERS if name not in names]
+    there = "; ".join([", ".join(names), *([", ".join(others)] if others else []), FORMS])
+
     def name(text: str) -> str:
-        if text not in (*names, *OPTIMIZERS) and not is_elsewhere(text):
-            hint = f"; of optax: optax.{text}?" if text.isidentifier() else ""
-            raise argparse.ArgumentTypeError(f"no {text!r}; there are {', '.join(names)}, and {FORMS}{hint}")
+        if text not in (*names, *others) and not is_elsewhere(text):
+            raise argparse.ArgumentTypeError(f"no {text!r}; there are {there}")
         return text
 
-    listed = f"of {', '.join(names)}; {FORMS} (default: all of the first{but})"
+    listed = f"of {there} (default: all of the first{but})"
     flags = flags or ("--optimizers",)
     parser.add_argument(*flags, nargs="+", type=name, default=list(names), metavar="NAME", help=listed)
 

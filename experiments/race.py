@@ -31,7 +31,7 @@ from jaxopt_course.sweeps.statistics import paired_interval
 from jaxopt_course.sweeps.sweep import starts_of
 
 SAME = 1e-10  # relative, in float64; rules that differ in one convention part by 1e-4 or more
-TIMED_ROUNDS, TIMED_SECONDS, TIMED_STEPS = 5, 0.5, 1000  # most of each
+TIMED_ROUNDS, TIMED_SECONDS, TIMED_STEPS = 3, 0.5, 1000  # most of each
 
 Row = dict[str, Any]
 

@@ -507,6 +507,22 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, monkey
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_signal_during_the_last_steps_of_a_method_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jaxopt_course.training.interrupts import Signals
+
+    poll = Signals.poll
+
+    def signalled(self: Any) -> Any:
+        self._received = 15
+        return poll(self)
+
+    monkeypatch.setattr(Signals, "poll", signalled)
+    with pytest.raises(jc.training.Interrupted, match="SIGTERM during SGD after 6 of 6 steps"):
+        swept({"SGD": jc.sgd, "Adam": jc.adam}, num_steps=6, checkpoint_dir=tmp_path)
+
+
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "grid": ({"grid": {"learning_rate": [1e-3, 0.1, 2.0]}}, r"grid\['learning_rate'\] has other values"),
     "data": ({"data": (DATA[0] + (np.arange(50) == 7)[:, None], DATA[1])}, "data.*other values among the examples"),

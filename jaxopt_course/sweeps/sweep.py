@@ -288,7 +288,7 @@ def _saved_run(run: MethodRun, checkpoint_dir: str | os.PathLike[str] | None) ->
             if signum or over or time.monotonic() - saved_at > SAVE_AFTER:
                 store.save(run.done, run.saved_carry(), run.arrays())
                 saved_at = time.monotonic()
-            if signum and not over:
+            if signum:
                 store.wait()
                 where = f"after {run.done} of {run.total_steps()} steps, saved in {folder}"
                 message = f"sweep: {signum.name} during {label} {where}; the same call goes on from there"
