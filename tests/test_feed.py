@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def trained(data: Any = None, **options: Any) -> Any:
 
 
 def assert_equal(a: Any, b: Any) -> None:
-    jax.tree.map(np.testing.assert_array_equal, (a.params, a.state, a.trace), (b.params, b.state, b.trace))
+    """Up to rounding: a program that gathers its minibatches is fused in another way than one that is handed them."""
+    same = partial(np.testing.assert_allclose, rtol=1e-13, atol=1e-16)
+    jax.tree.map(same, (a.params, a.state, a.trace), (b.params, b.state, b.trace))
 
 
 @pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)

@@ -139,7 +139,7 @@ def test_parity_without_an_explanation_fails(tmp_path: Path) -> None:
             )
             == 1
         )
-        assert main(["parity", "optax.lion", "optax.sgd(1e-2)", "--out", str(tmp_path / "other")]) == 2
+        assert main(["parity", "optax.lionn", "optax.sgd(1e-2)", "--out", str(tmp_path / "other")]) == 2
     assert not (tmp_path / "other").exists()
 
 

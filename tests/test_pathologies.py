@@ -66,7 +66,7 @@ def test_what_it_leaves(folder: Path, rows: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("pathology", "case", "count", "tolerance"),
     [
-        ("ravines", "bowl", 6, 0.01),
+        ("ravines", "bowl", 4, 0.01),
         ("saddles", "saddle", 4, 0.05),
         ("minima", "styblinski_tang", 1, 0.1),
         ("noise", "bowl", 9, 0.2),

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental.shard_alike import shard_alike
 
 from jaxopt_course.annotations import Array, Params, PyTree, Updates
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
@@ -34,7 +33,8 @@ def zero_moments(params: Params, *, real: bool = False) -> PyTree:
         dtype = at_least_32_bits(jnp.result_type(leaf))
         made = jnp.zeros_like(leaf, dtype=_real(dtype) if real else dtype)
         if isinstance(leaf, jax.core.Tracer):  # under jit, `zeros_like` is a constant, which the compiler would gather
-            _, made = shard_alike(leaf, made)
+            zero = jnp.where(jnp.abs(leaf) > 0, made, -made)
+            made = zero * zero  # no constant to a compiler, which knows two zeros
         return made
 
     return jax.tree.map(zeros, params)

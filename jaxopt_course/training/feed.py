@@ -132,7 +132,7 @@ def plan_chunks(
     epochs = 1 if keeps_rest else max(1, at_once // whole)
     begun = step - step % (epochs * per_epoch)
     for first_epoch in range(begun // per_epoch, -(-last_step // per_epoch), epochs):
-        full, last = _compiled_plan(*steps[:3], epochs, drop_last=steps.drop_last, first_epoch=np.int32(first_epoch))
+        full, last = _made_plan(steps, epochs, first_epoch)
         for plan in (full, last) if keeps_rest else (full,):
             rows = plan.shape[-2]
             row, even = step - begun, -(-rows // -(-rows // at_once))  # chunks of nearly equal length
@@ -143,17 +143,23 @@ def plan_chunks(
             begun += rows
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3), static_argnames="drop_last")
+def _made_plan(steps: StepPlan, epochs: int, first_epoch: int) -> Any:
+    """`[rows, B]` whole minibatches and `[epochs, r]` rests of some epochs; for S runs with an axis more in front."""
+    make = partial(
+        _compiled_plan, num_examples=steps.num_examples, batch_size=steps.batch_size, epochs=epochs,
+        drop_last=steps.drop_last, first_epoch=np.int32(first_epoch),
+    )  # fmt: skip
+    if jax.random.key_data(steps.key).ndim == 1:
+        return make(steps.key)
+    return map(np.stack, zip(*map(make, steps.key), strict=True))  # one program serves any number of runs
+
+
+@partial(jax.jit, static_argnames=("num_examples", "batch_size", "epochs", "drop_last"))
 def _compiled_plan(
-    key: Array, num_examples: int, batch_size: int, epochs: int, *, drop_last: bool, first_epoch: Array
+    key: Array, num_examples: int, batch_size: int, epochs: int, drop_last: bool, first_epoch: Array
 ) -> tuple[Array, Array]:
-    """`[rows, B]` whole minibatches and `[epochs, r]` rests of some epochs; with `[S]` keys an axis more in front."""
-
-    def made(key: Array) -> tuple[Array, Array]:
-        plan = minibatches(key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=first_epoch)
-        return plan.full.reshape(-1, batch_size), plan.last
-
-    return jax.vmap(made)(key) if jax.random.key_data(key).ndim == 2 else made(key)
+    plan = minibatches(key, num_examples, batch_size, epochs, drop_last=drop_last, first_epoch=first_epoch)
+    return plan.full.reshape(-1, batch_size), plan.last
 
 
 def total_steps(caller: str, num_steps: Any, num_epochs: Any, plan: StepPlan) -> int:
