@@ -33,8 +33,8 @@ def zero_moments(params: Params, *, real: bool = False) -> PyTree:
         dtype = at_least_32_bits(jnp.result_type(leaf))
         made = jnp.zeros_like(leaf, dtype=_real(dtype) if real else dtype)
         if isinstance(leaf, jax.core.Tracer):  # under jit, `zeros_like` is a constant, which the compiler would gather
-            zero = jnp.where(jnp.abs(leaf) > 0, made, -made)
-            made = zero * zero  # no constant to a compiler, which knows two zeros
+            zero = jnp.where(jnp.abs(leaf) > 0, made, -made)  # 0 or -0: it depends on the leaf, and is sharded like it
+            made = zero * zero
         return made
 
     return jax.tree.map(zeros, params)

@@ -15,9 +15,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_course.annotations import Array, Objective, Params, PyTree
-from jaxopt_course.sweeps.methods import Factory
+from jaxopt_course.sweeps.methods import Factory, weak
 from jaxopt_course.training.programs import Program
-from jaxopt_course.training.steps import Carry, init_carry, scalar_and_aux, train_step, train_steps
+from jaxopt_course.training.steps import Carry, Record, init_carry, scalar_and_aux, train_step, train_steps
 
 SHARE_OF_MEMORY = 0.25  # that lanes take by default
 
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
         def place(leaf: Any) -> Array:
             host = np.asarray(leaf)
             placed = jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-            return placed if not getattr(leaf, "weak_type", False) else weak_like(placed)
+            return jax.jit(weak)(placed) if getattr(leaf, "weak_type", False) else placed
 
         return jax.tree.map(place, tree)
 
@@ -55,11 +55,6 @@ class Layout(NamedTuple):
             return fn
         specs = jax.tree.map(self.spec, (takes, gives))
         return jax.shard_map(fn, mesh=self.mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
-
-
-def weak_like(array: Array) -> Array:
-    """An array of a Python number's weak dtype, placed as this one is."""
-    return jax.jit(lambda a: jax.lax.full(a.shape, 0 if a.dtype.kind == "i" else 0.0).at[:].set(a))(array)
 
 
 def fetch(tree: PyTree) -> PyTree:
@@ -145,6 +140,14 @@ def _in_groups(fn: Callable[[Params], PyTree], params: Params, at_once: int) -> 
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[2:]), results)
 
 
+def first_step(
+    objective: Objective, factory: Factory, has_aux: bool, point: dict[str, Array], params: Params, batch: PyTree
+) -> tuple[Carry, Record]:
+    """One lane's first step on a batch, from its start."""
+    optimizer = factory(**point)
+    return train_step(objective, optimizer, init_carry(optimizer, params), batch, has_aux=has_aux)
+
+
 def lane_bytes(
     objective: Objective, factory: Factory, point: dict[str, Array], params: Params, batch: PyTree, has_aux: bool
 ) -> int:
@@ -153,14 +156,10 @@ def lane_bytes(
     Traces one step, compiles nothing: what is wrong with the objective shows here.
     """
 
-    def step(point: dict[str, Array], params: Params, batch: PyTree) -> Carry:
-        optimizer = factory(**point)
-        return train_step(objective, optimizer, init_carry(optimizer, params), batch, has_aux=has_aux)[0]
-
     def residuals(params: Params, batch: PyTree) -> PyTree:
         return jax.vjp(lambda p: scalar_and_aux("sweep", objective(p, batch), has_aux)[0], params)[1]
 
-    carry = jax.eval_shape(step, point, params, batch)
+    carry, _ = jax.eval_shape(partial(first_step, objective, factory, has_aux), point, params, batch)
     activations = max(0, _bytes(jax.eval_shape(residuals, params, batch)) - _bytes(params) - _bytes(batch))
     return 2 * _bytes(carry) + 2 * _bytes(params) + 2 * activations + 64
 

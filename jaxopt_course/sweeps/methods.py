@@ -148,7 +148,7 @@ def _check_made(caller: str, method: Method, made: Any) -> None:
         ) from error
 
 
-def weak(values: np.ndarray) -> Array:
+def weak(values: np.ndarray | Array) -> Array:
     """The values as JAX sees Python numbers: they take the dtype of the array that they meet."""
     blank = lax.full(values.shape, 0 if values.dtype.kind == "i" else 0.0)
     return blank.at[:].set(jnp.asarray(values).astype(blank.dtype))

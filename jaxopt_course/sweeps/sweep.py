@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from jaxopt_course.annotations import Array, Number, Objective, Params, PyTree
 from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.data.batches import check_batch_size
-from jaxopt_course.sweeps.lanes import Layout, fetch, lane_bytes, measure_loss, memory_bytes
+from jaxopt_course.sweeps.lanes import Layout, fetch, first_step, lane_bytes, measure_loss, memory_bytes
 from jaxopt_course.sweeps.methods import Factory, Method, check_method, methods_of, weak
 from jaxopt_course.sweeps.points import Grid
 from jaxopt_course.sweeps.result import SweepResult
@@ -35,7 +36,7 @@ from jaxopt_course.training.fingerprints import trace
 from jaxopt_course.training.identity import Identity
 from jaxopt_course.training.interrupts import Interrupted, Signals
 from jaxopt_course.training.progress import progress_bar
-from jaxopt_course.training.steps import init_carry, train_step
+from jaxopt_course.training.steps import init_carry
 
 SAVE_AFTER = 5.0  # seconds
 KEEPS = ("best", "all", "none")
@@ -261,8 +262,12 @@ def _check(setup: Setup, method: Method) -> int:
     check_method("sweep", method, params)
     if setup.eval_fn is not None:
         jax.eval_shape(setup.eval_fn, params)
-    point = {name: weak(values)[0] for name, values in method.points.items()}
-    return lane_bytes(setup.objective, method.factory, point, params, batch, setup.has_aux)
+    return lane_bytes(setup.objective, method.factory, _first_point(method), params, batch, setup.has_aux)
+
+
+def _first_point(method: Method) -> dict[str, Array]:
+    """A method's first point, as a lane sees it."""
+    return {name: weak(values)[0] for name, values in method.points.items()}
 
 
 def _lanes(bytes_of_lane: int, mesh: Mesh | None) -> int:
@@ -305,12 +310,8 @@ def _identity(run: MethodRun) -> Identity:
     """What must be the same when a sweep goes on."""
     setup, method = run.setup, run.method
     params, batch = _example(setup)
-
-    def step(point: dict[str, Array], params: Params, batch: PyTree) -> PyTree:
-        optimizer = method.factory(**point)
-        return train_step(setup.objective, optimizer, init_carry(optimizer, params), batch, has_aux=setup.has_aux)
-
-    functions = {"step": trace(step, {name: weak(values)[0] for name, values in method.points.items()}, params, batch)}
+    step = partial(first_step, setup.objective, method.factory, setup.has_aux)
+    functions = {"step": trace(step, _first_point(method), params, batch)}
     if setup.eval_fn is not None:
         functions["eval_fn"] = trace(setup.eval_fn, params)
     settings = {

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns wide enough for their cells; the first is aligned to the left."""
+    """Columns wide enough for their cells; the first two are aligned to the left, the others to the right."""
     lines = [columns, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
 
