@@ -1,6 +1,7 @@
 """Full-batch solves: from a start to a minimum in one compiled loop, with an ending that has a name and is true."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, Opt
 from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.dtypes import check_floating, working_dtype
 from jaxopt_course.training.checks import check_objective_argument, check_optimizer_argument
+from jaxopt_course.training.implicit import Solution, with_derivatives
 from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.solve_steps import Solve, solved, without_evaluation
@@ -63,6 +65,7 @@ def minimize(
     trace: bool = False,
     best: bool = True,
     state: OptState = None,
+    implicit: bool = True,
 ) -> Result:
     r"""Minimize a function of all the data at once, until its gradient is small or nothing more can be gained.
 
@@ -166,11 +169,12 @@ def minimize(
         has_aux=has_aux,
         trace_length=int(max_steps) + 1 if trace else None,
         keep_best=best,
+        implicit=implicit,
     )
     return result._replace(params=_joined(result.params, functions))
 
 
-@partial(Program, static_argnames=("with_data", "has_aux", "trace_length", "keep_best"))
+@partial(Program, static_argnames=("with_data", "has_aux", "trace_length", "keep_best", "implicit"))
 def _solve(
     callables: tuple[Objective, AnyOptimizer, PyTree],
     params: Params,
@@ -182,13 +186,15 @@ def _solve(
     has_aux: bool,
     trace_length: int | None,
     keep_best: bool,
+    implicit: bool,
 ) -> Result:
     objective, optimizer, functions = callables
 
     def of_arrays(params: Params, *data: Batch) -> Any:
         return objective(_joined(params, functions), *data)
 
-    run = partial(_run, optimizer, state, stopping, has_aux=has_aux, trace_length=trace_length, keep_best=keep_best)
+    options = {"has_aux": has_aux, "trace_length": trace_length, "keep_best": keep_best, "implicit": implicit}
+    run = partial(_run, optimizer, state, stopping, **options)
     args = (params, data) if with_data else (params,)
     if (mesh := explicit_mesh(args)) is None:
         return run(of_arrays, *args)
@@ -207,19 +213,30 @@ def _run(
     has_aux: bool,
     trace_length: int | None,
     keep_best: bool,
+    implicit: bool,
 ) -> Result:
     """The solve itself, for real pairs."""
-    start = real_pairs(params)
 
-    def value_and_aux(pairs: Params) -> tuple[Array, PyTree]:
+    def value_and_aux(pairs: Params, *data: Batch) -> tuple[Array, PyTree]:
         return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), has_aux)
 
-    solve = Solve(start, value_and_aux, optimizer, stopping, keep_best, working_dtype(start))
-    carry = solved(solve, state, trace_length)
-    end = carry.here
-    counts = carry.status, carry.num_steps, carry.num_evals
+    def solve(start: Params, rest: tuple[OptState, Stopping], *data: Batch) -> Solution:
+        state, stopping = rest
+        of_params = partial(_with_data, value_and_aux, data)
+        carry = solved(Solve(start, of_params, optimizer, stopping, keep_best, working_dtype(start)), state, trace_length)
+        end = carry.here
+        record = end.grad_norm, carry.num_steps, carry.num_evals, carry.trace, carry.state
+        return Solution(end.params, end.value, end.aux, carry.status, carry.accuracy, record)
+
+    start, rest = real_pairs(params), (state, stopping)
+    end = with_derivatives(solve, value_and_aux, start, data, rest) if implicit else solve(start, rest, *data)
+    grad_norm, num_steps, num_evals, trace, state = end.record
     whole = from_real_pairs(end.params, params)
-    return Result(whole, end.value, end.grad_norm, *counts, end.aux, carry.trace, carry.state)
+    return Result(whole, end.value, grad_norm, end.status, num_steps, num_evals, end.aux, trace, state)
+
+
+def _with_data(value_and_aux: Callable[..., Any], data: tuple[Batch, ...], params: Params) -> Any:
+    return value_and_aux(params, *data)
 
 
 def _arrays_and_functions(params: Params) -> tuple[Params, PyTree]:

@@ -1,0 +1,205 @@
+r"""The derivative of a minimum: how it moves with what the objective depends on, by the implicit function theorem.
+
+The gradient stays 0 while the minimum moves, so with $g(w, \theta) = \nabla_w f(w, \theta)$
+
+$$H \, \dot w = -\frac{\partial g}{\partial \theta} \dot \theta, \qquad
+  \frac{d}{d\theta} \min_w f = \frac{\partial f}{\partial \theta}$$
+
+Neither the start nor the steps matter. The derivative is NaN where no minimum was found, and where H is not positive
+definite beyond its rounding.
+
+Source: Krantz and Parks (2003), "The implicit function theorem"; Bengio (2000), "Gradient-based optimization of
+hyperparameters".
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
+
+from jaxopt_course.annotations import Array, Params, PyTree, Updates
+from jaxopt_course.dtypes import standard_promotion, widened, working_dtype
+from jaxopt_course.optimizers.inner_solve import truncated_cg
+from jaxopt_course.status import Status
+
+MOST_DENSE = 256  # parameters up to which the Hessian is formed
+SPARE_DIGITS = 100  # eps times the condition of the Hessian is at most 1/100: the derivative has two digits or more
+LOOSEST = 1e-6  # relative residual of a system that is solved by iteration
+MOST_PRODUCTS = 10  # with the Hessian, for each parameter
+
+
+class Solution(NamedTuple):
+    """What a solve found: `params`, `value`, `aux`, `status`, how small the gradient has become beside the largest on
+    the way (`accuracy`), and `record`, whatever else it tells, whose derivative is 0."""
+
+    params: Params
+    value: Array
+    aux: PyTree
+    status: Array
+    accuracy: Array
+    record: PyTree
+
+
+class _Values(NamedTuple):
+    """What the minimum depends on: what the objective closes over, and its data."""
+
+    closed_over: list[Any]
+    data: tuple[PyTree, ...]
+
+
+def with_derivatives(
+    solve: Callable[..., Solution],
+    value_and_aux: Callable[..., tuple[Array, PyTree]],
+    start: Params,
+    data: tuple[PyTree, ...],
+    rest: PyTree,
+) -> Solution:
+    """`solve(start, rest, *data)`, with the derivatives of the minimum of `value_and_aux(params, *data)`.
+
+    The derivatives are with respect to the data and to what the objective closes over; those with respect to `start`
+    and `rest` are 0.
+    """
+    run, closed_over_by_run = _closed(solve, start, rest, *data)
+    objective, closed_over, dtypes = _closed_objective(value_and_aux, start, data)
+
+    def value_at(params: Params, values: _Values) -> tuple[Array, PyTree]:
+        return objective(values.closed_over, params, *values.data)
+
+    @jax.custom_jvp
+    def solution(values: _Values, closed_over_by_run: list[Any], start: Params, rest: PyTree) -> Solution:
+        return run(closed_over_by_run, start, rest, *values.data)
+
+    @solution.defjvp
+    def solution_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Solution, Solution]:
+        values, values_dot = primals[0], tangents[0]
+        end = solution(*primals)
+        precise = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), end.params, dtypes)
+        return end, _tangents(value_at, end, precise, values, values_dot)
+
+    return solution(_Values(closed_over, data), closed_over_by_run, start, rest)
+
+
+def _tangents(
+    value_at: Callable[..., tuple[Array, PyTree]], end: Solution, params: Params, values: _Values, dots: _Values
+) -> Solution:
+    """How the end of the solve moves where the values move by `dots`; `params` are those of the end."""
+
+    def grad_at(params: Params, values: _Values) -> Updates:
+        return jax.grad(lambda w: value_at(w, values)[0])(params)
+
+    found = (end.status > 0) & (end.status != Status.TARGET_REACHED)
+    one = jnp.where(found, 1.0, jnp.nan)  # a factor, so that it reaches the transposed system too
+    _, gradient_moves = jax.jvp(lambda values: grad_at(params, values), (values,), (dots,))
+    _, product = jax.linearize(lambda w: grad_at(w, values), params)
+    rhs = optax.tree.scale(-one, gradient_moves)
+    params_dot = solved_linear(product, rhs, end.accuracy)
+    (_, _), (value_dot, aux_dot) = jax.jvp(value_at, (params, values), (jax.tree.map(jnp.zeros_like, params), dots))
+    if jax.tree.leaves(end.aux):
+        _, (_, aux_dot) = jax.jvp(value_at, (params, values), (params_dot, dots))
+    return Solution(
+        params=optax.tree.cast_like(params_dot, end.params),
+        value=(one * value_dot).astype(end.value.dtype),
+        aux=aux_dot,
+        status=_zero_tangent(end.status),
+        accuracy=_zero_tangent(end.accuracy),
+        record=jax.tree.map(_zero_tangent, end.record),
+    )
+
+
+def solved_linear(product: Callable[[Updates], Updates], rhs: Updates, accuracy: Array) -> Updates:
+    """The solution of H x = b, NaN where H is not positive definite beyond its rounding; differentiable itself.
+
+    Args:
+      product: `v -> H v`, linear and symmetric.
+      rhs: b, like the parameters, in at least 32 bits.
+      accuracy: the relative size at which a residual is small enough, where the system is solved by iteration.
+    """
+    size = sum(leaf.size for leaf in jax.tree.leaves(rhs))
+    if size == 0:
+        return rhs
+    if size <= MOST_DENSE:
+        return lax.custom_linear_solve(product, rhs, _dense, symmetric=True)
+    accuracy = lax.stop_gradient(accuracy)
+
+    def iterate(product: Callable[[Updates], Updates], rhs: Updates) -> Updates:
+        return _by_conjugate_gradients(product, rhs, accuracy)
+
+    return lax.custom_linear_solve(product, rhs, iterate, symmetric=True)
+
+
+def _dense(product: Callable[[Updates], Updates], rhs: Updates) -> Updates:
+    """By Cholesky of the Hessian, scaled to a diagonal of ones; its condition is that of the 1-norm."""
+    flat, unravel = ravel_pytree(rhs)
+    eye = jnp.eye(len(flat), dtype=flat.dtype)
+    eps = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(rhs))
+    hessian = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0])(eye)
+    diagonal = jnp.diagonal(hessian)
+    scale = lax.rsqrt(jnp.where(diagonal > 0, diagonal, jnp.nan))
+    scaled = scale[:, None] * (hessian + hessian.T) / 2 * scale[None]
+    factor = jnp.linalg.cholesky(scaled)
+    inverse = jax.scipy.linalg.cho_solve((factor, True), eye)
+    condition = jnp.linalg.norm(scaled, 1) * jnp.linalg.norm(inverse, 1)
+    sound = SPARE_DIGITS * eps * condition <= 1  # False where it is NaN
+    return unravel(jnp.where(sound, scale * (inverse @ (scale * flat)), jnp.nan))
+
+
+def _by_conjugate_gradients(product: Callable[[Updates], Updates], rhs: Updates, accuracy: Array) -> Updates:
+    """By products with the Hessian, and again for a random right-hand side, which meets all directions without curvature.
+
+    A singular system may have a solution, and conjugate gradients then find it; the random one has none.
+    """
+    dtype = working_dtype(rhs)
+    leaves, structure = jax.tree.flatten(rhs)
+    size = sum(leaf.size for leaf in leaves)
+    eps = jnp.finfo(dtype).eps
+
+    def wide_product(v: Updates) -> Updates:
+        return optax.tree.cast(product(optax.tree.cast_like(v, rhs)), dtype)
+
+    def solve(b: Updates, goal: Array | float) -> tuple[Updates, Array]:
+        inner = truncated_cg(wide_product, optax.tree.scale(-1, b), lambda v: v, MOST_PRODUCTS * size, goal)
+        ended = optax.tree.norm(inner.residual) <= goal * optax.tree.norm(b)
+        return inner.solution, ended & ~inner.negative & (inner.lowest > SPARE_DIGITS * eps * inner.largest)
+
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    random = [jax.random.normal(key, leaf.shape, dtype) for key, leaf in zip(keys, leaves, strict=True)]
+    solution, solved = solve(optax.tree.cast(rhs, dtype), jnp.clip(accuracy.astype(dtype), 10 * eps, LOOSEST))
+    _, regular = solve(structure.unflatten(random), 0.1 / np.sqrt(size))  # a single direction would stand out
+    sound = regular & (solved | (optax.tree.norm(rhs) == 0))
+    return jax.tree.map(lambda x, b: jnp.where(sound, x, jnp.nan).astype(b.dtype), solution, rhs)
+
+
+def _closed_objective(
+    value_and_aux: Callable[..., Any], start: Params, data: tuple[PyTree, ...]
+) -> tuple[Callable[..., Any], list[Any], PyTree]:
+    """The objective closed, what it closes over, and the dtypes of its parameters: 32 bits where it takes them."""
+    try:
+        with standard_promotion():
+            wide = widened(start)
+            return *_closed(value_and_aux, wide, *data), jax.tree.map(lambda leaf: leaf.dtype, wide)
+    except (TypeError, ValueError):  # it needs 16 bits, in an operation that does not promote
+        return *_closed(value_and_aux, start, *data), jax.tree.map(lambda leaf: leaf.dtype, start)
+
+
+def _closed(fn: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Any]]:
+    """The function with what it closes over as its first argument, and what it closes over."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    structure = jax.tree.structure(shape)
+
+    def call(closed_over: list[Any], *args: PyTree) -> Any:
+        flat = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, closed_over))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(structure, flat)
+
+    return call, list(closed.consts)
+
+
+def _zero_tangent(leaf: Array) -> Any:
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return jnp.zeros_like(leaf)
+    return np.zeros(jnp.shape(leaf), jax.dtypes.float0)
