@@ -41,6 +41,7 @@ from jaxopt_course.optimizers.hyperparameters import (
     not_negative,
 )
 from jaxopt_course.optimizers.leaves import map_leaves, next_count, start_count, zero_moments
+from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.optimizers.squares import bounded, no_infinity, one_minus_power, root, square
 
 
@@ -49,12 +50,17 @@ class SGDState(NamedTuple):
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
 
+    takes_penalties = True
+
 
 @cached_factory
 def sgd(learning_rate: Rate) -> Optimizer:
     r"""Gradient descent; stochastic when the gradient is a minibatch's.
 
     $$w \leftarrow w - \eta g$$
+
+    With bounds or an L1 penalty, which `minimize` hands on, the step ends where h(x) + |x - (w - eta g)|^2 / (2 eta) is
+    least: proximal gradient descent.
 
     Args:
       learning_rate: eta, a number, traced scalar or schedule; units of parameter^2 per unit of loss.
@@ -83,11 +89,17 @@ def sgd(learning_rate: Rate) -> Optimizer:
     def init(params: Params) -> SGDState:
         return SGDState(start_count(params, learning_rate))
 
-    def update(grads: Updates, state: SGDState, params: Params = None, **_: Any) -> tuple[Updates, SGDState]:
+    def update(
+        grads: Updates, state: SGDState, params: Params = None, separable: Separable | None = None, **_: Any
+    ) -> tuple[Updates, SGDState]:
         def rule(g, lr):
             return (-lr * g,)
 
         (updates,) = map_leaves(rule, grads, (), (rate(state.count),), params)
+        if separable is not None:
+            updates = optax.tree.sub(
+                separable.proximal(optax.apply_updates(params, updates), rate(state.count)), params
+            )
         return updates, SGDState(next_count(state.count))
 
     return Optimizer(init, update)

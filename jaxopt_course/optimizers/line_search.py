@@ -8,7 +8,8 @@ is computed twice. Other constants are a `functools.partial` away: `lbfgs(line_s
 
 A search of your own takes the same arguments: `first_length`, the first t to try; `budget`, None or a traced bound on
 the evaluations, where 0 means that it must not move; `has_aux`, whether `value_and_grad_fn` returns
-`((value, aux), grads)`.
+`((value, aux), grads)`; and under bounds or penalties `longest`, the largest t to try, at which a step may end
+whatever the slope.
 """
 
 from collections.abc import Callable
@@ -86,6 +87,7 @@ def strong_wolfe(
     max_evals: int = MAX_EVALS,
     budget: Array | None = None,
     has_aux: bool = False,
+    longest: Array | None = None,
 ) -> Step:
     r"""A length at which the value has fallen enough and the slope is flat enough: the strong Wolfe conditions.
 
@@ -110,6 +112,7 @@ def strong_wolfe(
       max_evals: most evaluations; the last of them goes back to the best trial, where no trial was good.
       budget: a traced bound on the evaluations, or None.
       has_aux: whether `value_and_grad_fn` returns `((value, aux), grads)`.
+      longest: a traced bound on t, or None; at it the slope does not matter.
 
     Returns:
       A `Step`. Its `status` is 0 where it found a lower point, even one whose slope is not flat when evaluations ran
@@ -144,6 +147,8 @@ def strong_wolfe(
         approximate = (phi <= start[1] + noise) & (slope <= (2 * c1 - 1) * start[2])
         better = (armijo | approximate) & (phi <= low[1] + noise) & jnp.isfinite(phi) & jnp.isfinite(slope)
         flat = jnp.abs(slope) <= -c2 * start[2]
+        if longest is not None:
+            flat |= (t >= longest) & (slope <= 0)
         turned = slope * (high[0] - low[0]) >= 0
         new_low = jnp.where(better, trial, low)
         new_high = jnp.where(better, jnp.where(turned, low, high), trial)
@@ -151,6 +156,8 @@ def strong_wolfe(
         num_evals = search.num_evals + 1
         bracketed = jnp.isfinite(new_high[0])
         length = jnp.where(bracketed, inside(new_low, new_high, num_evals), outwards(low, trial, num_evals))
+        if longest is not None:
+            length = jnp.minimum(length, longest)
         straight = ~bracketed & falls_straight(trial, start, first)
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
@@ -188,6 +195,7 @@ def armijo(
     max_evals: int = MAX_EVALS,
     budget: Array | None = None,
     has_aux: bool = False,
+    longest: Array | None = None,
 ) -> Step:
     r"""Shorten until the value has fallen by a part of what the slope promises.
 
@@ -208,6 +216,7 @@ def armijo(
       max_evals: most evaluations.
       budget: a traced bound on the evaluations, or None.
       has_aux: whether `value_and_grad_fn` returns `((value, aux), grads)`.
+      longest: a traced bound on t, or None; at it the slope does not matter.
 
     Returns:
       A `Step`, with a status as `strong_wolfe`'s.

@@ -15,10 +15,12 @@ from jax.flatten_util import ravel_pytree
 
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
 from jaxopt_course.dtypes import norm, widened
+from jaxopt_course.optimizers.composite import model_minimum
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
-from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.inner_solve import InnerSolve, hidden_gain, truncated_cg
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
+from jaxopt_course.optimizers.models import inexact_model, newton_model
 from jaxopt_course.optimizers.searched import (
     Search,
     decrement,
@@ -31,6 +33,7 @@ from jaxopt_course.optimizers.searched import (
     total_count,
     unless_retreating,
 )
+from jaxopt_course.optimizers.separable import Separable, ravelled
 from jaxopt_course.status import Status
 
 
@@ -111,7 +114,12 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         _, product = jax.linearize(lambda w: ravel_pytree(jax.grad(inputs.value_fn)(unravel(w)))[0], w)
         hessian = jax.vmap(product, out_axes=1)(jnp.eye(len(w), dtype=w.dtype))
         usable = jnp.all(jnp.isfinite(hessian))
-        newton_step, gain, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
+        hessian = jnp.where(usable, hessian, 0)
+        if inputs.separable is not None:
+            flat = inputs.separable.ravelled(w.dtype)
+            newton_step, gain, lowest, definite = composite_newton_direction(hessian, w, g, flat, state.radius)
+        else:
+            newton_step, gain, lowest, definite = newton_direction(hessian, g, state.radius)
         direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
         inputs = inputs.frozen_where(~usable)
         if line_search is not None:
@@ -166,12 +174,26 @@ def newton_direction(
     direction = -scale * direction
     convex = (lowest >= 0) & (jnp.max(diagonal) > 0)
     gain = lax.stop_gradient(jnp.where(convex, decrement(jnp.dot(g, direction)), jnp.inf))
+    return _cut(direction, radius, definite), gain, lowest.astype(radius.dtype), definite
+
+
+def composite_newton_direction(
+    hessian: Float[Array, "n n"], w: Float[Array, " n"], g: Float[Array, " n"], h: Separable, radius: Float[Array, ""]
+) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
+    """The same under bounds: the way to the minimum of the model within them."""
+    model, lowest, definite = newton_model(hessian, h.free(w, h.subgradient(w, g)))
+    target = model_minimum(w, g, h, model, jnp.array(True))
+    gain = jnp.where(lowest >= 0, target.gain, jnp.inf)
+    return _cut(target.direction, radius, definite), gain, lowest.astype(radius.dtype), definite
+
+
+def _cut(direction: Array, radius: Array, definite: Array) -> Array:
+    """The direction, no longer than the radius unless the Hessian was definite."""
     size = lax.stop_gradient(jnp.max(jnp.abs(direction), initial=0))
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     length = size * jnp.linalg.norm(direction / size)  # its square may be beyond all range where its length is not
-    cut = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length)
-    direction = lax.stop_gradient(cut) * direction
-    return direction, gain, lowest.astype(radius.dtype), definite
+    cut = jnp.where(definite | (length <= radius), 1, radius.astype(direction.dtype) / length)
+    return lax.stop_gradient(cut) * direction
 
 
 class NewtonCGState(NamedTuple):
@@ -261,23 +283,55 @@ def newton_cg(
         grad_norm = norm(g, dtype)
         largest_grad = jnp.maximum(state.largest_grad, grad_norm)
         forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
-        inner = truncated_cg(product, g, inverse, jnp.where(inputs.is_active, most, 0), forcing)
+        budget = jnp.where(inputs.is_active, most, 0)
+        if inputs.separable is not None:
+            system = _composite_system(product, inputs.params, g, inputs.separable, forcing, budget)
+        else:
+            system = _system(truncated_cg(product, g, inverse, budget, forcing), g)
         first = jnp.asarray(rate(state.count), dtype)
-        slope = optax.tree.vdot(g, inner.solution)
-        usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
-        inputs = inputs.frozen_where(~usable)
-        direction, first = unless_retreating(inner.solution, first, state.reset_status, inputs)
+        inputs = inputs.frozen_where(~system.usable)
+        direction, first = unless_retreating(system.direction, first, state.reset_status, inputs)
         step = search_along(line_search, inputs, direction, first)
-        gain = jnp.where(usable & ~inner.negative, decrement(slope) + hidden_gain(inner, dtype), jnp.inf)
+        gain = jnp.where(system.usable & ~system.negative, system.gain, jnp.inf)
         after = retreat(step, gain, state.reset_status, inputs)
-        status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        status = jnp.where(system.usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         return scaled(step.length, direction, params), NewtonCGState(
             next_count(state.count),
             next_search(state.search, step, status, gain),
-            total_count(state.num_products, inner.num_products),
-            total_count(state.num_negative, inner.negative.astype(jnp.int32)),
+            total_count(state.num_products, system.num_products),
+            total_count(state.num_negative, system.negative.astype(jnp.int32)),
             largest_grad,
             after.remembered,
         )
 
     return Optimizer(init, update)
+
+
+class _System(NamedTuple):
+    """Newton's system as far as it was solved: the `direction`, the `gain` of its model, whether the Hessian is
+    `usable`, whether curvature was `negative`, and the products that it took."""
+
+    direction: Updates
+    gain: Array
+    usable: Array
+    negative: Array
+    num_products: Array
+
+
+def _system(inner: InnerSolve, g: Updates) -> _System:
+    slope = optax.tree.vdot(g, inner.solution)
+    usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
+    gain = decrement(slope) + hidden_gain(inner, slope.dtype)
+    return _System(inner.solution, gain, usable, inner.negative, inner.num_products)
+
+
+def _composite_system(
+    product: Callable[[Updates], Updates], params: Params, g: Updates, h: Separable, forcing: Array, most: Array
+) -> _System:
+    """The same under bounds: the way to the minimum of the model within them."""
+    flat, unravel = ravel_pytree(g)
+    model = inexact_model(lambda v: ravelled(product(unravel(v)), flat.dtype), forcing, most)
+    w = ravelled(params, flat.dtype)
+    target = model_minimum(w, flat, h.ravelled(flat.dtype), model, most > 0)
+    usable = jnp.all(jnp.isfinite(target.direction))
+    return _System(unravel(target.direction), target.gain, usable, jnp.isinf(target.gain), target.num_products)

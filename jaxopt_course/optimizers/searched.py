@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array, Params, Updates
-from jaxopt_course.dtypes import check_floating, largest_entry, norm, rounding, widened, working_dtype
+from jaxopt_course.annotations import Array, Params, PyTree, Updates
+from jaxopt_course.dtypes import check_floating, largest_entry, norm, rounding, vdot, widened, working_dtype
 from jaxopt_course.optimizers.leaves import check_match
 from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
+from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
 
 FIRST_MOVE = 0.1  # of the largest parameter: the first trial down the gradient
@@ -39,7 +40,7 @@ class SearchInputs(NamedTuple):
     """The checked keywords of `update`: the objective at the parameters and around them.
 
     `grad` is in at least 32 bits; `budget` limits the evaluations of this step, and 0 forbids moving; None sets no
-    limit.
+    limit. `separable` holds bounds and penalties: `value` then includes the penalty, gradients and functions do not.
     """
 
     params: Params
@@ -49,6 +50,7 @@ class SearchInputs(NamedTuple):
     value_and_grad_fn: Callable[[Params], tuple[Any, Updates]]
     has_aux: bool
     budget: Array | None
+    separable: Separable | None = None
 
     def frozen_where(self, frozen: Array) -> "SearchInputs":
         """The same inputs, but without evaluations and without a move where `frozen`."""
@@ -58,6 +60,18 @@ class SearchInputs(NamedTuple):
     def is_active(self) -> Array:
         """Whether this step may move: False for what is frozen, such as a lane of a batch that has ended."""
         return jnp.asarray(True if self.budget is None else self.budget > 0)
+
+    @property
+    def steepest(self) -> Updates:
+        """The gradient, or what bounds and penalties leave of it."""
+        return self.grad if self.separable is None else self.separable.subgradient(self.params, self.grad)
+
+    def slope_along(self, direction: Updates) -> Array:
+        """The derivative of the value along a direction."""
+        ahead = self.grad
+        if self.separable is not None:
+            ahead = optax.tree.add(ahead, self.separable.slopes_along(self.params, direction, ahead=True))
+        return vdot(ahead, direction, working_dtype(self.params))
 
 
 def init_search(params: Params) -> Search:
@@ -79,6 +93,7 @@ def search_inputs(
     value_and_grad_fn: Callable[[Params], tuple[Any, Updates]] | None = None,
     has_aux: bool = False,
     budget: Any = None,
+    separable: Separable | None = None,
     **_: Any,
 ) -> SearchInputs:
     """Check the keywords of `update`, and derive those that were not given."""
@@ -93,23 +108,59 @@ def search_inputs(
     check_real(params)
     wide, value = widened(grads if grad is None else grad), jnp.asarray(value)
     derived = value_and_grad_fn or jax.value_and_grad(value_fn)
-    return SearchInputs(params, value, wide, value_fn, derived, has_aux, budget)
+    return SearchInputs(params, value, wide, value_fn, derived, has_aux, budget, separable)
 
 
 def search_along(line_search: LineSearch, inputs: SearchInputs, direction: Updates, first_length: Any) -> Step:
     """Run the line search along a direction; a first length of 0, as of a warm-up, is a step of 0."""
     inputs = inputs.frozen_where(first_length <= 0)
+    if inputs.separable is not None:
+        step = _search_composite(line_search, inputs, inputs.separable, direction, first_length)
+    else:
+        step = line_search(
+            inputs.value_and_grad_fn,
+            inputs.params,
+            inputs.value,
+            inputs.grad,
+            direction,
+            first_length=first_length,
+            has_aux=inputs.has_aux,
+            budget=inputs.budget,
+        )
+    return step._replace(status=jnp.where(first_length <= 0, jnp.int32(Status.RUNNING), step.status))
+
+
+def _search_composite(
+    line_search: LineSearch, inputs: SearchInputs, separable: Separable, direction: Updates, first_length: Any
+) -> Step:
+    """The search for f + h, no farther than the first bound, and with a penalty no farther than length 1.
+
+    A model has put parameters on 0 exactly there.
+    """
+    longest = separable.longest(inputs.params, direction).astype(inputs.value.dtype)
+    if separable.strength is not None:
+        longest = jnp.minimum(longest, 1)
+
+    def evaluate(params: Params) -> tuple[tuple[Array, PyTree], Updates]:
+        value, grad = inputs.value_and_grad_fn(params)
+        value, aux = value if inputs.has_aux else (value, None)
+        behind = separable.slopes_along(params, direction, ahead=False)
+        return (value + separable.penalty(params, value.dtype), (aux, grad)), optax.tree.add(widened(grad), behind)
+
     step = line_search(
-        inputs.value_and_grad_fn,
+        evaluate,
         inputs.params,
         inputs.value,
-        inputs.grad,
+        optax.tree.add(inputs.grad, separable.slopes_along(inputs.params, direction, ahead=True)),
         direction,
-        first_length=first_length,
-        has_aux=inputs.has_aux,
+        first_length=jnp.minimum(first_length, longest),
+        has_aux=True,
         budget=inputs.budget,
+        longest=longest,
     )
-    return step._replace(status=jnp.where(first_length <= 0, jnp.int32(Status.RUNNING), step.status))
+    aux, grad = step.point.aux
+    grad = jax.tree.map(lambda new, old: jnp.where(step.length > 0, new, old), widened(grad), inputs.grad)
+    return step._replace(point=Evaluation(step.point.value, grad, aux if inputs.has_aux else None))
 
 
 def down_the_gradient(grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
@@ -128,7 +179,11 @@ def unless_retreating(
     """The direction and its first length; those down the gradient after a search that found nothing lower."""
 
     def retreating() -> tuple[Updates, Array]:
-        downhill, first = down_the_gradient(inputs.grad, inputs)
+        downhill, first = down_the_gradient(inputs.steepest, inputs)
+        if inputs.separable is not None:
+            length = first / norm(inputs.steepest, first.dtype)
+            downhill = inputs.separable.proximal_direction(inputs.params, inputs.grad, length)
+            first = jnp.ones_like(first)
         return optax.tree.cast_like(downhill, direction), first.astype(first_length.dtype)
 
     return lax.cond(reset_status < 0, retreating, lambda: (direction, first_length))

@@ -14,6 +14,7 @@ from jax import lax
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
 from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.dtypes import check_floating, working_dtype
+from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.training.checks import check_objective_argument, check_optimizer_argument
 from jaxopt_course.training.implicit import Solution, with_derivatives
 from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
@@ -22,8 +23,10 @@ from jaxopt_course.training.solve_steps import Solve, solved, without_evaluation
 from jaxopt_course.training.states import continued_state
 from jaxopt_course.training.steps import scalar_and_aux
 from jaxopt_course.training.stopping import Stopping, describe
+from jaxopt_course.training.terms import separable_term
 
 Tolerance = int | float | Array | None
+Bounds = tuple[PyTree, PyTree] | None
 
 
 class Result(NamedTuple):
@@ -65,6 +68,8 @@ def minimize(
     trace: bool = False,
     best: bool = True,
     state: OptState = None,
+    bounds: Bounds = None,
+    l1: PyTree = None,
     implicit: bool = True,
 ) -> Result:
     r"""Minimize a function of all the data at once, until its gradient is small or nothing more can be gained.
@@ -165,6 +170,7 @@ def minimize(
         jax.tree.map(on_device, data),
         None if state is None else _continued(optimizer, params, state),
         stopping,
+        separable_term(optimizer, params, bounds, l1),
         with_data=data is not None,
         has_aux=has_aux,
         trace_length=int(max_steps) + 1 if trace else None,
@@ -181,6 +187,7 @@ def _solve(
     data: Batch,
     state: OptState,
     stopping: Stopping,
+    separable: Separable | None,
     *,
     with_data: bool,
     has_aux: bool,
@@ -194,7 +201,7 @@ def _solve(
         return objective(_joined(params, functions), *data)
 
     options = {"has_aux": has_aux, "trace_length": trace_length, "keep_best": keep_best, "implicit": implicit}
-    run = partial(_run, optimizer, state, stopping, **options)
+    run = partial(_run, optimizer, (state, stopping, separable), **options)
     args = (params, data) if with_data else (params,)
     if (mesh := explicit_mesh(args)) is None:
         return run(of_arrays, *args)
@@ -205,8 +212,7 @@ def _solve(
 
 def _run(
     optimizer: AnyOptimizer,
-    state: OptState,
-    stopping: Stopping,
+    rest: tuple[OptState, Stopping, Separable | None],
     objective: Objective,
     params: Params,
     *data: Batch,
@@ -220,15 +226,15 @@ def _run(
     def value_and_aux(pairs: Params, *data: Batch) -> tuple[Array, PyTree]:
         return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), has_aux)
 
-    def solve(start: Params, rest: tuple[OptState, Stopping], *data: Batch) -> Solution:
-        state, stopping = rest
-        of_params = partial(_with_data, value_and_aux, data)
-        carry = solved(Solve(start, of_params, optimizer, stopping, keep_best, working_dtype(start)), state, trace_length)
+    def solve(start: Params, rest: Any, *data: Batch) -> Solution:
+        state, stopping, separable = rest
+        of_params, dtype = partial(_with_data, value_and_aux, data), working_dtype(start)
+        carry = solved(Solve(start, of_params, optimizer, stopping, keep_best, dtype, separable), state, trace_length)
         end = carry.here
         record = end.grad_norm, carry.num_steps, carry.num_evals, carry.trace, carry.state
         return Solution(end.params, end.value, end.aux, carry.status, carry.accuracy, record)
 
-    start, rest = real_pairs(params), (state, stopping)
+    start = real_pairs(params)
     end = with_derivatives(solve, value_and_aux, start, data, rest) if implicit else solve(start, rest, *data)
     grad_norm, num_steps, num_evals, trace, state = end.record
     whole = from_real_pairs(end.params, params)

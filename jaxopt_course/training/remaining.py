@@ -11,6 +11,7 @@ from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import largest_entry, norm
 from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
 from jaxopt_course.optimizers.searched import decrement
+from jaxopt_course.optimizers.separable import Separable
 
 MAX_PRODUCTS = 30  # with the Hessian, in one estimate
 RESIDUAL = 1e-3  # of the gradient, at which the inner solve ends
@@ -28,7 +29,13 @@ class Remaining(NamedTuple):
     relative: Array
 
 
-def remaining(grad_fn: Callable[[Params], Updates], params: Params, start: Params, otherwise: Remaining) -> Remaining:
+def remaining(
+    grad_fn: Callable[[Params], Updates],
+    params: Params,
+    start: Params,
+    otherwise: Remaining,
+    separable: Separable | None = None,
+) -> Remaining:
     r"""Estimate what Newton's method would gain from here, by conjugate gradients on products with the Hessian.
 
     $$\tfrac12 g^T H^{-1} g \approx -\tfrac12 g^T d + \frac{|r|^2}{2 \mu}, \qquad H d = -g + r$$
@@ -41,6 +48,7 @@ def remaining(grad_fn: Callable[[Params], Updates], params: Params, start: Param
       params: real floating-point arrays.
       start: where the solve began.
       otherwise: the answer for a gradient that JAX cannot differentiate, such as that of a callback.
+      separable: bounds and penalties; parameters that they hold stay where they are.
 
     Returns:
       The estimate; it does not depend on units of the objective, and little on those of the parameters.
@@ -52,9 +60,18 @@ def remaining(grad_fn: Callable[[Params], Updates], params: Params, start: Param
     except (ValueError, TypeError, NotImplementedError):  # JAX's errors for what has no forward derivative
         return otherwise
     dtype = otherwise.gain.dtype
+    moves = None
+    if separable is not None:
+        grads = separable.subgradient(params, grads)
+        moves = separable.free(params, grads)
     grads = optax.tree.cast(grads, dtype)
+
+    def among_free(v: Updates) -> Updates:
+        change = optax.tree.cast(product(optax.tree.cast_like(v, params)), dtype)
+        return change if moves is None else jax.tree.map(lambda c, free: jnp.where(free, c, 0), change, moves)
+
     inner = truncated_cg(
-        lambda v: optax.tree.cast(product(optax.tree.cast_like(v, params)), dtype),
+        among_free,
         grads,
         lambda v: v,
         MAX_PRODUCTS,

@@ -13,6 +13,7 @@ from jaxopt_course.annotations import AnyOptimizer, Array, OptState, Params, PyT
 from jaxopt_course.dtypes import largest_entry, norm, rounding, vdot
 from jaxopt_course.optimizers import Search
 from jaxopt_course.optimizers.searched import gain_along
+from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
 from jaxopt_course.training.remaining import Remaining, relative_size, remaining
 from jaxopt_course.training.stopping import (
@@ -84,16 +85,32 @@ class Solve(NamedTuple):
     stopping: Stopping
     keep_best: bool
     dtype: Any  # of scalars
+    separable: Separable | None = None  # bounds and penalties; the objective is called within the bounds only
+
+    def within(self, params: Params) -> Params:
+        """The nearest parameters within the bounds."""
+        return params if self.separable is None else self.separable.project(params)
 
     def value_fn(self, params: Params) -> Array:
-        return self.value_and_aux(params)[0]
+        inside = jax.tree.map(lambda w, p: w + lax.stop_gradient(p - w), params, self.within(params))
+        return self.value_and_aux(inside if self.separable is not None else params)[0]
 
     def value_and_grad_fn(self, params: Params) -> tuple[tuple[Array, PyTree], Updates]:
-        return jax.value_and_grad(self.value_and_aux, has_aux=True)(params)
+        return jax.value_and_grad(self.value_and_aux, has_aux=True)(self.within(params))
 
     def at(self, params: Params) -> _Point:
         (value, aux), grad = self.value_and_grad_fn(params)
-        return _Point(params, value.astype(self.dtype), grad, largest_entry(grad, self.dtype), aux)
+        value = value.astype(self.dtype)
+        if self.separable is not None:
+            value = value + self.separable.penalty(params, self.dtype)
+        return _Point(params, value, grad, self.grad_norm(params, grad), aux)
+
+    def steepest(self, params: Params, grad: Updates) -> Updates:
+        """The gradient, or what bounds and penalties leave of it."""
+        return grad if self.separable is None else self.separable.subgradient(params, grad)
+
+    def grad_norm(self, params: Params, grad: Updates) -> Array:
+        return largest_entry(self.steepest(params, grad), self.dtype)
 
 
 def solved(solve: Solve, state: OptState, trace_length: int | None) -> _Carry:
@@ -116,7 +133,7 @@ def solved(solve: Solve, state: OptState, trace_length: int | None) -> _Carry:
 
 def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int | None) -> _Carry:
     """The carry before the first step."""
-    here, none = solve.at(params), jnp.zeros((), jnp.int32)
+    here, none = solve.at(solve.within(params)), jnp.zeros((), jnp.int32)
     state = solve.optimizer.init(params) if state is None else state
     evaluates = _evaluates(_search(jax.eval_shape(solve.optimizer.init, params)))
     state = without_evaluation(state)
@@ -156,16 +173,18 @@ def _step(solve: Solve, carry: _Carry) -> _Carry:
     if old is not None:
         budget = jnp.where(running, solve.stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
         keywords |= {"value_and_grad_fn": solve.value_and_grad_fn, "has_aux": True, "budget": budget}
+    if solve.separable is not None:
+        keywords["separable"] = solve.separable
     update = optax.with_extra_args_support(solve.optimizer).update
     updates, state = update(here.grad, carry.state, here.params, **keywords)
-    params, search = optax.apply_updates(here.params, updates), _search(state)
+    params, search = solve.within(optax.apply_updates(here.params, updates)), _search(state)
     if search is None or search.evaluation is None:
         new = solve.at(params)
         num_evals = carry.num_evals + running.astype(jnp.int32) + _inner_evaluations(state, carry.state)
     else:  # where it did not move, it returns what it was given, but for aux
         grad = optax.tree.cast_like(search.evaluation.grad, here.grad)
         aux = _where(search.step_size > 0, search.evaluation.aux, here.aux)
-        new = _Point(params, search.evaluation.value, grad, largest_entry(grad, solve.dtype), aux)
+        new = _Point(params, search.evaluation.value, grad, solve.grad_norm(params, grad), aux)
         num_evals = carry.num_evals + search.num_evals - carry.state.search.num_evals
     if hasattr(state, "lowest_curvature"):
         lowest, state = state.lowest_curvature, _where(running, without_evaluation(state), carry.state)
@@ -238,7 +257,8 @@ def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Se
         )
     unit = optax.tree.scale(1 / stride, optax.tree.cast(updates, solve.dtype))
     change = optax.tree.cast(optax.tree.sub(new.grad, carry.here.grad), solve.dtype)
-    curvature, size = vdot(unit, change, solve.dtype) / stride, norm(new.grad, solve.dtype)
+    curvature = vdot(unit, change, solve.dtype) / stride
+    size = norm(solve.steepest(new.params, new.grad), solve.dtype)
     distance = jnp.where(curvature > 0, size / curvature, jnp.inf)
     return Remaining(gain_along(size, curvature), distance, jnp.zeros_like(distance))
 
@@ -257,7 +277,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
     facts = Facts(
         value=here.value,
         grad_norm=here.grad_norm,
-        left=remaining(jax.grad(solve.value_fn), here.params, solve.start, carry.left),
+        left=remaining(jax.grad(solve.value_fn), here.params, solve.start, carry.left, solve.separable),
         size=norm(here.params, solve.dtype),
         start_value=carry.start_value,
         largest_grad=jnp.full_like(here.value, jnp.inf),  # the Hessian is exact: a kink is not mistaken for curvature

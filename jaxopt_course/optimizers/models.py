@@ -1,0 +1,101 @@
+"""The quadratic models of `lbfgs`, `newton` and `newton_cg`, on flat vectors, for steps under bounds and penalties."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxopt_course.annotations import Array, Float, Updates
+from jaxopt_course.optimizers.composite import Model, ModelStep
+from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.lbfgs_history import History
+
+
+def quasi_newton_model(history: History, first_curvature: Array) -> Model:
+    r"""The matrix of L-BFGS itself, not its inverse, in compact form; `first_curvature` times the identity without
+    pairs.
+
+    $$B = \theta I - W M W^T, \qquad W = [Y \; \theta S], \qquad
+      M^{-1} = \begin{pmatrix} -D & L^T \\ L & \theta S^T S \end{pmatrix}$$
+
+    Among free parameters, Woodbury's formula inverts it with a system of 2 m equations.
+
+    Source: Byrd, Lu, Nocedal and Zhu (1995), "A limited memory algorithm for bound constrained optimization", eqs. 3.2
+    and 5.11.
+    """
+    slots, dtype = len(history.scale), first_curvature.dtype
+    leaves = [pairs.reshape(2 * slots, -1).astype(dtype) for pairs in jax.tree.leaves(history.pairs)]
+    scale = jnp.stack([history.scale] * 2).reshape(-1, 1).astype(dtype)
+    s, y = jnp.where(scale > 0, scale * jnp.concatenate(leaves, axis=1), 0).reshape(2, slots, -1)
+    numbers, used = jnp.arange(slots, dtype=jnp.int32), history.scale > 0
+    newest = lax.rem(history.num_stored + slots - 1, jnp.int32(slots))
+    theta = jnp.where(history.num_stored > 0, history.yy[newest, newest].astype(dtype), first_curvature)
+    age = lax.rem(newest - numbers + slots, jnp.int32(slots))  # 0 for the newest
+    lower = jnp.where(age[:, None] < age[None], s @ y.T, 0)
+    ss = theta * (s @ s.T) + jnp.diag(jnp.where(used, 0, 1).astype(dtype))
+    middle = jnp.block([[-jnp.eye(slots, dtype=dtype), lower.T], [lower, ss]])
+    w = jnp.concatenate([y, theta * s])
+    factors = jax.scipy.linalg.lu_factor(middle)
+
+    def product(v: Array) -> Array:
+        return theta * v - w.T @ jax.scipy.linalg.lu_solve(factors, w @ v)
+
+    def newton_step(free: Array, q: Array) -> ModelStep:
+        among = w * free.astype(dtype)
+        inner = jnp.linalg.solve(middle - among @ among.T / theta, among @ q)
+        step = -(q + among.T @ inner / theta) / theta
+        return ModelStep(step, jnp.array(True), jnp.zeros((), dtype), jnp.int32(1))
+
+    return Model(product, newton_step)
+
+
+def newton_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Array, Array]:
+    """The Hessian where it is positive definite among the free parameters, else that with absolute eigenvalues.
+
+    Parameters that are held at the start of the step are decoupled: only the curvature among the others decides how
+    fast the solve ends. Also the lowest curvature, as `newton` reports it, and whether the Hessian was definite.
+    """
+    eps, size = jnp.finfo(hessian.dtype).eps, len(hessian)
+    eye = jnp.eye(size, dtype=hessian.dtype)
+    diagonal = jnp.abs(jnp.diagonal(hessian))
+    diagonal = jnp.where(diagonal > eps**2 * jnp.max(diagonal), diagonal, 1)
+    scale = lax.rsqrt(diagonal)
+    scaled = jnp.where(free[:, None] & free[None], scale[:, None] * hessian * scale[None], eye)
+    pivots = jnp.diagonal(jnp.linalg.cholesky(scaled)) ** 2
+    definite = jnp.all(pivots > eps * jnp.max(pivots))  # False where a pivot is NaN
+
+    def as_it_is() -> tuple[Array, Array]:
+        return scaled, jnp.min(jnp.where(free, pivots / scale**2, jnp.inf))
+
+    def reflected() -> tuple[Array, Array]:
+        values, vectors = jnp.linalg.eigh(jnp.where(definite, eye, scaled))
+        noise = 4 * size * eps * jnp.max(jnp.abs(values))
+        sizes = jnp.maximum(jnp.abs(values), noise)
+        lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)
+        return (vectors * sizes) @ vectors.T, jnp.where(values[0] < -noise, lowest, 0)
+
+    positive, lowest = lax.cond(definite, as_it_is, reflected)
+
+    def product(v: Array) -> Array:
+        return (positive @ (v / scale)) / scale
+
+    def newton_step(free: Array, q: Array) -> ModelStep:
+        factor = jnp.linalg.cholesky(jnp.where(free[:, None] & free[None], positive, eye))
+        step = -scale * jax.scipy.linalg.cho_solve((factor, True), scale * q)
+        return ModelStep(jnp.where(free, step, 0), jnp.array(True), jnp.zeros((), q.dtype), jnp.int32(1))
+
+    return Model(product, newton_step), lowest, definite
+
+
+def inexact_model(product: Callable[[Array], Array], forcing: Array, most: Array | int) -> Model:
+    """The Hessian by its products; systems among free parameters are solved by conjugate gradients, to `forcing`."""
+
+    def newton_step(free: Array, q: Array) -> ModelStep:
+        def among_free(v: Updates) -> Updates:
+            return jnp.where(free, product(v), 0)
+
+        inner = truncated_cg(among_free, q, lambda v: v, most, forcing)
+        return ModelStep(inner.solution, ~inner.negative, hidden_gain(inner, q.dtype), inner.num_products)
+
+    return Model(product, newton_step, most_rounds=10)

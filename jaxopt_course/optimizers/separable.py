@@ -1,0 +1,126 @@
+r"""Bounds and L1 penalties: a term of the objective that treats every parameter on its own.
+
+$$h(w) = \sum_i \lambda_i |w_i| \quad \text{for} \quad l \le w \le u, \qquad \infty \text{ elsewhere}$$
+
+At a minimum of f + h, 0 is in $g + \partial h(w)$: what is left of the gradient, `subgradient`, is the element of that
+set with the smallest entries. A parameter is *held* where h has a kink or an end and the gradient does not pull it
+away: at a bound, or at 0 where the gradient is within the strength.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxopt_course.annotations import Array, Params, PyTree, Updates
+
+
+class Separable(NamedTuple):
+    """`lower`, `upper`: bounds, like the parameters, infinite where there are none; `strength`: lambda, like the
+    parameters, or None where nothing is penalized."""
+
+    lower: Params
+    upper: Params
+    strength: Params | None
+
+    def project(self, params: Params) -> Params:
+        """The nearest point within the bounds; what rounding alone keeps from a bound is put on it."""
+
+        def on_bounds(w: Array, low: Array, high: Array) -> Array:
+            near = 4 * jnp.finfo(w.dtype).eps * jnp.abs(w)
+            w = jnp.where(jnp.isfinite(high) & (high - w <= near), high, w)
+            return jnp.where(jnp.isfinite(low) & (w - low <= near), low, w)
+
+        inside = optax.projections.projection_box(params, self.lower, self.upper)
+        return jax.tree.map(on_bounds, inside, self.lower, self.upper)
+
+    def penalty(self, params: Params, dtype: Any) -> Array:
+        """The sum of lambda |w|, a scalar."""
+        if self.strength is None:
+            return jnp.zeros((), dtype)
+        parts = jax.tree.map(lambda w, s: jnp.sum(s * jnp.abs(w)).astype(dtype), params, self.strength)
+        return optax.tree.sum(parts).astype(dtype)
+
+    def subgradient(self, params: Params, grads: Updates) -> Updates:
+        """The element of g + dh(w) with the smallest entries: 0 for what is held, like `grads`."""
+
+        def least(w: Array, g: Array, low: Array, high: Array, s: Array) -> Array:
+            w, low, high, s = (leaf.astype(g.dtype) for leaf in (w, low, high, s))
+            least_slope = jnp.where(w <= low, -jnp.inf, jnp.where(w > 0, s, -s))
+            most_slope = jnp.where(w >= high, jnp.inf, jnp.where(w < 0, -s, s))
+            return jnp.maximum(g + least_slope, 0) + jnp.minimum(g + most_slope, 0)
+
+        return jax.tree.map(least, params, grads, self.lower, self.upper, self._strengths(params))
+
+    def free(self, params: Params, subgradient: Updates) -> PyTree:
+        """Which parameters are not held, a tree of booleans."""
+
+        def is_free(w: Array, q: Array, low: Array, high: Array, s: Array) -> Array:
+            return ~((w <= low) | (w >= high) | ((w == 0) & (s > 0))) | (q != 0)
+
+        return jax.tree.map(is_free, params, subgradient, self.lower, self.upper, self._strengths(params))
+
+    def face(self, params: Params, subgradient: Updates) -> "Separable":
+        """The bounds within which h is linear: those of h, and 0 for parameters that are penalized."""
+        if self.strength is None:
+            return self
+
+        def signs(w: Array, q: Array, s: Array) -> Array:
+            return jnp.where(s > 0, jnp.where(w != 0, jnp.sign(w), -jnp.sign(q)), 0)
+
+        sign = jax.tree.map(signs, params, subgradient, self.strength)
+        lower = jax.tree.map(lambda low, s: jnp.where(s > 0, jnp.maximum(low, 0), low), self.lower, sign)
+        upper = jax.tree.map(lambda high, s: jnp.where(s < 0, jnp.minimum(high, 0), high), self.upper, sign)
+        return Separable(lower, upper, None)
+
+    def slopes_along(self, params: Params, direction: Updates, *, ahead: bool) -> Updates:
+        """The derivatives of h along a direction, one-sided: `ahead` of the point, or behind it."""
+        if self.strength is None:
+            return optax.tree.zeros_like(direction)
+
+        def slope(w: Array, d: Array, s: Array) -> Array:
+            side = jnp.sign(d) if ahead else -jnp.sign(d)
+            return s.astype(d.dtype) * jnp.where(w != 0, jnp.sign(w).astype(d.dtype), side)
+
+        return jax.tree.map(slope, params, direction, self.strength)
+
+    def proximal(self, params: Params, length: Any) -> Params:
+        r"""The minimizer over x of h(x) + |x - w|^2 / (2 t): shrunk by t lambda, and put within the bounds."""
+
+        def shrunk(w: Array, s: Array) -> Array:
+            step = jnp.asarray(length).astype(w.dtype) * s.astype(w.dtype)
+            return jnp.sign(w) * jnp.maximum(jnp.abs(w) - step, 0)
+
+        return self.project(jax.tree.map(shrunk, params, self._strengths(params)))
+
+    def proximal_direction(self, params: Params, grads: Updates, length: Array) -> Updates:
+        """From the parameters to where a step of this length against the gradient ends, once h has had its say."""
+
+        def stepped(w: Array, g: Array) -> Array:
+            return w.astype(g.dtype) - length.astype(g.dtype) * g
+
+        wide = jax.tree.map(lambda w, g: w.astype(g.dtype), params, grads)
+        return optax.tree.sub(self.proximal(jax.tree.map(stepped, params, grads), length), wide)
+
+    def longest(self, params: Params, direction: Updates) -> Array:
+        """The length at which params + length * direction meets the first bound."""
+
+        def first(w: Array, d: Array, low: Array, high: Array) -> Array:
+            room = jnp.where(d < 0, low - w, high - w).astype(d.dtype)
+            return jnp.min(jnp.where(d == 0, jnp.inf, room / jnp.where(d == 0, 1, d)), initial=jnp.inf)
+
+        lengths = jax.tree.leaves(jax.tree.map(first, params, direction, self.lower, self.upper))
+        return jnp.min(jnp.stack(lengths))
+
+    def ravelled(self, dtype: Any) -> "Separable":
+        """The same for the parameters as one vector."""
+        return Separable(*(None if part is None else ravelled(part, dtype) for part in self))
+
+    def _strengths(self, params: Params) -> Params:
+        return jax.tree.map(jnp.zeros_like, params) if self.strength is None else self.strength
+
+
+def ravelled(tree: PyTree, dtype: Any) -> Array:
+    """All entries of a tree as one vector of that dtype."""
+    return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])

@@ -1,0 +1,103 @@
+"""Bounds and L1 penalties as a user gives them: numbers or tree prefixes, checked and spread over the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import AnyOptimizer, Array, Params, PyTree
+from jaxopt_course.optimizers.separable import Separable
+
+
+def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any) -> Separable | None:
+    """The term that `bounds` and `l1` stand for, None where neither is given.
+
+    Raises:
+      ValueError: a lower bound above an upper one, a strength that is negative or not finite, a tree that does not fit.
+      TypeError: bounds that are no pair, complex parameters, an optimizer that takes no penalty.
+    """
+    if bounds is None and l1 is None:
+        return None
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"minimize: bounds and l1 need real parameters, {where} is {leaf.dtype}")
+    if l1 is not None and not hasattr(jax.eval_shape(optimizer.init, params), "takes_penalties"):
+        raise TypeError(
+            "minimize: l1 needs an optimizer that can put parameters on 0 exactly, jc.lbfgs() or jc.sgd(learning_rate); "
+            "for others add jc.losses.l1_penalty to the objective, which leaves no parameter at 0"
+        )
+    if bounds is not None and not (isinstance(bounds, tuple | list) and len(bounds) == 2):
+        raise TypeError(
+            "minimize: bounds must be a pair (lower, upper), each a number or a tree like the parameters; "
+            f"got {type(bounds).__name__}{_scipy_hint(bounds)}"
+        )
+    low, high = bounds or (None, None)
+    lower = _spread("lower bound", -np.inf if low is None else low, params)
+    upper = _spread("upper bound", np.inf if high is None else high, params)
+    strength = None if l1 is None else _spread("l1", l1, params)
+    _check(lower, upper, strength)
+    return Separable(lower, upper, strength)
+
+
+def _scipy_hint(bounds: Any) -> str:
+    pairs = isinstance(bounds, list | tuple) and all(
+        isinstance(pair, tuple | list) and len(pair) == 2 for pair in bounds
+    )
+    return "; of pairs as SciPy takes them, make two arrays: tuple(numpy.array(bounds, float).T)" if pairs else ""
+
+
+def _spread(name: str, prefix: PyTree, params: Params) -> Params:
+    """An array for each parameter from a number or a tree prefix."""
+
+    def leaf_like(path: Any, leaf: Array, value: Any) -> Array:
+        where = f"{name} for params{jax.tree_util.keystr(path)}"
+        try:
+            return jnp.broadcast_to(jnp.asarray(value).astype(leaf.dtype), jnp.shape(leaf))
+        except (TypeError, ValueError) as error:
+            shape = np.shape(value) if hasattr(value, "shape") else type(value).__name__
+            raise ValueError(f"minimize: the {where} must fit shape {jnp.shape(leaf)}, got {shape}") from error
+
+    def below(path: Any, value: Any, subtree: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda rest, leaf: leaf_like((*path, *rest), leaf, value), subtree)
+
+    try:
+        return jax.tree_util.tree_map_with_path(below, prefix, params)
+    except (TypeError, ValueError) as error:
+        if str(error).startswith("minimize:"):
+            raise
+        raise ValueError(
+            f"minimize: the {name} must be a number or a tree whose structure is that of the parameters or a prefix of "
+            f"it; got {jax.tree.structure(prefix)}, parameters are {jax.tree.structure(params)}"
+        ) from error
+
+
+def _check(lower: Params, upper: Params, strength: Params | None) -> None:
+    """ValueError that names the first entry out of range, among those whose values are known."""
+    for path, low in jax.tree_util.tree_leaves_with_path(lower):
+        high = _at(upper, path)
+        _require(low, high, ~(np.asarray(low) <= np.asarray(high)) if _known(low, high) else None, path)
+    for path, s in jax.tree_util.tree_leaves_with_path(strength):
+        if _known(s) and not np.all((np.asarray(s) >= 0) & np.isfinite(np.asarray(s, np.float64))):
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"minimize: l1 must be at least 0 and finite, for {where} it is {np.min(np.asarray(s))}")
+
+
+def _require(low: Array, high: Array, wrong: np.ndarray | None, path: Any) -> None:
+    if wrong is None or not np.any(wrong):
+        return
+    entry = tuple(int(i[0]) for i in np.nonzero(wrong)) if np.ndim(wrong) else ()
+    where = f"params{jax.tree_util.keystr(path)}{list(entry) if entry else ''}"
+    raise ValueError(
+        f"minimize: the lower bound must be at most the upper one, for {where} they are "
+        f"{np.asarray(low)[entry]} and {np.asarray(high)[entry]}"
+    )
+
+
+def _at(tree: PyTree, path: Any) -> Array:
+    return dict(jax.tree_util.tree_leaves_with_path(tree))[path]
+
+
+def _known(*arrays: Any) -> bool:
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
