@@ -95,7 +95,7 @@ def model_minimum(w: Array, g: Array, h: Separable, model: Model, active: Array)
             along = -state.q * jnp.dot(state.q, state.q)
             curvature = jnp.abs(jnp.dot(state.q, model.product(state.q)))
             along = jnp.where(curvature > 0, along / curvature, along)
-            lengths = [*PARTS, jnp.minimum(face.longest(state.x, step), 1)]
+            lengths: list[Array | float] = [*PARTS, jnp.minimum(face.longest(state.x, step), 1)]
             trials = [face.project(state.x + t * step) for t in lengths]
             trials += [face.project(state.x + t * along) for t in PARTS[::2]]
             xs, changes, values = lax.map(take, jnp.stack(trials))
@@ -106,11 +106,18 @@ def model_minimum(w: Array, g: Array, h: Separable, model: Model, active: Array)
         lower = reached < state.value
         q = h.subgradient(x, g + change)
         released = jnp.any(h.free(x, q) & ~free)
-        now = (jnp.where(lower, a, b) for a, b in zip((x, change, q, reached), state[:4], strict=True))
-        over = ~lower | ~convex | (inside & ~released)
         trials = jnp.where(inside, 1, len(PARTS) + len(PARTS[::2]) + 2)
-        counts = state.rounds + 1, state.num_products + num_products + trials
-        return _Round(*now, hidden, convex, over, *counts)
+        return _Round(
+            x=jnp.where(lower, x, state.x),
+            change=jnp.where(lower, change, state.change),
+            q=jnp.where(lower, q, state.q),
+            value=jnp.where(lower, reached, state.value),
+            hidden=hidden,
+            known=convex,
+            over=~lower | ~convex | (inside & ~released),
+            rounds=state.rounds + 1,
+            num_products=state.num_products + num_products + trials,
+        )
 
     zero, none = jnp.zeros((), g.dtype), jnp.zeros((), jnp.int32)
     q = h.subgradient(w, g)

@@ -50,7 +50,10 @@ class SGDState(NamedTuple):
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
 
-    takes_penalties = True
+    @property
+    def takes_penalties(self) -> bool:
+        """Whether the optimizer can put parameters on 0 exactly."""
+        return True
 
 
 @cached_factory

@@ -56,7 +56,10 @@ class LBFGSState(NamedTuple):
     reset_status: Array
     last_gain: Array
 
-    takes_penalties = True
+    @property
+    def takes_penalties(self) -> bool:
+        """Whether the optimizer can put parameters on 0 exactly."""
+        return True
 
 
 @cached_factory

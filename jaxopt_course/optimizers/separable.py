@@ -45,13 +45,30 @@ class Separable(NamedTuple):
     def subgradient(self, params: Params, grads: Updates) -> Updates:
         """The element of g + dh(w) with the smallest entries: 0 for what is held, like `grads`."""
 
-        def least(w: Array, g: Array, low: Array, high: Array, s: Array) -> Array:
-            w, low, high, s = (leaf.astype(g.dtype) for leaf in (w, low, high, s))
-            least_slope = jnp.where(w <= low, -jnp.inf, jnp.where(w > 0, s, -s))
-            most_slope = jnp.where(w >= high, jnp.inf, jnp.where(w < 0, -s, s))
-            return jnp.maximum(g + least_slope, 0) + jnp.minimum(g + most_slope, 0)
+        def least(g: Array, lowest: Array, highest: Array) -> Array:
+            return jnp.maximum(g + lowest, 0) + jnp.minimum(g + highest, 0)
 
-        return jax.tree.map(least, params, grads, self.lower, self.upper, self._strengths(params))
+        return jax.tree.map(least, grads, *self._slopes(params, grads))
+
+    def margins(self, params: Params, grads: Updates) -> Updates:
+        """How far the gradient is from pulling a parameter away from what holds it; 0 for those that are not held."""
+
+        def margin(g: Array, lowest: Array, highest: Array) -> Array:
+            return jnp.minimum(-g - lowest, highest + g)
+
+        return jax.tree.map(margin, grads, *self._slopes(params, grads))
+
+    def _slopes(self, params: Params, like: Updates) -> tuple[Updates, Updates]:
+        """The ends of the subdifferential of h, in the dtypes of `like`."""
+
+        def ends(w: Array, g: Array, low: Array, high: Array, s: Array) -> tuple[Array, Array]:
+            w, low, high, s = (leaf.astype(g.dtype) for leaf in (w, low, high, s))
+            lowest = jnp.where(w <= low, -jnp.inf, jnp.where(w > 0, s, -s))
+            return lowest, jnp.where(w >= high, jnp.inf, jnp.where(w < 0, -s, s))
+
+        pairs = jax.tree.map(ends, params, like, self.lower, self.upper, self._strengths(params))
+        lowest, highest = jax.tree.transpose(jax.tree.structure(params), None, pairs)
+        return lowest, highest
 
     def free(self, params: Params, subgradient: Updates) -> PyTree:
         """Which parameters are not held, a tree of booleans."""

@@ -5,8 +5,9 @@ The gradient stays 0 while the minimum moves, so with $g(w, \theta) = \nabla_w f
 $$H \, \dot w = -\frac{\partial g}{\partial \theta} \dot \theta, \qquad
   \frac{d}{d\theta} \min_w f = \frac{\partial f}{\partial \theta}$$
 
-Neither the start nor the steps matter. The derivative is NaN where no minimum was found, and where H is not positive
-definite beyond its rounding.
+Neither the start nor the steps matter. Parameters that a bound or a penalty holds stay there, and move with their
+bound; the equation is that of the others. The derivative is NaN where no minimum was found, where H is not positive
+definite beyond its rounding, and where a parameter is about to leave what holds it.
 
 Source: Krantz and Parks (2003), "The implicit function theorem"; Bengio (2000), "Gradient-based optimization of
 hyperparameters".
@@ -26,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from jaxopt_course.annotations import Array, Params, PyTree, Updates
 from jaxopt_course.dtypes import standard_promotion, widened, working_dtype
 from jaxopt_course.optimizers.inner_solve import truncated_cg
+from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
 
 MOST_DENSE = 256  # parameters up to which the Hessian is formed
@@ -35,45 +37,58 @@ MOST_PRODUCTS = 10  # with the Hessian, for each parameter
 
 
 class Solution(NamedTuple):
-    """What a solve found: `params`, `value`, `aux`, `status`, how small the gradient has become beside the largest on
-    the way (`accuracy`), and `record`, whatever else it tells, whose derivative is 0."""
+    """What a solve found: `params`, `value`, `aux`, `status`, the largest entry of the gradient at the end and that of
+    the way, and `record`, whatever else it tells. Only the first three have derivatives."""
 
     params: Params
     value: Array
     aux: PyTree
     status: Array
-    accuracy: Array
+    grad_norm: Array
+    largest_grad: Array
     record: PyTree
 
 
-class _Values(NamedTuple):
-    """What the minimum depends on: what the objective closes over, and its data."""
+class Values(NamedTuple):
+    """What the minimum depends on: what the objective closes over, its data, bounds and penalties."""
 
     closed_over: list[Any]
     data: tuple[PyTree, ...]
+    separable: Separable | None
 
 
 def with_derivatives(
     solve: Callable[..., Solution],
     value_and_aux: Callable[..., tuple[Array, PyTree]],
     start: Params,
-    data: tuple[PyTree, ...],
     rest: PyTree,
+    data: tuple[PyTree, ...],
+    separable: Separable | None,
 ) -> Solution:
-    """`solve(start, rest, *data)`, with the derivatives of the minimum of `value_and_aux(params, *data)`.
+    """`solve(objective, start, rest, separable)`, with the derivatives of the minimum that it finds.
 
-    The derivatives are with respect to the data and to what the objective closes over; those with respect to `start`
-    and `rest` are 0.
+    The minimum is that of `value_and_aux(params, *data)` and the separable term;
+    `objective` is the former, of the parameters alone. The derivatives are with respect to the data, to what the objective
+    closes over, and to bounds and strengths; those with respect to `start` and `rest` are 0.
     """
-    run, closed_over_by_run = _closed(solve, start, rest, *data)
-    objective, closed_over, dtypes = _closed_objective(value_and_aux, start, data)
+    closed, closed_over, dtypes = _closed_objective(value_and_aux, start, data)
+    as_given = dtypes == _dtypes(start)
 
-    def value_at(params: Params, values: _Values) -> tuple[Array, PyTree]:
-        return objective(values.closed_over, params, *values.data)
+    def value_at(params: Params, values: Values) -> tuple[Array, PyTree]:
+        return closed(values.closed_over, params, *values.data)
+
+    def run_open(start: Params, rest: PyTree, values: Values) -> Solution:
+        def objective(params: Params) -> tuple[Array, PyTree]:
+            return value_at(params, values) if as_given else value_and_aux(params, *values.data)
+
+        return solve(objective, start, rest, values.separable)
+
+    values = Values(closed_over, data, separable)
+    run, closed_over_by_run = _closed(run_open, start, rest, values)
 
     @jax.custom_jvp
-    def solution(values: _Values, closed_over_by_run: list[Any], start: Params, rest: PyTree) -> Solution:
-        return run(closed_over_by_run, start, rest, *values.data)
+    def solution(values: Values, closed_over_by_run: list[Any], start: Params, rest: PyTree) -> Solution:
+        return run(closed_over_by_run, start, rest, values)
 
     @solution.defjvp
     def solution_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Solution, Solution]:
@@ -82,42 +97,99 @@ def with_derivatives(
         precise = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), end.params, dtypes)
         return end, _tangents(value_at, end, precise, values, values_dot)
 
-    return solution(_Values(closed_over, data), closed_over_by_run, start, rest)
+    return solution(values, closed_over_by_run, start, rest)
 
 
 def _tangents(
-    value_at: Callable[..., tuple[Array, PyTree]], end: Solution, params: Params, values: _Values, dots: _Values
+    value_at: Callable[..., tuple[Array, PyTree]], end: Solution, params: Params, values: Values, dots: Values
 ) -> Solution:
     """How the end of the solve moves where the values move by `dots`; `params` are those of the end."""
 
-    def grad_at(params: Params, values: _Values) -> Updates:
+    def grad_at(params: Params, values: Values) -> Updates:
         return jax.grad(lambda w: value_at(w, values)[0])(params)
 
     found = (end.status > 0) & (end.status != Status.TARGET_REACHED)
-    one = jnp.where(found, 1.0, jnp.nan)  # a factor, so that it reaches the transposed system too
     _, gradient_moves = jax.jvp(lambda values: grad_at(params, values), (values,), (dots,))
-    _, product = jax.linearize(lambda w: grad_at(w, values), params)
-    rhs = optax.tree.scale(-one, gradient_moves)
-    params_dot = solved_linear(product, rhs, end.accuracy)
-    (_, _), (value_dot, aux_dot) = jax.jvp(value_at, (params, values), (jax.tree.map(jnp.zeros_like, params), dots))
+    grads, product = jax.linearize(lambda w: grad_at(w, values), params)
+    holds = _holds(params, grads, end, values.separable, dots.separable)
+    one = jnp.where(found & holds.clear, 1.0, jnp.nan)  # a factor, so that it reaches the transposed system too
+    moves = optax.tree.add(optax.tree.add(gradient_moves, product(holds.dot)), holds.slope_dot)
+    rhs = holds.among_free(optax.tree.scale(-one, moves))
+
+    def among_free(v: Updates) -> Updates:
+        return jax.tree.map(lambda h, v, free: jnp.where(free, h, v), product(holds.among_free(v)), v, holds.free)
+
+    accuracy = end.grad_norm / jnp.where(end.largest_grad > 0, end.largest_grad, 1)
+    params_dot = optax.tree.add(solved_linear(among_free, rhs, holds.free, accuracy), holds.dot)
+    _, (value_dot, aux_dot) = jax.jvp(value_at, (params, values), (holds.dot, dots))
     if jax.tree.leaves(end.aux):
         _, (_, aux_dot) = jax.jvp(value_at, (params, values), (params_dot, dots))
     return Solution(
         params=optax.tree.cast_like(params_dot, end.params),
-        value=(one * value_dot).astype(end.value.dtype),
+        value=(one * (value_dot.astype(end.value.dtype) + holds.penalty_dot)).astype(end.value.dtype),
         aux=aux_dot,
         status=_zero_tangent(end.status),
-        accuracy=_zero_tangent(end.accuracy),
+        grad_norm=_zero_tangent(end.grad_norm),
+        largest_grad=_zero_tangent(end.largest_grad),
         record=jax.tree.map(_zero_tangent, end.record),
     )
 
 
-def solved_linear(product: Callable[[Updates], Updates], rhs: Updates, accuracy: Array) -> Updates:
+class _Holds(NamedTuple):
+    """Which parameters are `free`; how those that are held move (`dot`), and how slopes and value of the penalty do;
+    whether it is `clear` which are held."""
+
+    free: PyTree
+    dot: Params
+    slope_dot: Updates
+    penalty_dot: Array
+    clear: Array
+
+    def among_free(self, tree: Updates) -> Updates:
+        return jax.tree.map(lambda leaf, free: jnp.where(free, leaf, 0), tree, self.free)
+
+
+def _holds(
+    params: Params, grads: Updates, end: Solution, separable: Separable | None, dots: Separable | None
+) -> _Holds:
+    """What bounds and penalties do to the parameters at the end of a solve."""
+    nothing, dtype = optax.tree.zeros_like(params), end.value.dtype
+    if separable is None or dots is None:
+        free = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
+        return _Holds(free, nothing, nothing, jnp.zeros((), dtype), jnp.array(True))
+
+    def like(tree: PyTree) -> PyTree:
+        return nothing if tree is None else optax.tree.cast_like(tree, params)
+
+    term = Separable(*(None if part is None else like(part) for part in separable))
+    free = term.free(params, nothing)
+    doubt = 10 * jnp.maximum(end.grad_norm, jnp.finfo(dtype).eps * end.largest_grad)
+    margins = term.margins(params, grads)
+    unclear = [jnp.any(~free & (m.astype(dtype) <= doubt)) for m, free in _paired(margins, free)]
+
+    def with_bound(w: Array, low: Array, high: Array, low_dot: Array, high_dot: Array) -> Array:
+        return jnp.where(w <= low, low_dot, jnp.where(w >= high, high_dot, 0))
+
+    dot = jax.tree.map(with_bound, params, term.lower, term.upper, like(dots.lower), like(dots.upper))
+    strength_dot = like(dots.strength)
+    slope_dot = jax.tree.map(lambda w, s: s * jnp.sign(w), params, strength_dot)
+    _, penalty_dot = jax.jvp(
+        lambda w, s: term._replace(strength=s).penalty(w, dtype), (params, like(term.strength)), (dot, strength_dot)
+    )
+    return _Holds(free, dot, slope_dot, penalty_dot, ~jnp.any(jnp.stack([jnp.array(False), *unclear])))
+
+
+def _paired(*trees: PyTree) -> Any:
+    return zip(*map(jax.tree.leaves, trees), strict=True)
+
+
+def solved_linear(product: Callable[[Updates], Updates], rhs: Updates, free: PyTree, accuracy: Array) -> Updates:
     """The solution of H x = b, NaN where H is not positive definite beyond its rounding; differentiable itself.
 
     Args:
-      product: `v -> H v`, linear and symmetric.
+      product: `v -> H v`, linear and symmetric; the identity where not `free`.
       rhs: b, like the parameters, in at least 32 bits.
+      free: like the parameters, boolean.
       accuracy: the relative size at which a residual is small enough, where the system is solved by iteration.
     """
     size = sum(leaf.size for leaf in jax.tree.leaves(rhs))
@@ -128,7 +200,7 @@ def solved_linear(product: Callable[[Updates], Updates], rhs: Updates, accuracy:
     accuracy = lax.stop_gradient(accuracy)
 
     def iterate(product: Callable[[Updates], Updates], rhs: Updates) -> Updates:
-        return _by_conjugate_gradients(product, rhs, accuracy)
+        return _by_conjugate_gradients(product, rhs, free, accuracy)
 
     return lax.custom_linear_solve(product, rhs, iterate, symmetric=True)
 
@@ -149,8 +221,10 @@ def _dense(product: Callable[[Updates], Updates], rhs: Updates) -> Updates:
     return unravel(jnp.where(sound, scale * (inverse @ (scale * flat)), jnp.nan))
 
 
-def _by_conjugate_gradients(product: Callable[[Updates], Updates], rhs: Updates, accuracy: Array) -> Updates:
-    """By products with the Hessian, and again for a random right-hand side, which meets all directions without curvature.
+def _by_conjugate_gradients(
+    product: Callable[[Updates], Updates], rhs: Updates, free: PyTree, accuracy: Array
+) -> Updates:
+    """By products with the Hessian, and again for a random right-hand side, which meets directions without curvature.
 
     A singular system may have a solution, and conjugate gradients then find it; the random one has none.
     """
@@ -168,9 +242,12 @@ def _by_conjugate_gradients(product: Callable[[Updates], Updates], rhs: Updates,
         return inner.solution, ended & ~inner.negative & (inner.lowest > SPARE_DIGITS * eps * inner.largest)
 
     keys = jax.random.split(jax.random.key(0), len(leaves))
-    random = [jax.random.normal(key, leaf.shape, dtype) for key, leaf in zip(keys, leaves, strict=True)]
+    random: Any = [
+        jnp.where(free, jax.random.normal(key, leaf.shape, dtype), 0)
+        for key, leaf, free in zip(keys, leaves, jax.tree.leaves(free), strict=True)
+    ]
     solution, solved = solve(optax.tree.cast(rhs, dtype), jnp.clip(accuracy.astype(dtype), 10 * eps, LOOSEST))
-    _, regular = solve(structure.unflatten(random), 0.1 / np.sqrt(size))  # a single direction would stand out
+    _, regular = solve(jax.tree.unflatten(structure, random), 0.1 / np.sqrt(size))  # a single direction would stand out
     sound = regular & (solved | (optax.tree.norm(rhs) == 0))
     return jax.tree.map(lambda x, b: jnp.where(sound, x, jnp.nan).astype(b.dtype), solution, rhs)
 
@@ -182,9 +259,13 @@ def _closed_objective(
     try:
         with standard_promotion():
             wide = widened(start)
-            return *_closed(value_and_aux, wide, *data), jax.tree.map(lambda leaf: leaf.dtype, wide)
+            return *_closed(value_and_aux, wide, *data), _dtypes(wide)
     except (TypeError, ValueError):  # it needs 16 bits, in an operation that does not promote
-        return *_closed(value_and_aux, start, *data), jax.tree.map(lambda leaf: leaf.dtype, start)
+        return *_closed(value_and_aux, start, *data), _dtypes(start)
+
+
+def _dtypes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.dtype, tree)
 
 
 def _closed(fn: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Any]]:

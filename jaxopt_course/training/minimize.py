@@ -200,8 +200,16 @@ def _solve(
     def of_arrays(params: Params, *data: Batch) -> Any:
         return objective(_joined(params, functions), *data)
 
-    options = {"has_aux": has_aux, "trace_length": trace_length, "keep_best": keep_best, "implicit": implicit}
-    run = partial(_run, optimizer, (state, stopping, separable), **options)
+    run = partial(
+        _run,
+        optimizer,
+        (state, stopping),
+        separable,
+        has_aux=has_aux,
+        trace_length=trace_length,
+        keep_best=keep_best,
+        implicit=implicit,
+    )
     args = (params, data) if with_data else (params,)
     if (mesh := explicit_mesh(args)) is None:
         return run(of_arrays, *args)
@@ -212,7 +220,8 @@ def _solve(
 
 def _run(
     optimizer: AnyOptimizer,
-    rest: tuple[OptState, Stopping, Separable | None],
+    rest: tuple[OptState, Stopping],
+    separable: Separable | None,
     objective: Objective,
     params: Params,
     *data: Batch,
@@ -226,23 +235,25 @@ def _run(
     def value_and_aux(pairs: Params, *data: Batch) -> tuple[Array, PyTree]:
         return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), has_aux)
 
-    def solve(start: Params, rest: Any, *data: Batch) -> Solution:
-        state, stopping, separable = rest
-        of_params, dtype = partial(_with_data, value_and_aux, data), working_dtype(start)
-        carry = solved(Solve(start, of_params, optimizer, stopping, keep_best, dtype, separable), state, trace_length)
+    def solve(
+        objective: Callable[[Params], tuple[Array, PyTree]], start: Params, rest: Any, separable: Separable | None
+    ) -> Solution:
+        state, stopping = rest
+        problem = Solve(start, objective, optimizer, stopping, keep_best, working_dtype(start), separable)
+        carry = solved(problem, state, trace_length)
         end = carry.here
-        record = end.grad_norm, carry.num_steps, carry.num_evals, carry.trace, carry.state
-        return Solution(end.params, end.value, end.aux, carry.status, carry.accuracy, record)
+        record = carry.num_steps, carry.num_evals, carry.trace, carry.state
+        grad_norms = end.grad_norm, carry.largest_grad
+        return Solution(end.params, end.value, end.aux, carry.status, *grad_norms, record)
 
     start = real_pairs(params)
-    end = with_derivatives(solve, value_and_aux, start, data, rest) if implicit else solve(start, rest, *data)
-    grad_norm, num_steps, num_evals, trace, state = end.record
+    if implicit:
+        end = with_derivatives(solve, value_and_aux, start, rest, data, separable)
+    else:
+        end = solve(lambda pairs: value_and_aux(pairs, *data), start, rest, separable)
+    num_steps, num_evals, trace, state = end.record
     whole = from_real_pairs(end.params, params)
-    return Result(whole, end.value, grad_norm, end.status, num_steps, num_evals, end.aux, trace, state)
-
-
-def _with_data(value_and_aux: Callable[..., Any], data: tuple[Batch, ...], params: Params) -> Any:
-    return value_and_aux(params, *data)
+    return Result(whole, end.value, end.grad_norm, end.status, num_steps, num_evals, end.aux, trace, state)
 
 
 def _arrays_and_functions(params: Params) -> tuple[Params, PyTree]:

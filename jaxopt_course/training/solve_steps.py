@@ -70,11 +70,6 @@ class _Carry(NamedTuple):
     looked: Array  # at the curvature of the end
     trace: SolveTrace | None
 
-    @property
-    def accuracy(self) -> Array:
-        """How small the gradient has become beside the largest on the way."""
-        return self.here.grad_norm / jnp.where(self.largest_grad > 0, self.largest_grad, 1)
-
 
 class Solve(NamedTuple):
     """What stays the same from step to step."""

@@ -25,7 +25,7 @@ def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any
             raise TypeError(f"minimize: bounds and l1 need real parameters, {where} is {leaf.dtype}")
     if l1 is not None and not hasattr(jax.eval_shape(optimizer.init, params), "takes_penalties"):
         raise TypeError(
-            "minimize: l1 needs an optimizer that can put parameters on 0 exactly, jc.lbfgs() or jc.sgd(learning_rate); "
+            "minimize: l1 needs an optimizer that can put parameters on 0 exactly, jc.lbfgs() or jc.sgd(rate); "
             "for others add jc.losses.l1_penalty to the objective, which leaves no parameter at 0"
         )
     if bounds is not None and not (isinstance(bounds, tuple | list) and len(bounds) == 2):
