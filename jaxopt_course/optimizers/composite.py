@@ -78,7 +78,8 @@ def model_minimum(w: Array, g: Array, h: Separable, model: Model, active: Array)
     """
 
     def value(x: Array, change: Array) -> Array:
-        return jnp.dot(x - w, g + change / 2) + h.penalty(x, g.dtype) - h.penalty(w, g.dtype)
+        curved = jnp.maximum(jnp.dot(x - w, change), 0) / 2  # where it is negative, the slope alone must lead down
+        return jnp.dot(x - w, g) + curved + h.penalty(x, g.dtype) - h.penalty(w, g.dtype)
 
     def again(state: _Round) -> _Round:
         free = h.free(state.x, state.q)

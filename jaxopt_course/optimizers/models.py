@@ -42,7 +42,7 @@ def quasi_newton_model(history: History, first_curvature: Array) -> Model:
         return theta * v - w.T @ jax.scipy.linalg.lu_solve(factors, w @ v)
 
     def newton_step(free: Array, q: Array) -> ModelStep:
-        among = w * free.astype(dtype)
+        among = jnp.where(free[None], w, 0)
         inner = jnp.linalg.solve(middle - among @ among.T / theta, among @ q)
         step = -(q + among.T @ inner / theta) / theta
         return ModelStep(step, jnp.array(True), jnp.zeros((), dtype), jnp.int32(1))
@@ -73,7 +73,7 @@ def newton_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Arra
         noise = 4 * size * eps * jnp.max(jnp.abs(values))
         sizes = jnp.maximum(jnp.abs(values), noise)
         lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)
-        return (vectors * sizes) @ vectors.T, jnp.where(values[0] < -noise, lowest, 0)
+        return (vectors * sizes[None]) @ vectors.T, jnp.where(values[0] < -noise, lowest, 0)
 
     positive, lowest = lax.cond(definite, as_it_is, reflected)
 

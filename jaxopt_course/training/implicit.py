@@ -5,9 +5,10 @@ The gradient stays 0 while the minimum moves, so with $g(w, \theta) = \nabla_w f
 $$H \, \dot w = -\frac{\partial g}{\partial \theta} \dot \theta, \qquad
   \frac{d}{d\theta} \min_w f = \frac{\partial f}{\partial \theta}$$
 
-Neither the start nor the steps matter. Parameters that a bound or a penalty holds stay there, and move with their
-bound; the equation is that of the others. The derivative is NaN where no minimum was found, where H is not positive
-definite beyond its rounding, and where a parameter is about to leave what holds it.
+Neither the start nor the steps matter: where the solve ended early, one Newton step leads to the minimum first.
+Parameters that a bound or a penalty holds stay there, and move with their bound; the equation is that of the others. The
+derivative is NaN where no minimum was found, where H is not positive definite beyond its rounding, and where a
+parameter is about to leave what holds it.
 
 Source: Krantz and Parks (2003), "The implicit function theorem"; Bengio (2000), "Gradient-based optimization of
 hyperparameters".
@@ -67,9 +68,9 @@ def with_derivatives(
 ) -> Solution:
     """`solve(objective, start, rest, separable)`, with the derivatives of the minimum that it finds.
 
-    The minimum is that of `value_and_aux(params, *data)` and the separable term;
-    `objective` is the former, of the parameters alone. The derivatives are with respect to the data, to what the objective
-    closes over, and to bounds and strengths; those with respect to `start` and `rest` are 0.
+    The minimum is that of `value_and_aux(params, *data)` and the separable term; `objective` is the former, of the
+    parameters alone. The derivatives are with respect to the data, to what the objective closes over, and to bounds and
+    strengths; those with respect to `start` and `rest` are 0.
     """
     closed, closed_over, dtypes = _closed_objective(value_and_aux, start, data)
     as_given = dtypes == _dtypes(start)
@@ -109,18 +110,29 @@ def _tangents(
         return jax.grad(lambda w: value_at(w, values)[0])(params)
 
     found = (end.status > 0) & (end.status != Status.TARGET_REACHED)
-    _, gradient_moves = jax.jvp(lambda values: grad_at(params, values), (values,), (dots,))
-    grads, product = jax.linearize(lambda w: grad_at(w, values), params)
-    holds = _holds(params, grads, end, values.separable, dots.separable)
-    one = jnp.where(found & holds.clear, 1.0, jnp.nan)  # a factor, so that it reaches the transposed system too
-    moves = optax.tree.add(optax.tree.add(gradient_moves, product(holds.dot)), holds.slope_dot)
-    rhs = holds.among_free(optax.tree.scale(-one, moves))
-
-    def among_free(v: Updates) -> Updates:
-        return jax.tree.map(lambda h, v, free: jnp.where(free, h, v), product(holds.among_free(v)), v, holds.free)
-
     accuracy = end.grad_norm / jnp.where(end.largest_grad > 0, end.largest_grad, 1)
-    params_dot = optax.tree.add(solved_linear(among_free, rhs, holds.free, accuracy), holds.dot)
+    grads = grad_at(params, values)
+    holds = _holds(params, grads, end, values.separable, dots.separable)
+
+    def solved(params: Params, rhs: Updates) -> Updates:
+        _, product = jax.linearize(lambda w: grad_at(w, values), params)
+
+        def among_free(v: Updates) -> Updates:
+            return jax.tree.map(lambda h, v, free: jnp.where(free, h, v), product(holds.among_free(v)), v, holds.free)
+
+        return solved_linear(among_free, holds.among_free(rhs), holds.free, accuracy)
+
+    def correction() -> Updates:
+        return solved(params, optax.tree.scale(-1, optax.tree.add(grads, holds.slope)))
+
+    inaccurate = accuracy > jnp.sqrt(jnp.finfo(accuracy.dtype).eps)
+    params = optax.tree.add(
+        params, lax.stop_gradient(lax.cond(inaccurate, correction, lambda: optax.tree.zeros_like(params)))
+    )
+    one = jnp.where(found & holds.clear, 1.0, jnp.nan)  # a factor, so that it reaches the transposed system too
+    _, moves = jax.jvp(grad_at, (params, values), (holds.dot, dots))
+    rhs = optax.tree.scale(-one, optax.tree.add(moves, holds.slope_dot))
+    params_dot = optax.tree.add(solved(params, rhs), holds.dot)
     _, (value_dot, aux_dot) = jax.jvp(value_at, (params, values), (holds.dot, dots))
     if jax.tree.leaves(end.aux):
         _, (_, aux_dot) = jax.jvp(value_at, (params, values), (params_dot, dots))
@@ -136,11 +148,12 @@ def _tangents(
 
 
 class _Holds(NamedTuple):
-    """Which parameters are `free`; how those that are held move (`dot`), and how slopes and value of the penalty do;
-    whether it is `clear` which are held."""
+    """Which parameters are `free`; how those that are held move (`dot`); the `slope` of the penalty, how that and the
+    value of the penalty change; whether it is `clear` which are held."""
 
     free: PyTree
     dot: Params
+    slope: Updates
     slope_dot: Updates
     penalty_dot: Array
     clear: Array
@@ -156,7 +169,7 @@ def _holds(
     nothing, dtype = optax.tree.zeros_like(params), end.value.dtype
     if separable is None or dots is None:
         free = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
-        return _Holds(free, nothing, nothing, jnp.zeros((), dtype), jnp.array(True))
+        return _Holds(free, nothing, nothing, nothing, jnp.zeros((), dtype), jnp.array(True))
 
     def like(tree: PyTree) -> PyTree:
         return nothing if tree is None else optax.tree.cast_like(tree, params)
@@ -172,11 +185,13 @@ def _holds(
 
     dot = jax.tree.map(with_bound, params, term.lower, term.upper, like(dots.lower), like(dots.upper))
     strength_dot = like(dots.strength)
-    slope_dot = jax.tree.map(lambda w, s: s * jnp.sign(w), params, strength_dot)
+    slope, slope_dot = (
+        jax.tree.map(lambda w, s: s * jnp.sign(w), params, strength) for strength in (like(term.strength), strength_dot)
+    )
     _, penalty_dot = jax.jvp(
         lambda w, s: term._replace(strength=s).penalty(w, dtype), (params, like(term.strength)), (dot, strength_dot)
     )
-    return _Holds(free, dot, slope_dot, penalty_dot, ~jnp.any(jnp.stack([jnp.array(False), *unclear])))
+    return _Holds(free, dot, slope, slope_dot, penalty_dot, ~jnp.any(jnp.stack([jnp.array(False), *unclear])))
 
 
 def _paired(*trees: PyTree) -> Any:
@@ -275,7 +290,7 @@ def _closed(fn: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], 
 
     def call(closed_over: list[Any], *args: PyTree) -> Any:
         flat = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, closed_over))(*jax.tree.leaves(args))
-        return jax.tree.unflatten(structure, flat)
+        return jax.tree.unflatten(structure, map(jnp.asarray, flat))
 
     return call, list(closed.consts)
 

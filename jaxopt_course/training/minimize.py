@@ -101,6 +101,16 @@ def minimize(
     nothing, and when the budget is used up. These claims do not depend on a factor or a constant of the objective, as
     far as rounding lets them.
 
+    The result is differentiable: derivatives of `params`, `value` and `aux` with respect to the data, to whatever the
+    objective closes over, to bounds and to strengths are those of the minimum, by the implicit function theorem, and
+    those with respect to the start are 0. They are NaN where no minimum was found (a failure, or TARGET_REACHED), where
+    the Hessian is singular, and where a parameter is just about to leave its bound. Up to 256 parameters the Hessian is
+    factored, beyond that conjugate gradients solve the system. Derivatives of the other fields are 0.
+
+    With bounds the objective is never called outside, and with `l1` parameters end on 0 exactly. Optimizers that search
+    go to the minimum of their quadratic model within the bounds; those that do not are projected, and `sgd` takes
+    proximal steps. `grad_norm` is then the largest entry of what bounds and penalties leave of the gradient.
+
     Optimizers that search for their step hand on the evaluation at its end, and nothing is computed twice; for others
     there is one evaluation a step. Complex parameters are optimized as pairs of real ones. Parameters and data may be
     sharded, and state is sharded like its parameters; on a mesh with explicit axes the objective sees their types of
@@ -121,6 +131,11 @@ def minimize(
       has_aux: whether the objective returns `(value, aux)`.
       trace: keep value, gradient norm, step size and evaluations of every step.
       best: return the point with the lowest value where the solve did not succeed; else the last one that was finite.
+      bounds: `(lower, upper)`, each a number, None, or a tree of arrays like the parameters or a prefix of it; a start
+        outside is moved inside.
+      l1: strengths of a penalty sum l1 |w|, a number or a tree or prefix >= 0, units of value per unit of parameter; 0
+        leaves a parameter free. For `lbfgs` and `sgd`. `value` includes the penalty.
+      implicit: whether derivatives are those of the minimum; False differentiates the loop itself, forward only.
       state: go on from this optimizer state, or from the state of this `Result` or `TrainResult`: with more steps, or
         with another learning rate. `params` is the point to go on from, usually `result.params`.
 
@@ -129,11 +144,13 @@ def minimize(
       read. With `newton`, `result.state.lowest_curvature` is that of the end: a negative one tells a saddle.
 
     Raises:
-      ValueError: a tolerance or budget out of range, an objective that is not scalar, a state of another optimizer.
-      TypeError: parameters that are not floating point.
+      ValueError: a tolerance or budget out of range, an objective that is not scalar, a state of another optimizer, a
+        lower bound above the upper one, a strength below 0.
+      TypeError: parameters that are not floating point, or complex under bounds or penalties; l1 for an optimizer that
+        cannot put parameters on 0.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> import jaxopt_course as jc
       >>> valley = jc.mgh.PROBLEMS["rosenbrock"]
       >>> result = jc.minimize(valley.fn, jc.lbfgs(), jnp.array(valley.start))
@@ -141,6 +158,12 @@ def minimize(
       GRADIENT_NORM [1. 1.]
       >>> f"{valley.fn(valley.start):.1f} -> {result.value:.6f}"
       '24.2 -> 0.000000'
+      >>> jc.minimize(valley.fn, jc.lbfgs(), jnp.array(valley.start), bounds=(None, 0.5)).params.round(3)
+      Array([0.5 , 0.25], dtype=float32)
+      >>> closest = lambda center: jc.minimize(lambda w: jnp.sum((w - center) ** 2), jc.lbfgs(), jnp.zeros(2)).params
+      >>> jax.jacobian(closest)(jnp.array([3.0, 4.0]))
+      Array([[1., 0.],
+             [0., 1.]], dtype=float32)
 
     Source: the lecture's "L-BFGS": "if you can afford to do full batch updates"; Newton's decrement as the measure of
     what is left after Boyd and Vandenberghe (2004), "Convex optimization", section 9.5.1.

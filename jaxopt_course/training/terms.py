@@ -74,29 +74,20 @@ def _spread(name: str, prefix: PyTree, params: Params) -> Params:
 
 
 def _check(lower: Params, upper: Params, strength: Params | None) -> None:
-    """ValueError that names the first entry out of range, among those whose values are known."""
-    for path, low in jax.tree_util.tree_leaves_with_path(lower):
-        high = _at(upper, path)
-        _require(low, high, ~(np.asarray(low) <= np.asarray(high)) if _known(low, high) else None, path)
+    """ValueError that names the first leaf out of range, among those whose values are known."""
+    rows = zip(jax.tree_util.tree_leaves_with_path(lower), jax.tree.leaves(upper), strict=True)
+    for (path, low), high in rows:
+        if _known(low, high) and not (ordered := np.asarray(low) <= np.asarray(high)).all():
+            first = np.unravel_index(np.argmin(ordered), np.shape(ordered))
+            entry = "".join(f"[{i}]" for i in first)
+            raise ValueError(
+                "minimize: the lower bound must be at most the upper one, for "
+                f"params{jax.tree_util.keystr(path)}{entry} they are {low[first]} and {high[first]}"
+            )
     for path, s in jax.tree_util.tree_leaves_with_path(strength):
-        if _known(s) and not np.all((np.asarray(s) >= 0) & np.isfinite(np.asarray(s, np.float64))):
+        if _known(s) and not bool(jnp.all((s >= 0) & jnp.isfinite(s))):
             where = f"params{jax.tree_util.keystr(path)}"
-            raise ValueError(f"minimize: l1 must be at least 0 and finite, for {where} it is {np.min(np.asarray(s))}")
-
-
-def _require(low: Array, high: Array, wrong: np.ndarray | None, path: Any) -> None:
-    if wrong is None or not np.any(wrong):
-        return
-    entry = tuple(int(i[0]) for i in np.nonzero(wrong)) if np.ndim(wrong) else ()
-    where = f"params{jax.tree_util.keystr(path)}{list(entry) if entry else ''}"
-    raise ValueError(
-        f"minimize: the lower bound must be at most the upper one, for {where} they are "
-        f"{np.asarray(low)[entry]} and {np.asarray(high)[entry]}"
-    )
-
-
-def _at(tree: PyTree, path: Any) -> Array:
-    return dict(jax.tree_util.tree_leaves_with_path(tree))[path]
+            raise ValueError(f"minimize: l1 must be at least 0 and finite, for {where} its least entry is {jnp.min(s)}")
 
 
 def _known(*arrays: Any) -> bool:
