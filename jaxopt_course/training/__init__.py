@@ -4,10 +4,12 @@ from jaxopt_course.training.checkpoint import CheckpointWriteError
 from jaxopt_course.training.checkpoint_file import CheckpointError
 from jaxopt_course.training.history import Trace, TrainResult
 from jaxopt_course.training.interrupts import Interrupted
-from jaxopt_course.training.minimize import Result, minimize
+from jaxopt_course.training.minimize import minimize
 from jaxopt_course.training.nonfinite import NonFiniteError
+from jaxopt_course.training.pieces import SolveSnapshot
 from jaxopt_course.training.run import Snapshot
-from jaxopt_course.training.solve_steps import SolveTrace
+from jaxopt_course.training.solve import Result
+from jaxopt_course.training.solve_trace import SolveTrace
 from jaxopt_course.training.steps import Carry, Record, gradient_norm, init_carry, train_step, train_steps
 from jaxopt_course.training.train import train
 
@@ -20,6 +22,7 @@ __all__ = [
     "Record",
     "Result",
     "Snapshot",
+    "SolveSnapshot",
     "SolveTrace",
     "Trace",
     "TrainResult",

@@ -6,8 +6,8 @@ $$H \, \dot w = -\frac{\partial g}{\partial \theta} \dot \theta, \qquad
   \frac{d}{d\theta} \min_w f = \frac{\partial f}{\partial \theta}$$
 
 Neither the start nor the steps matter: where the solve ended early, one Newton step leads to the minimum first.
-Parameters that a bound or a penalty holds stay there, and move with their bound; the equation is that of the others. The
-derivative is NaN where no minimum was found, where H is not positive definite beyond its rounding, and where a
+Parameters that a bound or a penalty holds stay there, and move with their bound; the equation is that of the others.
+The derivative is NaN where no minimum was found, where H is not positive definite beyond its rounding, and where a
 parameter is about to leave what holds it.
 
 Source: Krantz and Parks (2003), "The implicit function theorem"; Bengio (2000), "Gradient-based optimization of

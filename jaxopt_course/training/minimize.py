@@ -2,54 +2,28 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
 from jaxopt_course.arrays import check_arrays, on_device
-from jaxopt_course.dtypes import check_floating, working_dtype
-from jaxopt_course.optimizers.separable import Separable
+from jaxopt_course.dtypes import check_floating
 from jaxopt_course.training.checks import check_objective_argument, check_optimizer_argument
-from jaxopt_course.training.implicit import Solution, with_derivatives
-from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
-from jaxopt_course.training.programs import Program
-from jaxopt_course.training.solve_steps import Solve, solved, without_evaluation
+from jaxopt_course.training.habits import check_no_habits
+from jaxopt_course.training.pieces import SolveSnapshot, Watch, solved_in_pieces
+from jaxopt_course.training.real_parameters import arrays_and_functions, joined, real_pairs
+from jaxopt_course.training.solve import Given, Options, Result, solve
+from jaxopt_course.training.solve_steps import without_evaluation
 from jaxopt_course.training.states import continued_state
-from jaxopt_course.training.steps import scalar_and_aux
-from jaxopt_course.training.stopping import Stopping, describe
+from jaxopt_course.training.stopping import Stopping
 from jaxopt_course.training.terms import separable_term
 
 Tolerance = int | float | Array | None
 Bounds = tuple[PyTree, PyTree] | None
-
-
-class Result(NamedTuple):
-    """Where a solve ended and how; `str(result)` says it in a line.
-
-    `params`, `value`, `grad_norm` (the largest absolute entry of the gradient), `status` (a `Status`; positive is
-    success), `num_steps`, `num_evals` (of value and gradient; products with a Hessian are counted in `state`), `aux`
-    (what the objective returned beside its value, at `params`), `trace` (a `SolveTrace`, if asked for) and `state` (the
-    optimizer's, with its counters).
-    """
-
-    params: Params
-    value: Array
-    grad_norm: Array
-    status: Array
-    num_steps: Array
-    num_evals: Array
-    aux: PyTree = None
-    trace: Any = None
-    state: OptState = None
-
-    def __str__(self) -> str:
-        return describe(self)
 
 
 def minimize(
@@ -71,6 +45,9 @@ def minimize(
     bounds: Bounds = None,
     l1: PyTree = None,
     implicit: bool = True,
+    progress: bool | None = None,
+    callback: Callable[[SolveSnapshot], Any] | None = None,
+    **unknown: Any,
 ) -> Result:
     r"""Minimize a function of all the data at once, until its gradient is small or nothing more can be gained.
 
@@ -136,6 +113,9 @@ def minimize(
       l1: strengths of a penalty sum l1 |w|, a number or a tree or prefix >= 0, units of value per unit of parameter; 0
         leaves a parameter free. For `lbfgs` and `sgd`. `value` includes the penalty.
       implicit: whether derivatives are those of the minimum; False differentiates the loop itself, forward only.
+      progress: show a bar on stderr; by default where stderr is a terminal and rich is installed. Outside jit.
+      callback: called with a `SolveSnapshot` between compiled pieces of the solve, every ten steps; where it returns
+        True the solve ends with INTERRUPTED. The result is the same as without, but has no derivatives. Outside jit.
       state: go on from this optimizer state, or from the state of this `Result` or `TrainResult`: with more steps, or
         with another learning rate. `params` is the point to go on from, usually `result.params`.
 
@@ -147,7 +127,8 @@ def minimize(
       ValueError: a tolerance or budget out of range, an objective that is not scalar, a state of another optimizer, a
         lower bound above the upper one, a strength below 0.
       TypeError: parameters that are not floating point, or complex under bounds or penalties; l1 for an optimizer that
-        cannot put parameters on 0.
+        cannot put parameters on 0; a callback under jit, vmap or grad; arguments of other libraries, such as `args`
+        or `tol`, with the name of ours.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -168,9 +149,10 @@ def minimize(
     Source: the lecture's "L-BFGS": "if you can afford to do full batch updates"; Newton's decrement as the measure of
     what is left after Boyd and Vandenberghe (2004), "Convex optimization", section 9.5.1.
     """
+    check_no_habits(unknown)
     check_optimizer_argument("minimize", optimizer)
     check_objective_argument("minimize", objective, *(["params"] if data is None else ["params", "data"]))
-    params, functions = _arrays_and_functions(params)
+    params, functions = arrays_and_functions(params)
     check_arrays("params", params)
     check_arrays("data", data)
     check_floating(params)
@@ -187,128 +169,21 @@ def minimize(
         max_steps=max_steps,
         max_evals=np.iinfo(np.int32).max if max_evals is None else max_evals,
     )
-    result = _solve(
-        (objective, optimizer, functions),
+    given = Given(
         params,
         jax.tree.map(on_device, data),
         None if state is None else _continued(optimizer, params, state),
         stopping,
         separable_term(optimizer, params, bounds, l1),
-        with_data=data is not None,
-        has_aux=has_aux,
-        trace_length=int(max_steps) + 1 if trace else None,
-        keep_best=best,
-        implicit=implicit,
     )
-    return result._replace(params=_joined(result.params, functions))
-
-
-@partial(Program, static_argnames=("with_data", "has_aux", "trace_length", "keep_best", "implicit"))
-def _solve(
-    callables: tuple[Objective, AnyOptimizer, PyTree],
-    params: Params,
-    data: Batch,
-    state: OptState,
-    stopping: Stopping,
-    separable: Separable | None,
-    *,
-    with_data: bool,
-    has_aux: bool,
-    trace_length: int | None,
-    keep_best: bool,
-    implicit: bool,
-) -> Result:
-    objective, optimizer, functions = callables
-
-    def of_arrays(params: Params, *data: Batch) -> Any:
-        return objective(_joined(params, functions), *data)
-
-    run = partial(
-        _run,
-        optimizer,
-        (state, stopping),
-        separable,
-        has_aux=has_aux,
-        trace_length=trace_length,
-        keep_best=keep_best,
-        implicit=implicit,
-    )
-    args = (params, data) if with_data else (params,)
-    if (mesh := explicit_mesh(args)) is None:
-        return run(of_arrays, *args)
-    result = on_auto_axes(mesh, run, of_arrays, *args)
-    whole = replicated(result._replace(params=None, state=None), mesh)
-    return whole._replace(params=resharded_like(result.params, params, mesh), state=result.state)
-
-
-def _run(
-    optimizer: AnyOptimizer,
-    rest: tuple[OptState, Stopping],
-    separable: Separable | None,
-    objective: Objective,
-    params: Params,
-    *data: Batch,
-    has_aux: bool,
-    trace_length: int | None,
-    keep_best: bool,
-    implicit: bool,
-) -> Result:
-    """The solve itself, for real pairs."""
-
-    def value_and_aux(pairs: Params, *data: Batch) -> tuple[Array, PyTree]:
-        return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), has_aux)
-
-    def solve(
-        objective: Callable[[Params], tuple[Array, PyTree]], start: Params, rest: Any, separable: Separable | None
-    ) -> Solution:
-        state, stopping = rest
-        problem = Solve(start, objective, optimizer, stopping, keep_best, working_dtype(start), separable)
-        carry = solved(problem, state, trace_length)
-        end = carry.here
-        record = carry.num_steps, carry.num_evals, carry.trace, carry.state
-        grad_norms = end.grad_norm, carry.largest_grad
-        return Solution(end.params, end.value, end.aux, carry.status, *grad_norms, record)
-
-    start = real_pairs(params)
-    if implicit:
-        end = with_derivatives(solve, value_and_aux, start, rest, data, separable)
+    options = Options(has_aux, int(max_steps) + 1 if trace else None, best, implicit)
+    callables = objective, optimizer, functions
+    watch = Watch(progress, callback, max_steps)
+    if watch.is_wanted(given):
+        result = solved_in_pieces(callables, given, options, watch)
     else:
-        end = solve(lambda pairs: value_and_aux(pairs, *data), start, rest, separable)
-    num_steps, num_evals, trace, state = end.record
-    whole = from_real_pairs(end.params, params)
-    return Result(whole, end.value, end.grad_norm, end.status, num_steps, num_evals, end.aux, trace, state)
-
-
-def _arrays_and_functions(params: Params) -> tuple[Params, PyTree]:
-    """A model's arrays, and the functions among its leaves, such as activations; None where there are none."""
-    if not any(map(callable, jax.tree.leaves(params))):
-        return params, None
-    arrays, functions = (
-        jax.tree.map(lambda leaf, kept=kept: leaf if callable(leaf) is kept else None, params) for kept in (False, True)
-    )
-    return arrays, functions
-
-
-def _joined(arrays: Params, functions: PyTree) -> Params:
-    """The whole model; the inverse of `_arrays_and_functions`."""
-    if functions is None:
-        return arrays
-    return jax.tree.map(lambda a, f: f if a is None else a, arrays, functions, is_leaf=lambda leaf: leaf is None)
-
-
-def real_pairs(params: Params) -> Params:
-    """Each complex leaf as the pair of its real and its imaginary part; the others as they are."""
-    return jax.tree.map(lambda leaf: (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf, params)
-
-
-def from_real_pairs(pairs: Params, like: Params) -> Params:
-    """The inverse of `real_pairs`; `like` tells which leaves are complex."""
-    structure, parts = jax.tree.structure(like), iter(jax.tree.leaves(pairs))
-
-    def leaf(original: Array) -> Array:
-        return lax.complex(next(parts), next(parts)) if jnp.iscomplexobj(original) else next(parts)
-
-    return jax.tree.unflatten(structure, [leaf(original) for original in jax.tree.leaves(like)])
+        result, _ = solve(callables, given, options=options)
+    return result._replace(params=joined(result.params, functions))
 
 
 def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptState:

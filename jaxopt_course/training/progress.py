@@ -1,26 +1,33 @@
 """A progress bar on stderr, where somebody is there to see it."""
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-@contextmanager
-def progress_bar(caller: str, progress: bool | None, total: int) -> Iterator[Callable[[int, float], None]]:
-    """A function that shows `(step, loss)`; it does nothing where no bar is wanted or rich is not installed."""
+def is_bar_wanted(caller: str, progress: bool | None) -> bool:
+    """Whether a bar was asked for, or nothing was said, stderr is a terminal and rich is installed."""
     wanted = progress if progress is not None else sys.stderr.isatty()
-    try:
-        if wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    except ImportError as error:
+    if wanted and importlib.util.find_spec("rich") is None:
         if progress:
-            raise ImportError(f"{caller}: progress=True needs the package rich: pip install rich") from error
-        wanted = False
-    if not wanted:
+            raise ImportError(f"{caller}: progress=True needs the package rich: pip install rich")
+        return False
+    return wanted
+
+
+@contextmanager
+def progress_bar(
+    caller: str, progress: bool | None, total: int, name: str = "loss"
+) -> Iterator[Callable[[int, float], None]]:
+    """A function that shows `(step, loss)`; it does nothing where no bar is wanted or rich is not installed."""
+    if not is_bar_wanted(caller, progress):
         yield lambda step, loss: None
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4g}"), TimeRemainingColumn())
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(name + " {task.fields[loss]:.4g}"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(caller, total=total, loss=float("nan"))
         yield lambda step, loss: bar.update(task, completed=step, loss=loss)

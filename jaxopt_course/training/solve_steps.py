@@ -16,6 +16,7 @@ from jaxopt_course.optimizers.searched import gain_along
 from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
 from jaxopt_course.training.remaining import Remaining, relative_size, remaining
+from jaxopt_course.training.solve_trace import SolveTrace, blank_trace, recorded, with_evals
 from jaxopt_course.training.stopping import (
     PATIENCE,
     Facts,
@@ -25,20 +26,6 @@ from jaxopt_course.training.stopping import (
     next_status,
     success_status,
 )
-
-
-class SolveTrace(NamedTuple):
-    """The history of a solve, `[max_steps + 1]` each: row i is after i steps. Rows beyond the last step are NaN.
-
-    `value`; `grad_norm`, the largest absolute entry of the gradient; `step_size`, the length that a search accepted in
-    units of its direction, or the Euclidean norm of the update of an optimizer that does not search; `num_evals` so
-    far, 0 beyond the last step.
-    """
-
-    value: Array
-    grad_norm: Array
-    step_size: Array
-    num_evals: Array
 
 
 class _Point(NamedTuple):
@@ -108,16 +95,39 @@ class Solve(NamedTuple):
         return largest_entry(self.steepest(params, grad), self.dtype)
 
 
-def solved(solve: Solve, state: OptState, trace_length: int | None) -> _Carry:
-    """Run the loop from the start to its end; `here` of the carry is then the point to return."""
-    carry = _init_carry(solve, solve.start, state, trace_length)
+def solved(solve: Solve, state: OptState, trace_length: int | None, piece: Any = None) -> tuple[_Carry, Any]:
+    """Run the loop from the start to its end; `here` of the carry is then the point to return.
+
+    A piece with `carry` and `until` is run from that carry, or from the start where it is None, to that step; then the
+    carry to go on from is returned too.
+    """
+    carry = (
+        _init_carry(solve, solve.start, state, trace_length) if piece is None or piece.carry is None else piece.carry
+    )
     step = partial(_step, solve)
-    if not jax.tree.leaves(solve.start):
-        return carry
-    if _search(carry.state) is None and solve.stopping.needs_gain:
-        carry = lax.while_loop(_is_running, lambda c: _checked_if_due(solve, lax.while_loop(_goes_on, step, c)), carry)
-    else:
-        carry = lax.while_loop(_goes_on, step, carry)
+
+    def in_piece(carry: _Carry) -> Array:
+        return jnp.array(True) if piece is None else carry.num_steps < piece.until
+
+    def goes_on(carry: _Carry) -> Array:
+        """Whether to take another step, or after a success to evaluate the curvature at the end once more."""
+        next_step = _is_running(carry) & ~carry.checks & in_piece(carry)
+        return next_step | ((carry.status > 0) & ~carry.looked)
+
+    if jax.tree.leaves(solve.start):
+        if _search(carry.state) is None and solve.stopping.needs_gain:
+            carry = lax.while_loop(
+                lambda c: _is_running(c) & (in_piece(c) | c.checks),
+                lambda c: _checked_if_due(solve, lax.while_loop(goes_on, step, c)),
+                carry,
+            )
+        else:
+            carry = lax.while_loop(goes_on, step, carry)
+    return _ended(solve, carry), None if piece is None else carry
+
+
+def _ended(solve: Solve, carry: _Carry) -> _Carry:
+    """The carry whose `here` is the point to return: the best one, unless the last was a success."""
     end = carry.here
     if carry.best is not None:
         best = carry.best._replace(grad=end.grad)
@@ -148,17 +158,12 @@ def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int
         checks=jnp.array(False),
         status=first_status(here.value, here.grad_norm, solve.stopping),
         looked=jnp.array(not hasattr(state, "lowest_curvature")),
-        trace=_blank_trace(trace_length, here),
+        trace=blank_trace(trace_length, here.value, here.grad_norm),
     )
 
 
 def _is_running(carry: _Carry) -> Array:
     return carry.status == Status.RUNNING
-
-
-def _goes_on(carry: _Carry) -> Array:
-    """Whether to take another step, or after a success to evaluate the curvature at the end once more."""
-    return (_is_running(carry) & ~carry.checks) | ((carry.status > 0) & ~carry.looked)
 
 
 def _step(solve: Solve, carry: _Carry) -> _Carry:
@@ -228,7 +233,7 @@ def _next(solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: Opt
         checks=checks & (num_steps >= carry.next_check),
         status=jnp.where(running, status, carry.status),
         looked=carry.looked | ~running,
-        trace=carry.trace and _recorded(carry.trace, num_steps, now, size, num_evals),
+        trace=carry.trace and recorded(carry.trace, num_steps, now.value, now.grad_norm, size, num_evals),
     )
 
 
@@ -288,7 +293,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         here=_where(success, here, carry.here),
         status=jnp.where(success, found, jnp.where(_is_running(carry) & spent, Status.MAX_EVALS, carry.status)),
         num_evals=num_evals,
-        trace=carry.trace and _with_evals(carry.trace, carry.num_steps, num_evals),
+        trace=carry.trace and with_evals(carry.trace, carry.num_steps, num_evals),
         checks=jnp.array(False),
         next_check=2 * carry.num_steps + PATIENCE,
     )
@@ -320,22 +325,6 @@ def _inner_evaluations(new: Any, old: Any) -> Array:
 
     theirs = [jnp.asarray(count, jnp.int32) for _, count in optax.tree.get_all_with_path(new, "num_linesearch_steps")]
     return sum([*ours(new), *theirs], jnp.zeros((), jnp.int32)) - sum(ours(old), jnp.zeros((), jnp.int32))
-
-
-def _with_evals(trace: SolveTrace, row: Array, num_evals: Array) -> SolveTrace:
-    return trace._replace(num_evals=trace.num_evals.at[row].set(num_evals))
-
-
-def _blank_trace(length: int | None, start: _Point) -> SolveTrace | None:
-    if length is None:
-        return None
-    blank, none = jnp.full(length, jnp.nan, start.value.dtype), jnp.zeros(length, jnp.int32)
-    return _recorded(SolveTrace(blank, blank, blank, none), 0, start, jnp.zeros_like(start.value), 1)
-
-
-def _recorded(trace: SolveTrace, row: Any, point: _Point, step_size: Array, num_evals: Any) -> SolveTrace:
-    values = (point.value, point.grad_norm, step_size, num_evals)
-    return SolveTrace(*(rows.at[row].set(value) for rows, value in zip(trace, values, strict=True)))
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:

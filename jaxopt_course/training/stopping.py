@@ -21,7 +21,7 @@ from jaxopt_course.status import Case, Obstacle, Status, first_true
 from jaxopt_course.training.remaining import Remaining
 
 if TYPE_CHECKING:
-    from jaxopt_course.training.minimize import Result
+    from jaxopt_course.training.solve import Result
 
 PATIENCE = 10  # steps in a row that lower neither the value nor the gradient
 LITTLE_PATIENCE = 2  # the same, where next to nothing is left to gain

@@ -1,0 +1,123 @@
+"""One compiled solve, whole or a piece of it: what it is given as data, what it is compiled for, and its result."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
+from jaxopt_course.dtypes import working_dtype
+from jaxopt_course.optimizers.separable import Separable
+from jaxopt_course.training.implicit import Solution, with_derivatives
+from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
+from jaxopt_course.training.programs import Program
+from jaxopt_course.training.real_parameters import from_real_pairs, joined, real_pairs
+from jaxopt_course.training.solve_steps import Solve, solved
+from jaxopt_course.training.steps import scalar_and_aux
+from jaxopt_course.training.stopping import Stopping, describe
+
+
+class Result(NamedTuple):
+    """Where a solve ended and how; `str(result)` says it in a line.
+
+    `params`, `value`, `grad_norm` (the largest absolute entry of the gradient), `status` (a `Status`; positive is
+    success), `num_steps`, `num_evals` (of value and gradient; products with a Hessian are counted in `state`), `aux`
+    (what the objective returned beside its value, at `params`), `trace` (a `SolveTrace`, if asked for) and `state` (the
+    optimizer's, with its counters).
+    """
+
+    params: Params
+    value: Array
+    grad_norm: Array
+    status: Array
+    num_steps: Array
+    num_evals: Array
+    aux: PyTree = None
+    trace: Any = None
+    state: OptState = None
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+class Given(NamedTuple):
+    """What a solve is given, as data: arrays of the model alone, and a state or None."""
+
+    params: Params
+    data: Batch
+    state: OptState
+    stopping: Stopping
+    separable: Separable | None
+
+
+class Piece(NamedTuple):
+    """Which piece of a solve: from where the one before has stopped, None for the first, to step number `until`."""
+
+    carry: Any
+    until: Array | int
+
+
+class Options(NamedTuple):
+    """What a solve is compiled for."""
+
+    has_aux: bool
+    trace_length: int | None
+    keep_best: bool
+    implicit: bool
+
+
+@partial(Program, static_argnames=("options",))
+def solve(
+    callables: tuple[Objective, AnyOptimizer, PyTree], given: Given, piece: Piece | None = None, *, options: Options
+) -> tuple[Result, Any]:
+    """A solve with this objective, this optimizer and these functions of the model; for a piece also where it stopped.
+
+    A piece is not differentiable, and takes no arrays whose shardings are types.
+    """
+    objective, optimizer, functions = callables
+
+    def of_arrays(params: Params, *data: Batch) -> Any:
+        return objective(joined(params, functions), *data)
+
+    args = (given.params,) if given.data is None else (given.params, given.data)
+    given = given._replace(params=None, data=None)
+    if (mesh := explicit_mesh(args)) is None:
+        return _solved(optimizer, given, piece, options, of_arrays, *args)
+    result, _ = on_auto_axes(mesh, partial(_solved, optimizer, given, None, options), of_arrays, *args)
+    whole = replicated(result._replace(params=None, state=None), mesh)
+    return whole._replace(params=resharded_like(result.params, args[0], mesh), state=result.state), None
+
+
+def _solved(
+    optimizer: AnyOptimizer,
+    given: Given,
+    piece: Piece | None,
+    options: Options,
+    objective: Objective,
+    params: Params,
+    *data: Batch,
+) -> tuple[Result, Any]:
+    """The solve itself, for real pairs."""
+
+    def value_and_aux(pairs: Params, *data: Batch) -> tuple[Array, PyTree]:
+        return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), options.has_aux)
+
+    def run(
+        objective: Callable[[Params], tuple[Array, PyTree]], start: Params, rest: Any, separable: Separable | None
+    ) -> Solution:
+        state, stopping, piece = rest
+        dtype = working_dtype(start)
+        problem = Solve(start, objective, optimizer, stopping, options.keep_best, dtype, separable)
+        carry, after = solved(problem, state, options.trace_length, piece)
+        end = carry.here
+        record = carry.num_steps, carry.num_evals, carry.trace, carry.state, after
+        return Solution(end.params, end.value, end.aux, carry.status, end.grad_norm, carry.largest_grad, record)
+
+    start, rest = real_pairs(params), (given.state, given.stopping, piece)
+    if options.implicit and piece is None:
+        end = with_derivatives(run, value_and_aux, start, rest, data, given.separable)
+    else:
+        end = run(lambda pairs: value_and_aux(pairs, *data), start, rest, given.separable)
+    num_steps, num_evals, trace, state, after = end.record
+    whole = from_real_pairs(end.params, params)
+    result = Result(whole, end.value, end.grad_norm, end.status, num_steps, num_evals, end.aux, trace, state)
+    return result, after
