@@ -23,6 +23,9 @@ PROFILED = (
     "optax_lbfgs",
     "optimistix_bfgs",
     "jaxopt_lbfgs",
+    "scipy_tnc",
+    "scipy_trust_constr",
+    "jaxopt_lbfgsb",
 )
 
 
@@ -89,10 +92,12 @@ def profiles(parser: argparse.ArgumentParser) -> None:
     add(
         "--collection",
         default="mgh",
-        choices=("mgh", "cutest", "both"),
-        help="problems; cutest takes sif2jax and an hour or more (default: %(default)s)",
+        choices=("mgh", "cutest", "both", "bounded"),
+        help="problems; bounded are CUTEst's with bounds; cutest takes an hour or more, and both take sif2jax "
+        "(default: %(default)s)",
     )
-    rules(parser, PROFILED, "--solvers", "--optimizers")
+    rules(parser, PROFILED, "--solvers", "--optimizers", but=" that are for the collection")
+    parser.set_defaults(solvers=None)
     add("--problems", nargs="+", default=[], metavar="NAME", help="of the collection (default: all)")
     add(
         "--max-evals",
@@ -110,6 +115,11 @@ def solve(parser: argparse.ArgumentParser) -> None:
     image_set(parser)
     rules(parser, SOLVED_BY, "--methods", "--optimizers", but="; newton only where its Hessian fits")
     add("--l2", type=positive, default=1e-3, metavar="LAMBDA", help="strength of the L2 penalty (default: 1e-3)")
+    add(
+        "--l1",
+        action="store_true",
+        help="softmax regression by L-BFGS under an L1 penalty instead, for a path of strengths: which pixels matter",
+    )
     add("--max-steps", type=whole(1), default=1000, metavar="N", help="(default: %(default)s)")
     add(
         "--gtol",

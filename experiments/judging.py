@@ -1,6 +1,8 @@
 r"""What is so where a solver stopped, and what that makes of its claims.
 
-Every word of the tables has one meaning. Value f and gradient g are evaluated anew in float64 where a solver stopped.
+Every word of the tables has one meaning. Value f and gradient g are evaluated anew in float64 where a solver stopped,
+and a point outside the bounds has none. Within bounds, g is what these leave of the gradient, and H the Hessian among
+the parameters that they do not hold.
 
 - Solved at tau: f - f_best <= tau max(1, |f_best|), with f_best the lowest value that any of the solvers stopped at, or
   that is on the problem's record of minima; or f is as near to another value of that record; or, where a problem has no
@@ -35,11 +37,12 @@ COSTS = {
     "work": "evaluations + Hessian-vector products (a Hessian counts n)",
 }
 MEDIANS = (*(f"median_ratio_{cost}" for cost in COSTS), "median_on_common")
-COMMON = ("lbfgs", "scipy_lbfgsb", "optax_lbfgs", "jaxopt_lbfgs")
+COMMON = ("lbfgs", "scipy_lbfgsb", "optax_lbfgs", "jaxopt_lbfgs", "jaxopt_lbfgsb")  # those of them that took part
+LEAST_COMMON = 3
 RIVALS = {  # of ours: in which cost, and whom they are held against
     "lbfgs": ("evaluations", COMMON[1:]),
-    "newton": ("evaluations", ("scipy_trust_exact",)),
-    "newton_cg": ("work", ("scipy_trust_exact",)),
+    "newton": ("evaluations", ("scipy_trust_exact", "scipy_trust_constr")),
+    "newton_cg": ("work", ("scipy_trust_exact", "scipy_trust_constr")),
 }
 
 Row = dict[str, Any]
@@ -86,6 +89,10 @@ def look(task: Task, outcome: Outcome | Exception) -> Row:
         return {**numbers, **counts, "success": False, "status": crash, "crashed": True}
     value, grad = task.value_and_grad(outcome.params)
     grad, hessian = np.asarray(grad), np.asarray(task.hessian(outcome.params))
+    if task.bounds is not None:
+        value, grad, free = within_bounds(outcome.params, value, grad, *task.bounds)
+        grad, hessian = np.append(grad[free], 0), np.pad(hessian[np.ix_(free, free)], (0, 1))
+        hessian[-1, -1] = np.max(np.abs(np.diagonal(hessian)), initial=0) or 1  # also where none is free
     lowest, gain = np.nan, np.inf
     if np.isfinite(hessian).all() and np.isfinite(grad).all():
         curvatures, directions = np.linalg.eigh(hessian)
@@ -103,6 +110,21 @@ def look(task: Task, outcome: Outcome | Exception) -> Row:
         "status": outcome.status,
         "crashed": False,
     }
+
+
+def within_bounds(
+    params: np.ndarray, value: Any, grad: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The value, NaN outside the bounds; what they leave of the gradient; and which parameters they do not hold.
+
+    A parameter within rounding of a bound is at it, and as far as 1e-8 outside may be rounding too.
+    """
+    room = 1e-8 * np.maximum(1, np.abs(params))
+    if np.any(params < lower - room) or np.any(params > upper + room):
+        return np.nan, np.full_like(grad, np.nan), np.ones(len(grad), bool)
+    at_lower, at_upper = params - lower <= room, upper - params <= room
+    held = (at_lower & (grad > 0)) | (at_upper & (grad < 0)) | (at_lower & at_upper)
+    return value, np.where(held, 0, grad), ~held
 
 
 def near(value: float, best: float, tau: float) -> bool:
@@ -152,7 +174,7 @@ def summarise(rows: Sequence[Row], solvers: Mapping[str, Solver]) -> list[Row]:
         for cost, of in spent.items()
     }
     shared = [spent["evaluations"][name] for name in COMMON if name in spent["evaluations"]]
-    common = np.flatnonzero(np.isfinite(shared).all(axis=0)) if len(shared) == len(COMMON) else np.zeros(0, int)
+    common = np.flatnonzero(np.isfinite(shared).all(axis=0)) if len(shared) >= LEAST_COMMON else np.zeros(0, int)
     summary = []
     for name, solver in solvers.items():
         own = [row for row in rows if row["solver"] == name]

@@ -8,7 +8,7 @@ but for the tolerance. How evaluations are counted, and from what the history of
 - scipy: calls of the function it was given, which returns value and gradient; a Hessian counts as n products.
 - optax: one at the start, one for every step of its line search, one more whenever its own loop evaluates anew.
 - optimistix: one for every step, which evaluates the value, and the gradient if the step is accepted.
-- jaxopt: `num_fun_eval`, less one a step: a value that nobody uses, and XLA removes.
+- jaxopt L-BFGS: `num_fun_eval`, less one a step: a value that nobody uses, and XLA removes; L-BFGS-B: `num_fun_eval`.
 """
 
 import importlib
@@ -31,7 +31,8 @@ from experiments.solve import how_good
 
 
 class Task(NamedTuple):
-    """A problem to solve, compiled once for all that call it from Python. `recorded`: its known minimal values."""
+    """A problem to solve, compiled once for all that call it from Python. `recorded`: its known minimal values;
+    `bounds`: None, or the lower and the upper one of each parameter; the start is within them."""
 
     collection: str
     name: str
@@ -40,6 +41,7 @@ class Task(NamedTuple):
     recorded: tuple[float, ...]
     value_and_grad: Callable[[Any], Any]
     hessian: Callable[[Any], Any]
+    bounds: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Limits(NamedTuple):
@@ -59,13 +61,16 @@ class Outcome(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """`given`: what it was given beside the start; `drawn`: whether it is in the profiles."""
+    """`given`: what it was given beside the start; `drawn`: whether it is in the profiles; `bounded`: whether it takes
+    bounds, and whether it is for problems without."""
 
     label: str
     package: str
     given: str
     solve: Callable[[Task, Limits], Outcome]
     drawn: bool = True
+    bounded: bool = False
+    unbounded: bool = True
 
     @property
     def installed(self) -> bool:
@@ -73,10 +78,16 @@ class Solver(NamedTuple):
 
 
 def make_task(
-    collection: str, name: str, fn: Callable[[Any], Any], start: Any, recorded: tuple[float, ...] = ()
+    collection: str,
+    name: str,
+    fn: Callable[[Any], Any],
+    start: Any,
+    recorded: tuple[float, ...] = (),
+    bounds: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Task:
     value_and_grad, hessian = jax.jit(jax.value_and_grad(fn)), jax.jit(jax.hessian(fn))
-    return Task(collection, name, fn, np.asarray(start, float), recorded, value_and_grad, hessian)
+    start = np.asarray(start, float) if bounds is None else np.clip(np.asarray(start, float), *bounds)
+    return Task(collection, name, fn, start, recorded, value_and_grad, hessian, bounds)
 
 
 def lbfgs(task: Task, limits: Limits) -> Outcome:
@@ -96,7 +107,16 @@ def newton_cg(task: Task, limits: Limits) -> Outcome:
 
 def minimize(task: Task, limits: Limits, optimizer: Any, trace: bool = True) -> jc.Result:
     most = limits.max_evals  # a step takes at least one
-    return jc.minimize(task.fn, optimizer, task.start, gtol=limits.gtol, max_steps=most, max_evals=most, trace=trace)
+    return jc.minimize(
+        task.fn,
+        optimizer,
+        task.start,
+        bounds=task.bounds,
+        gtol=limits.gtol,
+        max_steps=most,
+        max_evals=most,
+        trace=trace,
+    )
 
 
 def outcome_of(result: jc.Result, products_after: Callable[[np.ndarray], np.ndarray]) -> Outcome:
@@ -162,11 +182,20 @@ def scipy_minimize(method: str, **options: Any) -> Callable[[Task, Limits], Outc
                 raise StopIteration
 
         given = {name: getattr(limits, value) if isinstance(value, str) else value for name, value in options.items()}
-        hess = hessian if method == "trust-exact" else None
+        optimize = importlib.import_module("scipy.optimize")
+        hess = hessian if method in ("trust-exact", "trust-constr") else None
+        bounds = None if task.bounds is None else optimize.Bounds(*task.bounds)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # it says in its result what it warns of
-            result = importlib.import_module("scipy.optimize").minimize(
-                value_and_grad, task.start, jac=True, hess=hess, method=method, callback=stop, options=given
+            result = optimize.minimize(
+                value_and_grad,
+                task.start,
+                jac=True,
+                hess=hess,
+                method=method,
+                bounds=bounds,
+                callback=None if method == "TNC" else stop,  # it counts its evaluations itself
+                options=given,
             )
         status = f"{result.status}: {result.message}"
         success = bool(result.success) and not out_of_budget  # trust-exact forgets that it was stopped
@@ -228,6 +257,29 @@ def jaxopt_lbfgs(task: Task, limits: Limits) -> Outcome:
     return Outcome(params, success, said(success, spent, limits), no_products(history[: step + 1]), spent, 0)
 
 
+def jaxopt_lbfgsb(task: Task, limits: Limits) -> Outcome:
+    solver = importlib.import_module("jaxopt").LBFGSB(task.fn, tol=limits.gtol)
+    bounds = tuple(map(jnp.asarray, task.bounds or (-np.inf, np.inf)))
+
+    def going(carry: Any) -> jax.Array:
+        _, state, _, step = carry
+        return (state.error > solver.tol) & (state.num_fun_eval < limits.max_evals) & (step < limits.max_evals)
+
+    def body(carry: Any) -> Any:
+        params, state, history, step = carry
+        params, state = solver.update(params, state, bounds)
+        history = history.at[step + 1].set(jnp.stack([state.value, state.num_fun_eval.astype(float)]))
+        return params, state, history, step + 1
+
+    @jax.jit
+    def run(start: jax.Array) -> Any:
+        return lax.while_loop(going, body, (start, solver.init_state(start, bounds), *blank(task, limits)))
+
+    params, state, history, step = jax.device_get(run(jnp.asarray(task.start)))
+    success, spent = bool(state.error <= solver.tol), int(state.num_fun_eval)
+    return Outcome(params, success, said(success, spent, limits), no_products(history[: step + 1]), spent, 0)
+
+
 def optimistix_bfgs(task: Task, limits: Limits) -> Outcome:
     optimistix = importlib.import_module("optimistix")
     values: list[float] = []
@@ -286,14 +338,15 @@ def at_best_rate(make: Callable[..., Any], task: Task, limits: Limits) -> Outcom
 
 
 SOLVERS: dict[str, Solver] = {
-    "lbfgs": Solver("L-BFGS", "jax", "gtol", lbfgs),
-    "newton": Solver("Newton", "jax", "gtol", newton),
-    "newton_cg": Solver("Newton-CG", "jax", "gtol", newton_cg),
+    "lbfgs": Solver("L-BFGS", "jax", "gtol", lbfgs, bounded=True),
+    "newton": Solver("Newton", "jax", "gtol", newton, bounded=True),
+    "newton_cg": Solver("Newton-CG", "jax", "gtol", newton_cg, bounded=True),
     "scipy_lbfgsb": Solver(
         "scipy L-BFGS-B",
         "scipy",
         "gtol; ftol=0, so that the gradient alone decides",
         scipy_minimize("L-BFGS-B", gtol="gtol", ftol=0, maxfun="max_evals", maxiter="max_evals"),
+        bounded=True,
     ),
     "scipy_lbfgsb_defaults": Solver(
         "L-BFGS-B (defaults)",
@@ -301,6 +354,7 @@ SOLVERS: dict[str, Solver] = {
         "nothing: ftol=2.2e-9, gtol=1e-5",
         scipy_minimize("L-BFGS-B", maxfun="max_evals", maxiter="max_evals"),
         drawn=False,
+        bounded=True,
     ),
     "scipy_bfgs": Solver("scipy BFGS", "scipy", "gtol", scipy_minimize("BFGS", gtol="gtol", maxiter="max_evals")),
     "scipy_trust_exact": Solver(
@@ -317,4 +371,28 @@ SOLVERS: dict[str, Solver] = {
         optimistix_bfgs,
     ),
     "jaxopt_lbfgs": Solver("jaxopt L-BFGS", "jaxopt", "tol=gtol, for the Euclidean norm", jaxopt_lbfgs),
+    "scipy_tnc": Solver(
+        "scipy TNC",
+        "scipy",
+        "gtol; ftol=xtol=0, so that the gradient alone decides",
+        scipy_minimize("TNC", gtol="gtol", ftol=0, xtol=0, maxfun="max_evals"),
+        bounded=True,
+        unbounded=False,
+    ),
+    "scipy_trust_constr": Solver(
+        "scipy trust-constr",
+        "scipy",
+        "gtol; xtol=0; the Hessian from jax.hessian",
+        scipy_minimize("trust-constr", gtol="gtol", xtol=0, maxiter="max_evals"),
+        bounded=True,
+        unbounded=False,
+    ),
+    "jaxopt_lbfgsb": Solver(
+        "jaxopt L-BFGS-B",
+        "jaxopt",
+        "tol=gtol, for the projected gradient",
+        jaxopt_lbfgsb,
+        bounded=True,
+        unbounded=False,
+    ),
 }

@@ -30,10 +30,11 @@ from experiments.runs import Run, finite, plain, sha256, start_run
 
 LARGEST = 100  # unknowns of a CUTEst problem
 CLEARED = 20  # problems between two emptyings of the cache of compiled functions
-TITLES = {"mgh": "Moré-Garbow-Hillstrom", "cutest": "CUTEst"}
+TITLES = {"mgh": "Moré-Garbow-Hillstrom", "cutest": "CUTEst", "bounded": "CUTEst within bounds"}
 SOURCES = {
     "mgh": "Moré, Garbow and Hillstrom 1981, as in jaxopt_course.mgh",
     "cutest": f"CUTEst as in sif2jax, unconstrained, n <= {LARGEST}",
+    "bounded": f"CUTEst as in sif2jax, with bounds alone, Hock and Schittkowski's among them, n <= {LARGEST}",
 }
 INTRODUCTION = (
     "Which solver gets there, how often, and for how many evaluations? And whose word can be taken for it? "
@@ -44,8 +45,7 @@ INTRODUCTION = (
 def run(args: argparse.Namespace) -> int:
     """Solve, judge, write the folder, print the tables. 1 if one of ours claims falsely or crashes."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
-    contestants((name for name in args.solvers if name not in SOLVERS), SOLVERS)  # says at once what is wrong
-    solvers = {name: solver_of(name) for name in args.solvers}
+    solvers = asked_solvers(args)
     with jax.enable_x64(True), start_run("profiles", asked, args.out) as folder:
         tasks, limits = load_tasks(args), Limits(args.gtol, args.max_evals)
         collections = list(dict.fromkeys(task.collection for task in tasks))
@@ -93,9 +93,22 @@ def run(args: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
+def asked_solvers(args: argparse.Namespace) -> dict[str, Solver]:
+    """The solvers of the command line, or all that are for the collection."""
+    kind = "bounded" if args.collection == "bounded" else "unbounded"
+    if args.solvers is None:
+        return {name: solver for name, solver in SOLVERS.items() if getattr(solver, kind)}
+    contestants((name for name in args.solvers if name not in SOLVERS), SOLVERS)  # says at once what is wrong
+    solvers = {name: solver_of(name) for name in args.solvers}
+    if unfit := [name for name, solver in solvers.items() if not getattr(solver, kind) and name in SOLVERS]:
+        raise UsageError(f"{', '.join(unfit)} cannot solve --collection {args.collection}")
+    return solvers
+
+
 def load_tasks(args: argparse.Namespace) -> list[Task]:
-    makers = {"mgh": mgh, "cutest": cutest}
-    tasks = [task for name in makers if args.collection in (name, "both") for task in makers[name]()]
+    makers = {"mgh": mgh, "cutest": cutest, "bounded": bounded}
+    names = ("mgh", "cutest") if args.collection == "both" else (args.collection,)
+    tasks = [task for name in names for task in makers[name]()]
     if not args.problems:
         return tasks
     if unknown := set(args.problems) - {task.name for task in tasks}:
@@ -110,13 +123,27 @@ def mgh() -> Iterator[Task]:
 
 def cutest() -> Iterator[Task]:
     """Its expected values are not all right, and so not used."""
+    for problem, start, unravel in from_sif2jax("unconstrained_minimisation_problems"):
+        yield make_task("cutest", problem.name, objective_of(problem, unravel), start)
+
+
+def bounded() -> Iterator[Task]:
+    """The same with bounds and no other constraint."""
+    for problem, start, unravel in from_sif2jax("bounded_minimisation_problems"):
+        bounds = [np.broadcast_to(np.asarray(ravel_pytree(bound)[0], float), start.shape) for bound in problem.bounds]
+        fn = objective_of(problem, unravel)
+        yield make_task("bounded", problem.name, fn, start, bounds=(bounds[0], bounds[1]))
+
+
+def from_sif2jax(kind: str) -> Iterator[tuple[Any, np.ndarray, Callable[[Any], Any]]]:
+    """Its problems of a kind with few unknowns: the problem, its start as a vector, and the way back."""
     if find_spec("sif2jax") is None:
-        raise UsageError("--collection cutest needs sif2jax: pip install 'jaxopt_course[peers]'")
-    problems = importlib.import_module("sif2jax").unconstrained_minimisation_problems
+        raise UsageError("--collection cutest and bounded need sif2jax: pip install 'jaxopt_course[peers]'")
+    problems = getattr(importlib.import_module("sif2jax"), kind)
     for problem in {problem.name: problem for problem in problems}.values():
         start, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, float), problem.y0))
         if len(start) <= LARGEST:
-            yield make_task("cutest", problem.name, objective_of(problem, unravel), start)
+            yield problem, np.asarray(start), unravel
 
 
 def objective_of(problem: Any, unravel: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -207,13 +234,14 @@ CLAIMS: dict[str, Callable[[Row], str]] = {
 
 def tables(title: str, rows: list[Row], summary: list[Row], lost: list[Row], limits: Limits) -> Iterator[Table]:
     count = len({row["problem"] for row in rows})
+    shared = [row["label"] for row in summary if row["solver"] in COMMON and row["installed"]]
     common = max((row["common_problems"] or 0 for row in summary), default=0)
     bottomless = len({row["problem"] for row in rows if row["bottomless"]})
     note = (
         f"float64, gtol {limits.gtol:g}, at most {limits.max_evals:,} evaluations of value and gradient. Problems "
         "solved within either tau, and how many of these at another minimum than the best; claims that are not so. "
         f"Medians: evaluations (work: plus Hessian-vector products) to {TAUS[1]:g} in multiples of the best solver's; "
-        f"evaluations on the {common} problems that {', '.join(SOLVERS[name].label for name in COMMON)} all solve. "
+        f"evaluations on the {common} problems that {', '.join(shared)} all solve. "
         f"{bottomless} without a minimum."
     )
     cells = [

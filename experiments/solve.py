@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 import jaxopt_course as jc
+from experiments import solve_l1
 from experiments.contestants import CONTESTANTS, contestant, contestants
 from experiments.problems import LOSSES, describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
@@ -94,6 +95,8 @@ class Solve(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Solve both problems by every method, write the folder, print the tables. 1 if a claim of success is false."""
+    if args.l1:
+        return solve_l1.run(args)
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     contestants(
         (name for name in args.methods if name not in METHODS), METHODS

@@ -18,7 +18,7 @@ from jaxopt_course.plots.landscapes import (
 )
 from jaxopt_course.plots.motion import curves, write_descent
 from jaxopt_course.plots.profiles import performance_profiles
-from jaxopt_course.plots.solves import convergence_curves
+from jaxopt_course.plots.solves import coefficient_paths, convergence_curves
 from jaxopt_course.plots.style import line_style, line_styles
 from jaxopt_course.plots.sweeps import (
     expected_best,
@@ -32,6 +32,7 @@ from jaxopt_course.plots.trails import noisy_ensemble, surface_3d, trajectories
 __all__ = [
     "basin_map",
     "beside_theory",
+    "coefficient_paths",
     "confusion_matrix",
     "contract_grid",
     "convergence_curves",

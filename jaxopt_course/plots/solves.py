@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +18,36 @@ THREADED = 14  # names farther away than this hang on a thread
 DOT, MARGIN = 4, 2  # half a dot in points; pixels around a name
 COLUMN = 6  # pixels: of ends in one such column the highest is named first; columns go from right to left
 WORSE, FAR = 5, 0.15  # costs, where a point of a line under a name is 1: of a thread over a name or dot, of distance
+
+
+def coefficient_paths(strengths: np.ndarray, coefficients: np.ndarray, *, title: str) -> Figure:
+    """Coefficients against the strength of an L1 penalty, the strongest on the left; below, how many are not 0.
+
+    Args:
+      strengths: `[S]`, positive, in any order.
+      coefficients: `[S, n]`.
+      title: of what, and on which data.
+
+    Returns:
+      A figure with a logarithmic axis of strengths.
+    """
+    order = np.argsort(-np.asarray(strengths, float))
+    strengths, coefficients = np.asarray(strengths, float)[order], np.asarray(coefficients, float)[order]
+    figure = Figure(figsize=(8.0, 6.0), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    _dress(upper, title, "", "coefficient")
+    _dress(lower, "", "strength", "not 0")
+    moving = coefficients[:, np.any(coefficients != 0, axis=0)]
+    final = moving[-1] if moving.size else np.zeros(0)
+    colours = colormaps["coolwarm"](0.5 + 0.5 * final / max(np.abs(final).max(initial=0), np.finfo(float).tiny))
+    for path, colour in zip(moving.T, colours, strict=True):
+        upper.plot(strengths, path, color=colour, linewidth=0.8)
+    upper.axhline(0, color="0.3", linewidth=0.8)
+    lower.plot(strengths, np.sum(coefficients != 0, axis=1), color="0.2", marker="o", markersize=3)
+    lower.set_ylim(bottom=0)
+    _log_scale(lower, "x", decades=True)
+    lower.invert_xaxis()
+    return figure
 
 
 def convergence_curves(
