@@ -59,24 +59,30 @@ def largest_factor(num_evals: Array, dtype: Any) -> Array:
     return (10.0 ** jnp.clip(2.0 ** (num_evals - 2).astype(dtype), 1, 16)).astype(dtype)
 
 
-def inside(low: Array, high: Array, num_evals: Array) -> Array:
+def inside(low: Array, high: Array, num_evals: Array, noise: Array) -> Array:
     """Where the cubic through both ends is least, not too near to either; nearer to the start from trial to trial."""
     width, halve = high[0] - low[0], num_evals % 3 == 0
     nearest = jnp.where(low[0] > 0, 0.1, 1 / largest_factor(num_evals, width.dtype))
-    part = jnp.clip(cubic_minimum(low, high), nearest, 0.9)
+    part = jnp.clip(least_between(low, high, noise), nearest, 0.9)
     part = jnp.where(jnp.isfinite(part + high[1]), part, jnp.minimum(0.2, 2 * nearest))
     decades = (low[0] > 0) & (high[0] > DECADES * low[0])
     middle = jnp.where(decades, (jnp.sqrt(low[0]) * jnp.sqrt(high[0]) - low[0]) / width, 0.5)
     return low[0] + width * jnp.where(halve, middle, part)
 
 
-def cubic_minimum(a: Array, b: Array) -> Array:
-    """Where the cubic through two trials is least, as a part of the way from a to b."""
+def least_between(a: Array, b: Array, noise: Array) -> Array:
+    """Where the cubic through two trials is least, as a part of the way from a to b.
+
+    Where all that the slopes promise on the way is below the rounding of the value, values tell nothing: the slopes
+    alone then tell where a parabola is least.
+    """
     width = b[0] - a[0]
     slope_a, slope_b = a[2] * width, b[2] * width
     z = slope_a + slope_b - 3 * (b[1] - a[1])
     root = jnp.sqrt(jnp.maximum(z * z - slope_a * slope_b, 0))
-    return 1 - (slope_b + root - z) / (slope_b - slope_a + 2 * root)
+    cubic = 1 - (slope_b + root - z) / (slope_b - slope_a + 2 * root)
+    lost = (jnp.maximum(jnp.abs(slope_a), jnp.abs(slope_b)) <= noise) & (slope_a < 0) & (slope_b > 0)
+    return jnp.where(lost, slope_a / (slope_a - slope_b), cubic)
 
 
 def outwards(low: Array, trial: Array, num_evals: Array) -> Array:
