@@ -29,7 +29,6 @@ def test_ends_at_a_published_minimum(method: str, name: str) -> None:
 
 HUMBLE = {
     ("newton", "linear_rank_one_zero"),  # its Hessian has rank one: what is left is lost in its rounding
-    ("newton", "biggs_exp6"),  # the published point is a saddle, and the result says so
 }
 
 

@@ -13,12 +13,15 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
+from jaxopt_course.annotations import Array, Optimizer, Params, Updates
 from jaxopt_course.dtypes import norm, widened
+from jaxopt_course.optimizers.dense_hessian import newton_direction as newton_direction
+from jaxopt_course.optimizers.dense_hessian import newton_model
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
 from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
+from jaxopt_course.optimizers.saddles import search_out
 from jaxopt_course.optimizers.searched import (
     Search,
     decrement,
@@ -61,7 +64,8 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
     t is `learning_rate`, or what the line search makes of it: then it is the first length tried. H is scaled to a
     diagonal of ones, so that the units of the parameters do not matter, and solved by Cholesky where it is positive
     definite. Any other loses the signs of its eigenvalues, $Q |\Lambda| Q^T$, and its step is cut to twice the length
-    of the last one; such shifts are counted.
+    of the last one; such shifts are counted. Near a saddle, where such a step would gain nothing, it goes along the
+    lowest curvature instead, and looks for a minimum from a tenth of the size of the parameters on.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. It costs n products with the
     Hessian and n^3/3 operations for n parameters; `newton_cg` costs neither.
@@ -111,67 +115,30 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         _, product = jax.linearize(lambda w: ravel_pytree(jax.grad(inputs.value_fn)(unravel(w)))[0], w)
         hessian = jax.vmap(product, out_axes=1)(jnp.eye(len(w), dtype=w.dtype))
         usable = jnp.all(jnp.isfinite(hessian))
-        newton_step, gain, lowest, definite = newton_direction(jnp.where(usable, hessian, 0), g, state.radius)
-        direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
+        model = newton_model(jnp.where(usable, hessian, 0), g, state.radius)
+        direction, first = unravel(model.direction), jnp.asarray(rate(state.count), w.dtype)
         inputs = inputs.frozen_where(~usable)
-        if line_search is not None:
+        if line_search is None:
+            step = full_step(inputs, first)
+        else:
             direction, first = unless_retreating(direction, first, state.reset_status, inputs)
-        step = full_step(inputs, first) if line_search is None else search_along(line_search, inputs, direction, first)
-        after = retreat(step, gain, state.reset_status, inputs)
+            bend = jnp.where(state.reset_status < 0, 0, model.lowest)
+            direction, step = search_out(
+                line_search, inputs, direction, first, unravel(model.escape), bend, state.radius
+            )
+        after = retreat(step, model.gain, state.reset_status, inputs)
         status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         reached = lax.stop_gradient(step.length * norm(direction, step.length.dtype))
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
-            next_search(state.search, step, status, jnp.where(usable, gain, jnp.inf)),
-            total_count(state.num_shifts, (~definite).astype(jnp.int32)),
-            lowest,
+            next_search(state.search, step, status, jnp.where(usable, model.gain, jnp.inf)),
+            total_count(state.num_shifts, (~model.definite).astype(jnp.int32)),
+            model.lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
             after.remembered,
         )
 
     return Optimizer(init, update)
-
-
-def newton_direction(
-    hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
-) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
-    """-H^-1 g, what its model has left to gain, the lowest curvature of H, and whether it is positive definite.
-
-    Where it is not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0. H is
-    first scaled to a diagonal of ones, so that the units of the parameters do not matter.
-    """
-    eps = jnp.finfo(g.dtype).eps
-    diagonal = jnp.abs(jnp.diagonal(hessian))
-    scale = lax.rsqrt(jnp.where(diagonal > eps**2 * jnp.max(diagonal), diagonal, 1))
-    scaled_hessian, scaled_g = scale[:, None] * hessian * scale[None], scale * g
-    factor = jnp.linalg.cholesky(scaled_hessian)
-    pivots = jnp.diagonal(factor) ** 2
-    definite = jnp.all(pivots > eps * jnp.max(pivots))  # False where a pivot is NaN
-
-    def solve() -> tuple[Array, Array]:
-        return jax.scipy.linalg.cho_solve((factor, True), scaled_g), jnp.min(pivots / scale**2)
-
-    def reflect() -> tuple[Array, Array]:
-        # Under vmap both branches run: this one then waits for the other, and has little to do where it is not asked.
-        values, vectors = jnp.linalg.eigh(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), scaled_hessian))
-        largest = jnp.max(jnp.abs(values))
-        noise = 4 * len(g) * eps * largest
-        along = vectors.T @ scaled_g
-        sizes = jnp.where(largest > 0, jnp.maximum(jnp.abs(values), noise), 1)
-        step = vectors @ jnp.where(along == 0, 0, along / sizes)
-        lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)  # along that direction, in the units of H
-        return step, jnp.where(values[0] < -noise, lowest, 0)
-
-    direction, lowest = lax.cond(definite, solve, reflect)
-    direction = -scale * direction
-    convex = (lowest >= 0) & (jnp.max(diagonal) > 0)
-    gain = lax.stop_gradient(jnp.where(convex, decrement(jnp.dot(g, direction)), jnp.inf))
-    size = lax.stop_gradient(jnp.max(jnp.abs(direction), initial=0))
-    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
-    length = size * jnp.linalg.norm(direction / size)  # its square may be beyond all range where its length is not
-    cut = jnp.where(definite | (length <= radius), 1, radius.astype(g.dtype) / length)
-    direction = lax.stop_gradient(cut) * direction
-    return direction, gain, lowest.astype(radius.dtype), definite
 
 
 class NewtonCGState(NamedTuple):
