@@ -242,6 +242,29 @@ def test_newton_cg_claims_no_more_than_its_inner_solves_know() -> None:
     assert left <= 1e-8 * gained
 
 
+@pytest.mark.parametrize("name", ["meyer", "powell_badly_scaled", "linear_rank_one"])
+def test_newton_cg_ends_alike_however_its_inner_solves_are_rounded(name: str) -> None:
+    """Conditions of 1e14 to 1e16, and a Hessian of rank one."""
+    problem, rng = jc.mgh.PROBLEMS[name], np.random.default_rng(0)
+    starts = problem.start * (1 + 1e-13 * rng.standard_normal((50, *problem.start.shape)))
+    solve = lambda w: jc.minimize(problem.fn, jc.newton_cg(), w, max_steps=3000)._replace(state=None)  # noqa: E731
+    result, least = jax.jit(jax.vmap(solve))(starts), problem.minima[0].value
+    assert np.all(result.status > 0), str(result)
+    np.testing.assert_allclose(result.value, least, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [8, 60])
+def test_a_claim_of_newton_cg_holds_where_its_inner_solve_has_not_met_the_lowest_curvature(size: int) -> None:
+    """Curvatures of 1 to 1e-12: what is left lies along the lowest of them, where the gradient is least."""
+    curvatures = jnp.geomspace(1, 1e-12, size)
+    f: Callable[[Any], Any] = lambda w: jnp.sum(curvatures * (jnp.cosh(w) - 1))  # noqa: E731
+    for rng in map(np.random.default_rng, range(5)):
+        start = jnp.asarray(rng.standard_normal(size))
+        result = jc.minimize(f, jc.newton_cg(), start)
+        assert result.status <= 0 or result.value <= 1.01e-8 * f(start), str(result)
+        assert result.status != Status.GRADIENT_NORM or result.value <= 1e-17 * f(start), str(result)
+
+
 def test_conjugate_gradients_on_what_has_no_curvature() -> None:
     g = jnp.array([3.0, 4.0])
     flat = compiled_cg(jnp.zeros((2, 2)), g)

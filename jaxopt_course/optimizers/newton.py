@@ -18,7 +18,7 @@ from jaxopt_course.dtypes import norm, widened
 from jaxopt_course.optimizers.dense_hessian import newton_direction as newton_direction
 from jaxopt_course.optimizers.dense_hessian import newton_model
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
-from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.inner_solve import most_hidden_gain, scaled_cg, truncated_cg, way_out
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.saddles import search_out
@@ -29,12 +29,14 @@ from jaxopt_course.optimizers.searched import (
     init_search,
     next_search,
     retreat,
-    search_along,
     search_inputs,
     total_count,
     unless_retreating,
 )
 from jaxopt_course.status import Status
+
+FEW = 32  # parameters: as many products with the Hessian find its diagonal
+NEARLY_ZERO = 1e-6  # of the largest gradient: from there on inner solves are nearly exact
 
 
 class NewtonState(NamedTuple):
@@ -167,10 +169,15 @@ def newton_cg(
 
     $$w \leftarrow w + t d, \qquad |H d + g| \le \min\bigl(\tfrac12, \sqrt{|g| / |g|_{max}}\bigr)\, |g|$$
 
-    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. The Hessian is never
-    formed; the inner solve multiplies with it, which costs about what a gradient costs. Where it
+    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. Once |g| is below a
+    millionth of it, the inner solve goes on until its residual is |g|^2 / |g|_max: a success rests on what such a solve
+    may have missed. The inner solve multiplies with the Hessian, which costs about what a gradient costs. Where it
     meets a direction p of negative curvature it ends, and goes along p as far as it would if the curvature were
-    positive.
+    positive; near a saddle it looks for a minimum along p, from a tenth of the size of the parameters on.
+
+    For at most 32 parameters the inner solve works in units in which the Hessian has a diagonal of ones, which costs a
+    product for each parameter, unless `preconditioner` or `max_products` is given. For more parameters the Hessian is
+    never formed.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass.
 
@@ -216,7 +223,8 @@ def newton_cg(
         inputs = search_inputs("newton_cg", grads, params, **keywords)
         wide, dtype = widened(params), state.search.step_size.dtype
         _, linear = jax.linearize(jax.grad(inputs.value_fn), wide)
-        most = max_products or min(2 * sum(leaf.size for leaf in jax.tree.leaves(grads)) + 10, 500)
+        size = sum(leaf.size for leaf in jax.tree.leaves(grads))
+        most = max_products or min(2 * size + 10, 500)
 
         def product(v: Updates) -> Updates:
             return optax.tree.cast(linear(optax.tree.cast_like(v, wide)), dtype)
@@ -227,15 +235,22 @@ def newton_cg(
         g = optax.tree.cast(grads, dtype)
         grad_norm = norm(g, dtype)
         largest_grad = jnp.maximum(state.largest_grad, grad_norm)
-        forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
-        inner = truncated_cg(product, g, inverse, jnp.where(inputs.is_active, most, 0), forcing)
-        first = jnp.asarray(rate(state.count), dtype)
-        slope = optax.tree.vdot(g, inner.solution)
+        ratio = grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)
+        forcing = jnp.where(ratio < NEARLY_ZERO, ratio, jnp.minimum(0.5, jnp.sqrt(ratio)))
+        allowed = jnp.where(inputs.is_active, most, 0)
+        if preconditioner is None and max_products is None and size <= FEW:
+            inner, back = scaled_cg(product, g, allowed, forcing)
+        else:
+            inner, back = truncated_cg(product, g, inverse, allowed, forcing), lambda v: v
+        first, solution = jnp.asarray(rate(state.count), dtype), back(inner.solution)
+        slope = optax.tree.vdot(g, solution)
         usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
         inputs = inputs.frozen_where(~usable)
-        direction, first = unless_retreating(inner.solution, first, state.reset_status, inputs)
-        step = search_along(line_search, inputs, direction, first)
-        gain = jnp.where(usable & ~inner.negative, decrement(slope) + hidden_gain(inner, dtype), jnp.inf)
+        direction, first = unless_retreating(solution, first, state.reset_status, inputs)
+        out, bend = way_out(inner, back, g, dtype)
+        gain = jnp.where(usable & (bend == 0), decrement(slope) + most_hidden_gain(inner, dtype), jnp.inf)
+        bend = jnp.where(usable & (state.reset_status == 0), bend, 0)
+        direction, step = search_out(line_search, inputs, direction, first, out, bend, jnp.zeros((), dtype))
         after = retreat(step, gain, state.reset_status, inputs)
         status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         return scaled(step.length, direction, params), NewtonCGState(

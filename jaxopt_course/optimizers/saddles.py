@@ -4,24 +4,14 @@ Near a saddle the gradient is next to 0, and a step that takes its length from t
 direction v of length 1 with v'Hv = -c < 0 the model falls by c t^2 / 2 however small the gradient is.
 """
 
-from typing import NamedTuple
-
+import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, Updates
 from jaxopt_course.dtypes import norm, rounding, vdot
 from jaxopt_course.optimizers.line_search import LineSearch, Step
 from jaxopt_course.optimizers.searched import FIRST_MOVE, SearchInputs, search_along
-
-
-class _Departure(NamedTuple):
-    """A direction, its first length, and the gradient to tell the search."""
-
-    direction: Updates
-    first_length: Array
-    grad: Updates
 
 
 def search_out(
@@ -48,26 +38,24 @@ def search_out(
       The direction that was searched, and the step.
     """
     dtype = radius.dtype
-    bend, far, noise = (
-        jnp.maximum(-curvature.astype(dtype), 0),
-        first_trial(inputs, curvature, radius),
-        rounding(inputs.value),
-    )
+    bend, far = jnp.maximum(-curvature.astype(dtype), 0), first_trial(inputs, curvature, radius)
     fall, promise = 0.5 * bend * far * far, -0.5 * vdot(inputs.grad, direction, dtype)
-    leaves = (bend > 0) & (promise <= jnp.maximum(noise.astype(dtype), jnp.sqrt(jnp.finfo(dtype).eps) * fall))
-    leaves = lax.stop_gradient(leaves & (first_length > 0) & jnp.isfinite(fall))
+    nothing = jnp.maximum(rounding(inputs.value).astype(dtype), jnp.sqrt(jnp.finfo(dtype).eps) * fall)
+    leaves = (bend > 0) & (promise <= nothing)
+    leaves = lax.stop_gradient(leaves & (first_length > 0) & (fall > 0) & jnp.isfinite(fall))
 
-    def depart() -> _Departure:
-        # The slope at the start says nothing: the search is told that of the parabola, on average over the first trial.
-        step = optax.tree.scale(far, optax.tree.cast(out, dtype))
-        told = optax.tree.add_scale(optax.tree.cast(inputs.grad, dtype), -0.5 * bend, step)
-        one = jnp.ones_like(first_length)
-        return _Departure(optax.tree.cast_like(step, direction), one, optax.tree.cast_like(told, inputs.grad))
+    # The slope at the start says nothing: the search is told that of the parabola, on average over the first trial.
+    def way(d: Array, v: Array) -> Array:
+        return jnp.where(leaves, far.astype(d.dtype) * v.astype(d.dtype), d)
 
-    way = lax.cond(leaves, depart, lambda: _Departure(direction, first_length, inputs.grad))
-    step = search_along(line_search, inputs._replace(grad=way.grad), way.direction, way.first_length)
-    own = lax.cond(step.length > 0, lambda: step.point.grad, lambda: inputs.grad)  # where it did not move
-    return way.direction, step._replace(point=step.point._replace(grad=own))
+    def told(g: Array, d: Array) -> Array:
+        return jnp.where(leaves, g - 0.5 * bend.astype(g.dtype) * d.astype(g.dtype), g)
+
+    direction, length = jax.tree.map(way, direction, out), jnp.where(leaves, 1, first_length)
+    grads = jax.tree.map(told, inputs.grad, direction)
+    step = search_along(line_search, inputs._replace(grad=grads), direction, length)
+    own = jax.tree.map(lambda new, old: jnp.where(step.length > 0, new, old), step.point.grad, inputs.grad)
+    return direction, step._replace(point=step.point._replace(grad=own))  # the gradient of the start if it did not move
 
 
 def first_trial(inputs: SearchInputs, curvature: Array, radius: Array) -> Array:
