@@ -68,7 +68,7 @@ class _Search(NamedTuple):
     length: Array  # of the next trial
     low: Array  # the best trial so far, at first the start
     high: Array  # the other end of the bracket, at first infinitely far
-    telling: Array  # the last trial that rose although the fall that it promised stands out from rounding
+    telling: Array  # the last two trials that rose although the fall they promised stands out from rounding, [2, 3]
     curvature: Array  # of phi between the start and the last trial at which the slope had changed by half or more
     grad: Updates  # at the last trial
     aux: PyTree
@@ -289,7 +289,7 @@ def _begin(
         length=jnp.asarray(first_length, dtype),
         low=start,
         high=jnp.full_like(start, jnp.inf),
-        telling=jnp.full_like(start, jnp.nan),
+        telling=jnp.full((2, 3), jnp.nan, dtype),
         curvature=jnp.full((), jnp.nan, dtype),
         grad=widened(grads),
         aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),

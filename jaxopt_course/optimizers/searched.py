@@ -165,12 +165,13 @@ def next_search(search: Search, step: Step, status: Array, gain: Array) -> Searc
     """The record after a step."""
     dtype = search.step_size.dtype
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
-    lost = status == Status.ROUNDOFF_LIMITED
+    obstacle = jnp.asarray(step.obstacle, jnp.int32)
+    lost = (status == Status.ROUNDOFF_LIMITED) & (obstacle != Obstacle.KINK)  # the search may be another than the first
     return Search(
         step_size=step.length.astype(dtype),
         num_evals=total_count(search.num_evals, step.num_evals),
         status=status.astype(jnp.int32),
-        obstacle=jnp.where(lost, jnp.int32(Obstacle.ROUNDING), jnp.asarray(step.obstacle, jnp.int32)),
+        obstacle=jnp.where(lost, jnp.int32(Obstacle.ROUNDING), obstacle),
         gain=gain.astype(dtype),
         evaluation=point,
     )
