@@ -43,29 +43,36 @@ def hidden_gain(inner: InnerSolve, dtype: Any) -> Array:
     return jnp.where(jnp.isfinite(hidden), hidden, 0)
 
 
-def most_hidden_gain(inner: InnerSolve, dtype: Any) -> Array:
-    r"""The most that the residual may hide from the decrement of an inexact solve, $|r|^2 / (2 \mu)$.
+def gain_after(inner: InnerSolve, product: Callable[[Updates], Updates], converged: Array, dtype: Any) -> Array:
+    """What an inexact solve leaves to gain: its `hidden_gain`, or what a step along the residual gains if that is more.
 
-    $\mu$ is the lowest curvature that can be told from the rounding of the products, eps times the largest: the solve
-    may not have met the lowest. The rounding of the residual itself counts too.
+    The latter takes another product, where the solve has not `converged`: its lowest curvature may then be far above
+    that along the residual, which rounding hides only below eps times the largest.
     """
-    lowest = jnp.finfo(dtype).eps * inner.largest
-    return gain_along(norm(inner.residual, dtype) + lowest * norm(inner.solution, dtype), lowest)
+
+    def along_the_residual() -> Array:
+        size = norm(inner.residual, dtype)
+        unit = optax.tree.scale(1 / jnp.where(size > 0, size, 1), inner.residual)
+        curvature = optax.tree.vdot(unit, product(unit)).astype(dtype)
+        return gain_along(size, jnp.maximum(curvature, jnp.finfo(dtype).eps * inner.largest))
+
+    return jnp.maximum(hidden_gain(inner, dtype), lax.cond(converged, lambda: jnp.zeros((), dtype), along_the_residual))
 
 
-def scaled_cg(
-    product: Callable[[Updates], Updates], grads: Updates, max_products: Array | int, forcing: Array | float
-) -> tuple[InnerSolve, Callable[[Array], Updates]]:
-    """`truncated_cg` in units in which H has a diagonal of ones, which n more products find, for n parameters.
+class System(NamedTuple):
+    """H d = -g in some units: the `product` with H, the right-hand side `grads`, and the way `back` to parameters."""
 
-    Returns:
-      The inner solve, whose vectors are flat and in those units, and the way back to the parameters.
-    """
+    product: Callable[[Any], Any]
+    grads: Any
+    back: Callable[[Any], Updates]
+
+
+def scaled_system(product: Callable[[Updates], Updates], grads: Updates) -> System:
+    """The system as flat vectors in units in which H has a diagonal of ones, which n products find."""
     g, unravel = ravel_pytree(grads)
     hessian = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0], out_axes=1)(jnp.eye(len(g), dtype=g.dtype))
     scale = hessian_scale(hessian)
-    inner = truncated_cg(lambda v: scale * (hessian @ (scale * v)), scale * g, lambda v: v, max_products, forcing)
-    return inner._replace(num_products=inner.num_products + len(g)), lambda v: unravel(scale * v)
+    return System(lambda v: scale * (hessian @ (scale * v)), scale * g, lambda v: unravel(scale * v))
 
 
 def way_out(inner: InnerSolve, back: Callable[[Any], Updates], grads: Updates, dtype: Any) -> tuple[Updates, Array]:

@@ -18,7 +18,7 @@ from jaxopt_course.dtypes import norm, widened
 from jaxopt_course.optimizers.dense_hessian import newton_direction as newton_direction
 from jaxopt_course.optimizers.dense_hessian import newton_model
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
-from jaxopt_course.optimizers.inner_solve import most_hidden_gain, scaled_cg, truncated_cg, way_out
+from jaxopt_course.optimizers.inner_solve import System, gain_after, scaled_system, truncated_cg, way_out
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.saddles import search_out
@@ -36,7 +36,6 @@ from jaxopt_course.optimizers.searched import (
 from jaxopt_course.status import Status
 
 FEW = 32  # parameters: as many products with the Hessian find its diagonal
-NEARLY_ZERO = 1e-6  # of the largest gradient: from there on inner solves are nearly exact
 
 
 class NewtonState(NamedTuple):
@@ -169,11 +168,10 @@ def newton_cg(
 
     $$w \leftarrow w + t d, \qquad |H d + g| \le \min\bigl(\tfrac12, \sqrt{|g| / |g|_{max}}\bigr)\, |g|$$
 
-    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. Once |g| is below a
-    millionth of it, the inner solve goes on until its residual is |g|^2 / |g|_max: a success rests on what such a solve
-    may have missed. The inner solve multiplies with the Hessian, which costs about what a gradient costs. Where it
-    meets a direction p of negative curvature it ends, and goes along p as far as it would if the curvature were
-    positive; near a saddle it looks for a minimum along p, from a tenth of the size of the parameters on.
+    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. The inner solve
+    multiplies with the Hessian, which costs about what a gradient costs. Where it meets a direction p of negative
+    curvature it ends, and goes along p as far as it would if the curvature were positive; near a saddle it looks for a
+    minimum along p, from a tenth of the size of the parameters on.
 
     For at most 32 parameters the inner solve works in units in which the Hessian has a diagonal of ones, which costs a
     product for each parameter, unless `preconditioner` or `max_products` is given. For more parameters the Hessian is
@@ -235,20 +233,22 @@ def newton_cg(
         g = optax.tree.cast(grads, dtype)
         grad_norm = norm(g, dtype)
         largest_grad = jnp.maximum(state.largest_grad, grad_norm)
-        ratio = grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)
-        forcing = jnp.where(ratio < NEARLY_ZERO, ratio, jnp.minimum(0.5, jnp.sqrt(ratio)))
-        allowed = jnp.where(inputs.is_active, most, 0)
-        if preconditioner is None and max_products is None and size <= FEW:
-            inner, back = scaled_cg(product, g, allowed, forcing)
-        else:
-            inner, back = truncated_cg(product, g, inverse, allowed, forcing), lambda v: v
-        first, solution = jnp.asarray(rate(state.count), dtype), back(inner.solution)
+        forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
+        allowed, few = (
+            jnp.where(inputs.is_active, most, 0),
+            size <= FEW and preconditioner is None and max_products is None,
+        )
+        system = scaled_system(product, g) if few else System(product, g, lambda v: v)
+        inner = truncated_cg(system.product, system.grads, inverse, allowed, forcing)
+        first, solution = jnp.asarray(rate(state.count), dtype), system.back(inner.solution)
         slope = optax.tree.vdot(g, solution)
         usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
         inputs = inputs.frozen_where(~usable)
         direction, first = unless_retreating(solution, first, state.reset_status, inputs)
-        out, bend = way_out(inner, back, g, dtype)
-        gain = jnp.where(usable & (bend == 0), decrement(slope) + most_hidden_gain(inner, dtype), jnp.inf)
+        out, bend = way_out(inner, system.back, g, dtype)
+        converged = (inner.num_products < allowed) & ~inner.negative
+        left = decrement(slope) + gain_after(inner, system.product, converged, dtype)
+        gain = jnp.where(usable & (bend == 0), left, jnp.inf)
         bend = jnp.where(usable & (state.reset_status == 0), bend, 0)
         direction, step = search_out(line_search, inputs, direction, first, out, bend, jnp.zeros((), dtype))
         after = retreat(step, gain, state.reset_status, inputs)
@@ -256,7 +256,7 @@ def newton_cg(
         return scaled(step.length, direction, params), NewtonCGState(
             next_count(state.count),
             next_search(state.search, step, status, gain),
-            total_count(state.num_products, inner.num_products),
+            total_count(state.num_products, inner.num_products + few * size),
             total_count(state.num_negative, inner.negative.astype(jnp.int32)),
             largest_grad,
             after.remembered,
