@@ -59,6 +59,18 @@ def rounding(value: Any) -> Any:
     return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
+def change_by_rounding(params: Any, grads: Any, dtype: Any) -> Any:
+    """How far eight units in the last place of each parameter move a value with this gradient, to first order."""
+
+    def change(w: Any, g: Any) -> Any:
+        return (8 * jnp.finfo(w.dtype).eps).astype(dtype) * jnp.sum(jnp.abs(w.astype(g.dtype)) * jnp.abs(g)).astype(
+            dtype
+        )
+
+    leaves = zip(map(jnp.asarray, jax.tree.leaves(params)), jax.tree.leaves(grads), strict=True)
+    return _total((change(w, g) for w, g in leaves), dtype)
+
+
 def largest_entry(tree: Any, dtype: Any) -> Any:
     """The largest absolute entry, or NaN. Compared as integers: XLA's maximum of floats on a CPU may lose a NaN."""
 

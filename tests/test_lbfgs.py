@@ -383,6 +383,15 @@ def test_ends_where_scipy_ends(start: np.ndarray) -> None:
     assert int(ours.num_evals) <= 1.5 * theirs.nfev + 5
 
 
+@pytest.mark.parametrize("gtol", [1e-9, None])
+def test_what_the_end_costs_does_not_depend_on_rounding(gtol: float | None) -> None:
+    """There the values tell nothing any more: a search that believed their rounding took up to 25 evaluations."""
+    starts = np.linspace(-2, 2, 8) * (1 + 1e-12 * np.random.default_rng(0).standard_normal((200, 8)))
+    result = jax.jit(jax.vmap(lambda w: jc.minimize(FN, LBFGS, w, gtol=gtol)._replace(state=None)))(starts)
+    assert np.all(result.status == Status.GRADIENT_NORM)
+    assert np.ptp(result.num_evals) <= 3, np.unique(result.num_evals, return_counts=True)
+
+
 # Inside optax, train and the transformations of jax
 
 

@@ -209,6 +209,16 @@ def test_float32_goes_to_its_own_floor(name: str) -> None:
     assert jc.minimize(rosenbrock, SEARCHING[name], start).status > 0
 
 
+@each_search
+@pytest.mark.parametrize("gtol", [0.0, None])
+def test_how_a_solve_ends_at_the_floor_does_not_depend_on_rounding(name: str, gtol: float | None) -> None:
+    starts = np.asarray(START) * (1 + 3e-7 * np.random.default_rng(0).standard_normal((200, 4)))
+    solve = lambda w: jc.minimize(rosenbrock, SEARCHING[name], w, gtol=gtol)._replace(state=None)  # noqa: E731
+    result = jax.jit(jax.vmap(solve))(starts.astype(np.float32))
+    assert np.all((result.status > 0) | ((result.status == Status.ROUNDOFF_LIMITED) & (gtol == 0))), str(result)
+    assert np.all(np.minimum(result.value, abs(result.value - 3.70142861)) < 1e-5)
+
+
 def test_a_pytree_equals_its_vector() -> None:
     tree = {"a": START[:1].reshape(1, 1), "b": (START[1:3], START[3])}
 

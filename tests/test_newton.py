@@ -161,6 +161,43 @@ def test_shifts_are_counted_and_the_saddle_is_left() -> None:
     assert result.state.lowest_curvature > 0
 
 
+@each_method
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("aside", [1e-3, 1e-9, 1e-12])
+def test_a_saddle_is_left_however_near_it_comes(name: str, aside: float, unit: float, offset: float) -> None:
+    """The gradient there is next to nothing: how far to go the curvature and the size of the parameters tell."""
+
+    def f(w: Any) -> Any:
+        x, y = w / unit - 7
+        return offset + x**2 - y**2 + 0.25 * y**4
+
+    result = jc.minimize(f, METHODS[name](), unit * jnp.array([8.0, 7.0 + aside]))
+    assert result.status > 0, str(result)
+    np.testing.assert_allclose(result.params / unit, [7, 7 + np.sqrt(2)], atol=1e-5 if offset == 0 else 1e-3)
+    assert result.num_evals < 25
+
+
+def test_a_tolerance_that_holds_at_a_saddle_ends_there_and_the_result_names_it() -> None:
+    f: Callable[[Any], Any] = lambda w: w[0] ** 2 - w[1] ** 2 + 0.25 * w[1] ** 4  # noqa: E731
+    for start, gtol in ((jnp.zeros(2), None), (jnp.array([1.0, 1e-9]), 1e-6)):
+        result = jc.minimize(f, jc.newton(), start, gtol=gtol)
+        assert result.status == Status.GRADIENT_NORM
+        assert result.state.lowest_curvature == pytest.approx(-2)
+        assert "a saddle" in str(result)
+
+
+def test_a_diagonal_that_is_rounding_sets_no_scale() -> None:
+    """At (1, 1) Beale's Hessian has a diagonal entry of 0 beside others near 10, which rounding makes 1e-26."""
+    problem = jc.mgh.PROBLEMS["beale"]
+    starts = problem.start * (1 + 1e-13 * np.random.default_rng(0).standard_normal((100, 2)))
+    solve = jax.jit(jax.vmap(lambda w: jc.minimize(problem.fn, jc.newton(), w)._replace(state=None)))
+    result = solve(starts)
+    assert np.all(result.status == Status.GRADIENT_NORM), str(result)
+    assert np.max(result.value) < 1e-20
+    assert np.max(result.num_evals) <= 15
+
+
 def test_negative_curvature_is_gone_along() -> None:
     f: Callable[[Any], Any] = lambda w: w[0] ** 2 - w[1] ** 2 + 0.25 * w[1] ** 4  # noqa: E731
     result = jc.minimize(f, jc.newton_cg(), jnp.array([1.0, 1e-3]))
@@ -203,6 +240,29 @@ def test_newton_cg_claims_no_more_than_its_inner_solves_know() -> None:
     left, gained = float(result.value) - problem.minima[0].value, float(problem.fn(problem.start) - result.value)
     assert result.status != Status.GRADIENT_NORM or left <= 1e-18 * gained
     assert left <= 1e-8 * gained
+
+
+@pytest.mark.parametrize("name", ["meyer", "powell_badly_scaled", "linear_rank_one"])
+def test_newton_cg_ends_alike_however_its_inner_solves_are_rounded(name: str) -> None:
+    """Conditions of 1e14 to 1e16, and a Hessian of rank one."""
+    problem, rng = jc.mgh.PROBLEMS[name], np.random.default_rng(0)
+    starts = problem.start * (1 + 1e-13 * rng.standard_normal((50, *problem.start.shape)))
+    solve = lambda w: jc.minimize(problem.fn, jc.newton_cg(), w, max_steps=3000)._replace(state=None)  # noqa: E731
+    result, least = jax.jit(jax.vmap(solve))(starts), problem.minima[0].value
+    assert np.all(result.status > 0), str(result)
+    np.testing.assert_allclose(result.value, least, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [8, 60])
+def test_a_claim_of_newton_cg_holds_where_its_inner_solve_has_not_met_the_lowest_curvature(size: int) -> None:
+    """Curvatures of 1 to 1e-12: what is left lies along the lowest of them, where the gradient is least."""
+    curvatures = jnp.geomspace(1, 1e-12, size)
+    f: Callable[[Any], Any] = lambda w: jnp.sum(curvatures * (jnp.cosh(w) - 1))  # noqa: E731
+    for rng in map(np.random.default_rng, range(5)):
+        start = jnp.asarray(rng.standard_normal(size))
+        result = jc.minimize(f, jc.newton_cg(), start)
+        assert result.status <= 0 or result.value <= 1.01e-8 * f(start), str(result)
+        assert result.status != Status.GRADIENT_NORM or result.value <= 1e-17 * f(start), str(result)
 
 
 def test_conjugate_gradients_on_what_has_no_curvature() -> None:

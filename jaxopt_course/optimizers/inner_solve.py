@@ -1,5 +1,6 @@
 """Conjugate gradients for Newton's system, ended early: the direction of `newton_cg`, and what it may have missed."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from jaxopt_course.annotations import Array, Updates
 from jaxopt_course.dtypes import largest_entry, norm
+from jaxopt_course.optimizers.dense_hessian import hessian_scale
 from jaxopt_course.optimizers.searched import gain_along
 
 
 class InnerSolve(NamedTuple):
     """Conjugate gradients on H d = -g: `solution` d, `residual` r = H d + g, the next `conjugate` direction p, `rho` =
-    r'M r, the `largest` and the `lowest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it.
+    r'M r, the `largest` and the `lowest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it;
+    `last` is the last direction p that was multiplied with H, and `curvature` p'Hp / p'p along it.
     """
 
     solution: Any
@@ -26,6 +30,8 @@ class InnerSolve(NamedTuple):
     lowest: Array
     num_products: Array
     negative: Array
+    last: Any
+    curvature: Array
 
 
 def hidden_gain(inner: InnerSolve, dtype: Any) -> Array:
@@ -35,6 +41,51 @@ def hidden_gain(inner: InnerSolve, dtype: Any) -> Array:
     """
     hidden = gain_along(norm(inner.residual, dtype), inner.lowest)
     return jnp.where(jnp.isfinite(hidden), hidden, 0)
+
+
+def gain_after(inner: InnerSolve, product: Callable[[Updates], Updates], converged: Array, dtype: Any) -> Array:
+    """What an inexact solve leaves to gain: its `hidden_gain`, or what a step along the residual gains if that is more.
+
+    The latter takes another product, where the solve has not `converged`: its lowest curvature may then be far above
+    that along the residual, which rounding hides only below eps times the largest.
+    """
+
+    def along_the_residual() -> Array:
+        size = norm(inner.residual, dtype)
+        unit = optax.tree.scale(1 / jnp.where(size > 0, size, 1), inner.residual)
+        curvature = optax.tree.vdot(unit, product(unit)).astype(dtype)
+        return gain_along(size, jnp.maximum(curvature, jnp.finfo(dtype).eps * inner.largest))
+
+    return jnp.maximum(hidden_gain(inner, dtype), lax.cond(converged, lambda: jnp.zeros((), dtype), along_the_residual))
+
+
+class System(NamedTuple):
+    """H d = -g in some units: the `product` with H, the right-hand side `grads`, and the way `back` to parameters."""
+
+    product: Callable[[Any], Any]
+    grads: Any
+    back: Callable[[Any], Updates]
+
+
+def scaled_system(product: Callable[[Updates], Updates], grads: Updates) -> System:
+    """The system as flat vectors in units in which H has a diagonal of ones, which n products find."""
+    g, unravel = ravel_pytree(grads)
+    hessian = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0], out_axes=1)(jnp.eye(len(g), dtype=g.dtype))
+    scale = hessian_scale(hessian)
+    return System(lambda v: scale * (hessian @ (scale * v)), scale * g, lambda v: unravel(scale * v))
+
+
+def way_out(inner: InnerSolve, back: Callable[[Any], Updates], grads: Updates, dtype: Any) -> tuple[Updates, Array]:
+    """A direction of length 1, not uphill, along which the curvature is negative, and that curvature; 0 where it is
+    not negative beyond the rounding of the products."""
+    p = back(inner.last)
+    length, own = optax.tree.norm(p), optax.tree.norm(inner.last)  # of a solve for a gradient of largest entry 1
+    length, own = jnp.where(length > 0, length, 1), jnp.where(length > 0, own, 1)
+    sign = jnp.where(optax.tree.vdot(grads, p) > 0, -1, 1)
+    noise = 8 * math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(grads))) * jnp.finfo(dtype).eps
+    negative = inner.negative & (inner.curvature < -noise * inner.largest)
+    curvature = inner.curvature * (own / length) ** 2
+    return optax.tree.scale(sign / length, p), jnp.where(negative, curvature, 0)
 
 
 def truncated_cg(
@@ -75,12 +126,15 @@ def truncated_cg(
             jnp.minimum(inner.lowest, jnp.abs(curvature) / length),
             inner.num_products + 1,
             negative,
+            p,
+            curvature / length,
         )
 
     first = inverse(grads)
     none, rho = jnp.int32(0), vdot(grads, first)
     zero, far = jnp.zeros_like(rho), jnp.full_like(rho, jnp.inf)
-    start = InnerSolve(optax.tree.zeros_like(grads), grads, scale(-1, first), rho, zero, far, none, jnp.array(False))
+    nowhere = optax.tree.zeros_like(grads)
+    start = InnerSolve(nowhere, grads, scale(-1, first), rho, zero, far, none, jnp.array(False), nowhere, zero)
     inner = lax.while_loop(
         lambda inner: (size_of(inner.residual) > goal) & ~inner.negative & (inner.num_products < max_products),
         body,

@@ -21,11 +21,14 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, Params, PyTree, Updates
-from jaxopt_course.dtypes import at_least_32_bits, rounding, vdot, widened
+from jaxopt_course.dtypes import at_least_32_bits, change_by_rounding, rounding, vdot, widened
 from jaxopt_course.optimizers.trials import falls_straight, inside, more_telling, obstacle, outwards, ray_curvature
 from jaxopt_course.status import Obstacle, Status
 
 MAX_EVALS = 25  # of one search; a bracket is halved at every third trial
+
+
+SLOPE_EVALS = 2  # of a search, while only slopes tell where the minimum is: their rounding may mislead them
 
 
 class Evaluation(NamedTuple):
@@ -66,7 +69,7 @@ class _Search(NamedTuple):
     length: Array  # of the next trial
     low: Array  # the best trial so far, at first the start
     high: Array  # the other end of the bracket, at first infinitely far
-    telling: Array  # the last trial that rose although the fall that it promised stands out from rounding
+    telling: Array  # the last two trials that rose although the fall they promised stands out from rounding, [2, 3]
     curvature: Array  # of phi between the start and the last trial at which the slope had changed by half or more
     grad: Updates  # at the last trial
     aux: PyTree
@@ -117,8 +120,8 @@ def strong_wolfe(
     Returns:
       A `Step`. Its `status` is 0 where it found a lower point, even one whose slope is not flat when evaluations ran
       out; else NON_DESCENT (d does not go down), UNBOUNDED (the value is -inf, or it fell over 25 decades of t and its
-      slope never rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f) or LINE_SEARCH_FAILED; `obstacle`
-      then tells the likely reason.
+      slope never rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f, or below what the rounding of
+      the parameters makes of it) or LINE_SEARCH_FAILED; `obstacle` then tells the likely reason.
 
     Raises:
       ValueError: c1, c2 or max_evals out of range.
@@ -155,14 +158,15 @@ def strong_wolfe(
 
         num_evals = search.num_evals + 1
         bracketed = jnp.isfinite(new_high[0])
-        length = jnp.where(bracketed, inside(new_low, new_high, num_evals), outwards(low, trial, num_evals))
+        length = jnp.where(bracketed, inside(new_low, new_high, num_evals, noise), outwards(low, trial, num_evals))
         if longest is not None:
             length = jnp.minimum(length, longest)
         straight = ~bracketed & falls_straight(trial, start, first)
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
         lower = new_low[1] < start[1]  # if so, one evaluation is kept to go back there
-        hopeless = ~lower & (-t * start[2] <= noise / 1000)  # shorter steps promise even less
+        overshot = jnp.isfinite(slope) & (slope > 0) & (num_evals < SLOPE_EVALS)  # slopes tell where values do not
+        hopeless = ~lower & ~overshot & (-t * start[2] <= noise / 1000)  # shorter steps promise even less
         over = straight | narrow | hopeless | (phi == -jnp.inf) | (num_evals >= most - lower.astype(jnp.int32))
         accepted = (better & (flat | (over & lower))) | (search.phase == RETURNING)
         phase = jnp.where(over, jnp.where(lower, RETURNING, FAILED), SEARCHING)
@@ -180,7 +184,7 @@ def strong_wolfe(
 
     search = lax.while_loop(lambda s: s.phase <= RETURNING, body, search)
     unbounded = falls_straight(search.low, start, first) | (search.phase == BOTTOMLESS)
-    return _end(search, start, first, grads, unbounded)
+    return _end(search, start, first, params, grads, unbounded)
 
 
 def armijo(
@@ -256,7 +260,7 @@ def armijo(
         return _Search(length, trial, trial, telling, curvature, grad, aux, *counts)
 
     search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
-    return _end(search, start, first, grads, search.phase == BOTTOMLESS)
+    return _end(search, start, first, params, grads, search.phase == BOTTOMLESS)
 
 
 def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
@@ -294,7 +298,7 @@ def _begin(
         length=jnp.asarray(first_length, dtype),
         low=start,
         high=jnp.full_like(start, jnp.inf),
-        telling=jnp.full_like(start, jnp.nan),
+        telling=jnp.full((2, 3), jnp.nan, dtype),
         curvature=jnp.full((), jnp.nan, dtype),
         grad=widened(grads),
         aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
@@ -303,9 +307,10 @@ def _begin(
     )
 
 
-def _end(search: _Search, start: Array, first: Array, grads: Updates, unbounded: Array) -> Step:
-    accepted = search.phase == ACCEPTED
-    lost = -first * start[2] <= rounding(start[1])  # what the first trial should have gained
+def _end(search: _Search, start: Array, first: Array, params: Params, grads: Updates, unbounded: Array) -> Step:
+    accepted, noise = search.phase == ACCEPTED, rounding(start[1])
+    moved = lax.cond(accepted, lambda: noise, lambda: change_by_rounding(params, widened(grads), noise.dtype))
+    lost = -first * start[2] <= jnp.maximum(noise, moved)  # what the first trial should have gained
     why = jnp.where(lost, jnp.int32(Status.ROUNDOFF_LIMITED), jnp.int32(Status.LINE_SEARCH_FAILED))
     why = jnp.where(start[2] < 0, why, jnp.int32(Status.NON_DESCENT))
     status = jnp.where(accepted, jnp.int32(Status.RUNNING), why)

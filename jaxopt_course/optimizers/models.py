@@ -8,6 +8,7 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Float, Updates
 from jaxopt_course.optimizers.composite import Model, ModelStep
+from jaxopt_course.optimizers.dense_hessian import hessian_scale
 from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
 from jaxopt_course.optimizers.lbfgs_history import History
 
@@ -50,7 +51,7 @@ def quasi_newton_model(history: History, first_curvature: Array) -> Model:
     return Model(product, newton_step)
 
 
-def newton_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Array, Array]:
+def hessian_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Array, Array]:
     """The Hessian where it is positive definite among the free parameters, else that with absolute eigenvalues.
 
     Parameters that are held at the start of the step are decoupled: only the curvature among the others decides how
@@ -58,9 +59,7 @@ def newton_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Arra
     """
     eps, size = jnp.finfo(hessian.dtype).eps, len(hessian)
     eye = jnp.eye(size, dtype=hessian.dtype)
-    diagonal = jnp.abs(jnp.diagonal(hessian))
-    diagonal = jnp.where(diagonal > eps**2 * jnp.max(diagonal), diagonal, 1)
-    scale = lax.rsqrt(diagonal)
+    scale = hessian_scale(hessian)
     scaled = jnp.where(free[:, None] & free[None], scale[:, None] * hessian * scale[None], eye)
     pivots = jnp.diagonal(jnp.linalg.cholesky(scaled)) ** 2
     definite = jnp.all(pivots > eps * jnp.max(pivots))  # False where a pivot is NaN

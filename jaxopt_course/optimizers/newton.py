@@ -16,11 +16,14 @@ from jax.flatten_util import ravel_pytree
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
 from jaxopt_course.dtypes import norm, widened
 from jaxopt_course.optimizers.composite import model_minimum
+from jaxopt_course.optimizers.dense_hessian import NewtonModel, cut_to, newton_model
+from jaxopt_course.optimizers.dense_hessian import newton_direction as newton_direction
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
-from jaxopt_course.optimizers.inner_solve import InnerSolve, hidden_gain, truncated_cg
+from jaxopt_course.optimizers.inner_solve import System, gain_after, scaled_system, truncated_cg, way_out
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
-from jaxopt_course.optimizers.models import inexact_model, newton_model
+from jaxopt_course.optimizers.models import hessian_model, inexact_model
+from jaxopt_course.optimizers.saddles import search_out
 from jaxopt_course.optimizers.searched import (
     Search,
     decrement,
@@ -28,13 +31,14 @@ from jaxopt_course.optimizers.searched import (
     init_search,
     next_search,
     retreat,
-    search_along,
     search_inputs,
     total_count,
     unless_retreating,
 )
 from jaxopt_course.optimizers.separable import Separable, ravelled
 from jaxopt_course.status import Status
+
+FEW = 32  # parameters: as many products with the Hessian find its diagonal
 
 
 class NewtonState(NamedTuple):
@@ -64,7 +68,8 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
     t is `learning_rate`, or what the line search makes of it: then it is the first length tried. H is scaled to a
     diagonal of ones, so that the units of the parameters do not matter, and solved by Cholesky where it is positive
     definite. Any other loses the signs of its eigenvalues, $Q |\Lambda| Q^T$, and its step is cut to twice the length
-    of the last one; such shifts are counted.
+    of the last one; such shifts are counted. Near a saddle, where such a step would gain nothing, it goes along the
+    lowest curvature instead, and looks for a minimum from a tenth of the size of the parameters on.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. It costs n products with the
     Hessian and n^3/3 operations for n parameters; `newton_cg` costs neither.
@@ -115,85 +120,33 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         hessian = jax.vmap(product, out_axes=1)(jnp.eye(len(w), dtype=w.dtype))
         usable = jnp.all(jnp.isfinite(hessian))
         hessian = jnp.where(usable, hessian, 0)
-        if inputs.separable is not None:
-            flat = inputs.separable.ravelled(w.dtype)
-            newton_step, gain, lowest, definite = composite_newton_direction(hessian, w, g, flat, state.radius)
+        if inputs.separable is None:
+            model = newton_model(hessian, g, state.radius)
         else:
-            newton_step, gain, lowest, definite = newton_direction(hessian, g, state.radius)
-        direction, first = unravel(newton_step), jnp.asarray(rate(state.count), w.dtype)
+            model = _model_within(hessian, w, g, inputs.separable.ravelled(w.dtype), state.radius)
+        direction, first = unravel(model.direction), jnp.asarray(rate(state.count), w.dtype)
         inputs = inputs.frozen_where(~usable)
-        if line_search is not None:
+        if line_search is None:
+            step = full_step(inputs, first)
+        else:
             direction, first = unless_retreating(direction, first, state.reset_status, inputs)
-        step = full_step(inputs, first) if line_search is None else search_along(line_search, inputs, direction, first)
-        after = retreat(step, gain, state.reset_status, inputs)
+            bend = jnp.where((state.reset_status < 0) | ~jnp.any(model.escape != 0), 0, model.lowest)
+            direction, step = search_out(
+                line_search, inputs, direction, first, unravel(model.escape), bend, state.radius
+            )
+        after = retreat(step, model.gain, state.reset_status, inputs)
         status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         reached = lax.stop_gradient(step.length * norm(direction, step.length.dtype))
         return scaled(step.length, direction, params), NewtonState(
             next_count(state.count),
-            next_search(state.search, step, status, jnp.where(usable, gain, jnp.inf)),
-            total_count(state.num_shifts, (~definite).astype(jnp.int32)),
-            lowest,
+            next_search(state.search, step, status, jnp.where(usable, model.gain, jnp.inf)),
+            total_count(state.num_shifts, (~model.definite).astype(jnp.int32)),
+            model.lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
             after.remembered,
         )
 
     return Optimizer(init, update)
-
-
-def newton_direction(
-    hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
-) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
-    """-H^-1 g, what its model has left to gain, the lowest curvature of H, and whether it is positive definite.
-
-    Where it is not, the direction is as `newton` says, and the gain is known only if H is semidefinite and not 0. H is
-    first scaled to a diagonal of ones, so that the units of the parameters do not matter.
-    """
-    eps = jnp.finfo(g.dtype).eps
-    diagonal = jnp.abs(jnp.diagonal(hessian))
-    scale = lax.rsqrt(jnp.where(diagonal > eps**2 * jnp.max(diagonal), diagonal, 1))
-    scaled_hessian, scaled_g = scale[:, None] * hessian * scale[None], scale * g
-    factor = jnp.linalg.cholesky(scaled_hessian)
-    pivots = jnp.diagonal(factor) ** 2
-    definite = jnp.all(pivots > eps * jnp.max(pivots))  # False where a pivot is NaN
-
-    def solve() -> tuple[Array, Array]:
-        return jax.scipy.linalg.cho_solve((factor, True), scaled_g), jnp.min(pivots / scale**2)
-
-    def reflect() -> tuple[Array, Array]:
-        # Under vmap both branches run: this one then waits for the other, and has little to do where it is not asked.
-        values, vectors = jnp.linalg.eigh(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), scaled_hessian))
-        largest = jnp.max(jnp.abs(values))
-        noise = 4 * len(g) * eps * largest
-        along = vectors.T @ scaled_g
-        sizes = jnp.where(largest > 0, jnp.maximum(jnp.abs(values), noise), 1)
-        step = vectors @ jnp.where(along == 0, 0, along / sizes)
-        lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)  # along that direction, in the units of H
-        return step, jnp.where(values[0] < -noise, lowest, 0)
-
-    direction, lowest = lax.cond(definite, solve, reflect)
-    direction = -scale * direction
-    convex = (lowest >= 0) & (jnp.max(diagonal) > 0)
-    gain = lax.stop_gradient(jnp.where(convex, decrement(jnp.dot(g, direction)), jnp.inf))
-    return _cut(direction, radius, definite), gain, lowest.astype(radius.dtype), definite
-
-
-def composite_newton_direction(
-    hessian: Float[Array, "n n"], w: Float[Array, " n"], g: Float[Array, " n"], h: Separable, radius: Float[Array, ""]
-) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
-    """The same under bounds: the way to the minimum of the model within them."""
-    model, lowest, definite = newton_model(hessian, h.free(w, h.subgradient(w, g)))
-    target = model_minimum(w, g, h, model, jnp.array(True))
-    gain = jnp.where(lowest >= 0, target.gain, jnp.inf)
-    return _cut(target.direction, radius, definite), gain, lowest.astype(radius.dtype), definite
-
-
-def _cut(direction: Array, radius: Array, definite: Array) -> Array:
-    """The direction, no longer than the radius unless the Hessian was definite."""
-    size = lax.stop_gradient(jnp.max(jnp.abs(direction), initial=0))
-    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
-    length = size * jnp.linalg.norm(direction / size)  # its square may be beyond all range where its length is not
-    cut = jnp.where(definite | (length <= radius), 1, radius.astype(direction.dtype) / length)
-    return lax.stop_gradient(cut) * direction
 
 
 class NewtonCGState(NamedTuple):
@@ -222,10 +175,14 @@ def newton_cg(
 
     $$w \leftarrow w + t d, \qquad |H d + g| \le \min\bigl(\tfrac12, \sqrt{|g| / |g|_{max}}\bigr)\, |g|$$
 
-    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. The Hessian is never
-    formed; the inner solve multiplies with it, which costs about what a gradient costs. Where it
-    meets a direction p of negative curvature it ends, and goes along p as far as it would if the curvature were
-    positive.
+    Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. The inner solve
+    multiplies with the Hessian, which costs about what a gradient costs. Where it meets a direction p of negative
+    curvature it ends, and goes along p as far as it would if the curvature were positive; near a saddle it looks for a
+    minimum along p, from a tenth of the size of the parameters on.
+
+    For at most 32 parameters the inner solve works in units in which the Hessian has a diagonal of ones, which costs a
+    product for each parameter, unless `preconditioner` or `max_products` is given. For more parameters the Hessian is
+    never formed.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass.
 
@@ -271,7 +228,8 @@ def newton_cg(
         inputs = search_inputs("newton_cg", grads, params, **keywords)
         wide, dtype = widened(params), state.search.step_size.dtype
         _, linear = jax.linearize(jax.grad(inputs.value_fn), wide)
-        most = max_products or min(2 * sum(leaf.size for leaf in jax.tree.leaves(grads)) + 10, 500)
+        size = sum(leaf.size for leaf in jax.tree.leaves(grads))
+        most = max_products or min(2 * size + 10, 500)
 
         def product(v: Updates) -> Updates:
             return optax.tree.cast(linear(optax.tree.cast_like(v, wide)), dtype)
@@ -283,23 +241,27 @@ def newton_cg(
         grad_norm = norm(g, dtype)
         largest_grad = jnp.maximum(state.largest_grad, grad_norm)
         forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
-        budget = jnp.where(inputs.is_active, most, 0)
+        allowed = jnp.where(inputs.is_active, most, 0)
+        few = size <= FEW and preconditioner is None and max_products is None
         if inputs.separable is not None:
-            system = _composite_system(product, inputs.params, g, inputs.separable, forcing, budget)
+            course = _course_within(product, inputs.params, g, inputs.separable, forcing, allowed)
         else:
-            system = _system(truncated_cg(product, g, inverse, budget, forcing), g)
+            system = scaled_system(product, g) if few else System(product, g, lambda v: v)
+            course = _course(system, g, inverse, allowed, forcing)
+            course = course._replace(num_products=course.num_products + few * size)
         first = jnp.asarray(rate(state.count), dtype)
-        inputs = inputs.frozen_where(~system.usable)
-        direction, first = unless_retreating(system.direction, first, state.reset_status, inputs)
-        step = search_along(line_search, inputs, direction, first)
-        gain = jnp.where(system.usable & ~system.negative, system.gain, jnp.inf)
+        inputs = inputs.frozen_where(~course.usable)
+        direction, first = unless_retreating(course.direction, first, state.reset_status, inputs)
+        gain = jnp.where(course.usable, course.gain, jnp.inf)
+        bend = jnp.where(course.usable & (state.reset_status == 0), course.bend, 0)
+        direction, step = search_out(line_search, inputs, direction, first, course.out, bend, jnp.zeros((), dtype))
         after = retreat(step, gain, state.reset_status, inputs)
-        status = jnp.where(system.usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        status = jnp.where(course.usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         return scaled(step.length, direction, params), NewtonCGState(
             next_count(state.count),
             next_search(state.search, step, status, gain),
-            total_count(state.num_products, system.num_products),
-            total_count(state.num_negative, system.negative.astype(jnp.int32)),
+            total_count(state.num_products, course.num_products),
+            total_count(state.num_negative, course.negative.astype(jnp.int32)),
             largest_grad,
             after.remembered,
         )
@@ -307,31 +269,52 @@ def newton_cg(
     return Optimizer(init, update)
 
 
-class _System(NamedTuple):
-    """Newton's system as far as it was solved: the `direction`, the `gain` of its model, whether the Hessian is
-    `usable`, whether curvature was `negative`, and the products that it took."""
+class _Course(NamedTuple):
+    """Where an inexact solve leads: the `direction`, the `gain` of its model, inf where it has no minimum, whether the
+    Hessian is `usable`, whether curvature was `negative`, the way `out` of a saddle and the curvature along it, `bend`,
+    0 where there is none; and the products that it took."""
 
     direction: Updates
     gain: Array
     usable: Array
     negative: Array
+    out: Updates
+    bend: Array
     num_products: Array
 
 
-def _system(inner: InnerSolve, g: Updates) -> _System:
-    slope = optax.tree.vdot(g, inner.solution)
+def _course(
+    system: System, g: Updates, inverse: Callable[[Updates], Updates], allowed: Array, forcing: Array
+) -> _Course:
+    inner = truncated_cg(system.product, system.grads, inverse, allowed, forcing)
+    solution = system.back(inner.solution)
+    slope = optax.tree.vdot(g, solution)
     usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
-    gain = decrement(slope) + hidden_gain(inner, slope.dtype)
-    return _System(inner.solution, gain, usable, inner.negative, inner.num_products)
+    out, bend = way_out(inner, system.back, g, slope.dtype)
+    converged = (inner.num_products < allowed) & ~inner.negative
+    gain = decrement(slope) + gain_after(inner, system.product, converged, slope.dtype)
+    gain = jnp.where(bend == 0, gain, jnp.inf)
+    return _Course(solution, gain, usable, inner.negative, out, bend, inner.num_products)
 
 
-def _composite_system(
-    product: Callable[[Updates], Updates], params: Params, g: Updates, h: Separable, forcing: Array, most: Array
-) -> _System:
-    """The same under bounds: the way to the minimum of the model within them."""
+def _course_within(
+    product: Callable[[Updates], Updates], params: Params, g: Updates, h: Separable, forcing: Array, allowed: Array
+) -> _Course:
+    """The same under bounds: to the minimum of the model within them. It knows no way out of a saddle."""
     flat, unravel = ravel_pytree(g)
-    model = inexact_model(lambda v: ravelled(product(unravel(v)), flat.dtype), forcing, most)
-    w = ravelled(params, flat.dtype)
-    target = model_minimum(w, flat, h.ravelled(flat.dtype), model, most > 0)
-    usable = jnp.all(jnp.isfinite(target.direction))
-    return _System(unravel(target.direction), target.gain, usable, jnp.isinf(target.gain), target.num_products)
+    model = inexact_model(lambda v: ravelled(product(unravel(v)), flat.dtype), forcing, allowed)
+    target = model_minimum(ravelled(params, flat.dtype), flat, h.ravelled(flat.dtype), model, allowed > 0)
+    usable, negative = jnp.all(jnp.isfinite(target.direction)), jnp.isinf(target.gain)
+    direction, none = unravel(target.direction), jnp.zeros((), flat.dtype)
+    return _Course(direction, target.gain, usable, negative, optax.tree.zeros_like(g), none, target.num_products)
+
+
+def _model_within(
+    hessian: Float[Array, "n n"], w: Float[Array, " n"], g: Float[Array, " n"], h: Separable, radius: Float[Array, ""]
+) -> NewtonModel:
+    """The model of `newton` under bounds: to its minimum within them."""
+    model, lowest, definite = hessian_model(hessian, h.free(w, h.subgradient(w, g)))
+    target = model_minimum(w, g, h, model, jnp.array(True))
+    gain = jnp.where(lowest >= 0, target.gain, jnp.inf)
+    direction = cut_to(radius, target.direction, definite)
+    return NewtonModel(direction, gain, lowest.astype(radius.dtype), definite, jnp.zeros_like(g))

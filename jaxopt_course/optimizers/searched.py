@@ -13,7 +13,7 @@ from jaxopt_course.dtypes import check_floating, largest_entry, norm, rounding, 
 from jaxopt_course.optimizers.leaves import check_match
 from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSearch, Step
 from jaxopt_course.optimizers.separable import Separable
-from jaxopt_course.status import Status
+from jaxopt_course.status import Obstacle, Status
 
 FIRST_MOVE = 0.1  # of the largest parameter: the first trial down the gradient
 
@@ -199,13 +199,14 @@ class Retreat(NamedTuple):
 def retreat(step: Step, gain: Array, remembered: Array, inputs: SearchInputs) -> Retreat:
     """Let the next step go down the gradient where a search failed and curvature does not say that this is the end.
 
-    A search down the gradient that fails too is reported.
+    A search down the gradient that fails too is reported, with the reason of the first where that was rounding.
     """
     failed = (step.status == Status.LINE_SEARCH_FAILED) | (step.status == Status.ROUNDOFF_LIMITED)
     unexplained = (gain > rounding(inputs.value.astype(gain.dtype))) | (step.status == Status.LINE_SEARCH_FAILED)
     retreats = (step.length == 0) & failed & unexplained & inputs.is_active & (remembered == 0)
-    running = jnp.int32(Status.RUNNING)
-    return Retreat(jnp.where(retreats, running, step.status), jnp.where(retreats, step.status, running))
+    running, lost = jnp.int32(Status.RUNNING), jnp.int32(Status.ROUNDOFF_LIMITED)
+    status = jnp.where((step.status == Status.LINE_SEARCH_FAILED) & (remembered == lost), lost, step.status)
+    return Retreat(jnp.where(retreats, running, status), jnp.where(retreats, step.status, running))
 
 
 def full_step(inputs: SearchInputs, length: Array) -> Step:
@@ -219,11 +220,13 @@ def next_search(search: Search, step: Step, status: Array, gain: Array) -> Searc
     """The record after a step."""
     dtype = search.step_size.dtype
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
+    obstacle = jnp.asarray(step.obstacle, jnp.int32)
+    lost = (status == Status.ROUNDOFF_LIMITED) & (obstacle != Obstacle.KINK)  # the search may be another than the first
     return Search(
         step_size=step.length.astype(dtype),
         num_evals=total_count(search.num_evals, step.num_evals),
         status=status.astype(jnp.int32),
-        obstacle=jnp.asarray(step.obstacle, jnp.int32),
+        obstacle=jnp.where(lost, jnp.int32(Obstacle.ROUNDING), obstacle),
         gain=gain.astype(dtype),
         evaluation=point,
     )

@@ -189,11 +189,16 @@ def _step(solve: Solve, carry: _Carry) -> _Carry:
     if hasattr(state, "lowest_curvature"):
         lowest, state = state.lowest_curvature, _where(running, without_evaluation(state), carry.state)
         state = state._replace(lowest_curvature=lowest)
-    return _next(solve, carry, new, updates, state, num_evals)
+    return _next(solve, carry, new, updates, state, num_evals, descends=_evaluates(search))
 
 
-def _next(solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: OptState, num_evals: Array) -> _Carry:
-    """The carry after a step to a new point. A point that is not finite ends the solve, at the one before."""
+def _next(
+    solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: OptState, num_evals: Array, *, descends: bool
+) -> _Carry:
+    """The carry after a step to a new point. A point that is not finite ends the solve, at the one before.
+
+    `descends`: the optimizer evaluates the objective where its step leads, and accepts lower points only.
+    """
     here, running, search = carry.here, _is_running(carry), _search(state)
     stride = norm(updates, solve.dtype)
     progress = (here.value - new.value > rounding(here.value)) | (new.grad_norm < carry.least_grad)
@@ -211,9 +216,9 @@ def _next(solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: Opt
         num_steps=num_steps,
         num_evals=num_evals,
     )
-    status, checks = next_status(facts, solve.stopping, informed=search is not None, descends=_evaluates(search))
+    status, checks = next_status(facts, solve.stopping, informed=search is not None, descends=descends)
     now, best, size = new, carry.best, stride if search is None else search.step_size
-    if not _evaluates(search):
+    if not descends:
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
         now = _where(finite & running, new, here)
         if best is not None:

@@ -170,7 +170,7 @@ MEANING = {
     Status.HESSIAN_NOT_FINITE: "the Hessian is not finite where the gradient is; lbfgs needs none",
     Status.LINE_SEARCH_FAILED: "no lower point was found along a direction that goes down",
     Status.NON_DESCENT: "even the direction down the gradient does not go down",
-    Status.ROUNDOFF_LIMITED: "what a step could gain is below the rounding of the value",
+    Status.ROUNDOFF_LIMITED: "what a step could gain is below the rounding of the value or of the parameters",
     Status.UNBOUNDED: "the objective falls without bound",
     Status.INTERRUPTED: "interrupted",
 }
