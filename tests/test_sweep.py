@@ -157,6 +157,17 @@ def test_a_lane_that_diverges_freezes_and_is_dated_as_by_train() -> None:
     assert result.best().hyperparameters == {"learning_rate": 1e-4}
 
 
+def test_a_gradient_whose_square_overflows_is_no_divergence() -> None:
+    def objective(params: Any, batch: Any) -> jax.Array:
+        return 1e200 * jnp.mean((jnp.sum(params["W"]) - batch[0]) ** 2)
+
+    result = swept(grid={"learning_rate": [1e-200]}, objective=objective, keep_params="all")
+    (k_init, k_data), *_ = keys(2)
+    run = jc.train(objective, jc.sgd(1e-200), init(k_init), DATA, key=k_data, batch_size=8, num_epochs=3)
+    np.testing.assert_allclose(result.curve("sgd")[0, 0], run.trace.loss, rtol=1e-12)
+    assert result.rows()[0]["diverged_at"] is None
+
+
 def test_a_method_that_always_diverges_has_no_finite_best() -> None:
     methods = {"wild": lambda scale: optax.scale(1e300 * scale), "tame": jc.sgd}
     result = swept(methods, {"wild": {"scale": [1e300, 1e305]}, "tame": RATES})
