@@ -233,6 +233,17 @@ def swept_setup(num_steps: int, halving: float | None) -> Any:
     return Setup(OBJECTIVE, False, DATA, plan, num_steps, starts, None, np.array([], int), None, halving, "best")
 
 
+def test_a_lane_that_halving_drops_for_an_infinite_loss_is_dated() -> None:
+    def objective(params: Any, batch: Any) -> jax.Array:
+        value = params["b"][0]  # minibatches stay finite
+        return value if len(batch[0]) == 8 else jnp.where(value < -5.0, jnp.inf, value)
+
+    rates = [1e-3, 2e-3, 10.0]
+    result = swept(grid={"learning_rate": rates}, objective=objective, num_steps=6, halving=3)
+    dates = {(row["learning_rate"], row["steps"], row["diverged_at"]) for row in result.rows()}
+    assert dates == {(1e-3, 2, None), (2e-3, 6, None), (10.0, 2, 2)}
+
+
 @pytest.mark.parametrize("devices", [1, 2, 8])
 @pytest.mark.parametrize("lanes", [1, 2, 7, 16, 64, 1000])
 def test_blocks_hold_at_most_so_many_lanes(devices: int, lanes: int) -> None:
