@@ -187,8 +187,9 @@ def conditioning(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset
         ylabel="steps until it stays within 1e-6 of the distance",
     )
     caption = (
-        "Steps against condition number on a quadratic bowl. Marks: measured; lines: the closed form of the path. An "
-        "optimizer that does not stay so near, as RMSProp and Adam at a constant rate, has no marks."
+        "Steps against condition number on a quadratic bowl. Marks: measured; lines: the closed form of the path; thin "
+        "lines only join the marks of rules without one. An optimizer that does not stay so near, as RMSProp and Adam "
+        "at a constant rate, has no marks."
     )
     return Part(rows, [table, Picture(folder.write_figure("ravines.png", figure), caption), rate_map(folder)])
 

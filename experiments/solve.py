@@ -222,7 +222,7 @@ def solve(method: Method, problem: Problem, args: argparse.Namespace) -> Solve:
             start,
             data=data,
             max_steps=args.max_steps,
-            gtol=args.gtol,
+            gtol=tolerance_of(problem, args.gtol),
             trace=trace,
         )
 
@@ -249,6 +249,11 @@ def solve(method: Method, problem: Problem, args: argparse.Namespace) -> Solve:
     return Solve(jax.device_get(result), float(np.median(seconds)), compile_seconds, rate, tried)
 
 
+def tolerance_of(problem: Problem, gtol: float | None) -> float:
+    """What is asked for of every method, so that all solve the same task: by default the root of the rounding unit."""
+    return float(jnp.finfo(problem.start.dtype).eps) ** 0.5 if gtol is None else gtol
+
+
 def how_good(row: Row) -> tuple[Any, ...]:
     """Of a learning rate: those that reach the tolerance come first, by what they took; then the lowest value."""
     reached = row["status"] > 0
@@ -261,7 +266,7 @@ def judge(name: str, solve: Solve, problem: Problem, gtol: float | None) -> Row:
     params = jnp.asarray(result.params, jnp.float64)
     value, grad = problem.gradient(params, problem.exact)
     grad_norm, status = float(jnp.max(jnp.abs(grad))), jc.Status(int(result.status))
-    tolerance = max(float(jnp.finfo(problem.start.dtype).eps) ** 0.5, gtol or 0.0) * max(1.0, abs(float(value)))
+    tolerance = max(tolerance_of(problem, None), gtol or 0.0) * max(1.0, abs(float(value)))
     return {
         "problem": problem.loss,
         "method": name,

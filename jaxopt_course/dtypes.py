@@ -97,6 +97,17 @@ def norm(tree: Any, dtype: Any) -> Any:
     return lax.cond(in_range, lambda: plain, scaled) if leaves else plain
 
 
+def has_finite_norm(tree: Any, dtype: Any) -> Any:
+    """Whether `norm` is finite, in one pass and without its branches, which under `vmap` are all computed.
+
+    Squares are taken of entries over a constant, so that none of them overflows; those of small entries vanish.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    unit = 2.0 ** (5 * jnp.finfo(dtype).maxexp // 8)  # the largest square is 2^(3/4 maxexp), 2^96 in float32
+    parts = (_sizes(leaf).astype(dtype) / unit for leaf in jax.tree.leaves(tree))
+    return jnp.isfinite(unit * jnp.sqrt(_total((jnp.sum(part * part) for part in parts), dtype)))
+
+
 def _sizes(leaf: Any) -> Any:
     return jnp.abs(leaf).astype(jnp.finfo(at_least_32_bits(leaf.dtype)).dtype)
 

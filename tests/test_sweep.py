@@ -157,6 +157,17 @@ def test_a_lane_that_diverges_freezes_and_is_dated_as_by_train() -> None:
     assert result.best().hyperparameters == {"learning_rate": 1e-4}
 
 
+def test_a_gradient_whose_square_overflows_is_no_divergence() -> None:
+    def objective(params: Any, batch: Any) -> jax.Array:
+        return 1e200 * jnp.mean((jnp.sum(params["W"]) - batch[0]) ** 2)
+
+    result = swept(grid={"learning_rate": [1e-200]}, objective=objective, keep_params="all")
+    (k_init, k_data), *_ = keys(2)
+    run = jc.train(objective, jc.sgd(1e-200), init(k_init), DATA, key=k_data, batch_size=8, num_epochs=3)
+    np.testing.assert_allclose(result.curve("sgd")[0, 0], run.trace.loss, rtol=1e-12)
+    assert result.rows()[0]["diverged_at"] is None
+
+
 def test_a_method_that_always_diverges_has_no_finite_best() -> None:
     methods = {"wild": lambda scale: optax.scale(1e300 * scale), "tame": jc.sgd}
     result = swept(methods, {"wild": {"scale": [1e300, 1e305]}, "tame": RATES})
@@ -220,6 +231,17 @@ def swept_setup(num_steps: int, halving: float | None) -> Any:
     starts = jax.vmap(init)(jax.random.split(KEY, 2))
     plan = StepPlan(jax.random.split(KEY, 2), 50, 8, True)
     return Setup(OBJECTIVE, False, DATA, plan, num_steps, starts, None, np.array([], int), None, halving, "best")
+
+
+def test_a_lane_that_halving_drops_for_an_infinite_loss_is_dated() -> None:
+    def objective(params: Any, batch: Any) -> jax.Array:
+        value = params["b"][0]  # minibatches stay finite
+        return value if len(batch[0]) == 8 else jnp.where(value < -5.0, jnp.inf, value)
+
+    rates = [1e-3, 2e-3, 10.0]
+    result = swept(grid={"learning_rate": rates}, objective=objective, num_steps=6, halving=3)
+    dates = {(row["learning_rate"], row["steps"], row["diverged_at"]) for row in result.rows()}
+    assert dates == {(1e-3, 2, None), (2e-3, 6, None), (10.0, 2, 2)}
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jaxopt_course as jc
+from jaxopt_course.dtypes import has_finite_norm
 from jaxopt_course.training import NonFiniteError, Snapshot, gradient_norm
 from tests.tables import RULES
 
@@ -328,6 +329,15 @@ def test_dtypes_of_parameters_are_kept(dtype: Any, x64: bool) -> None:
 def test_gradient_norm_where_squares_leave_the_range(scale: float) -> None:
     grads = {"a": scale * jnp.array([3.0, 0.0]), "b": scale * jnp.array(4.0)}
     np.testing.assert_allclose(jax.jit(gradient_norm)(grads), 5 * scale, rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.float32, jnp.float64])
+def test_whether_the_norm_is_finite_in_one_pass(dtype: Any) -> None:
+    largest, tiny = float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).tiny)
+    with jax.enable_x64(dtype == jnp.float64):
+        for entry in (0.0, tiny, 1.0, largest**0.6, largest / 20, largest, jnp.inf, jnp.nan):
+            grads = {"a": jnp.full(100, entry, dtype), "b": jnp.ones(1, dtype)}
+            assert jax.jit(has_finite_norm, static_argnums=1)(grads, float) == jnp.isfinite(gradient_norm(grads))
 
 
 def test_gradient_norm_of_nothing_of_zero_of_16_bits_and_of_nan() -> None:

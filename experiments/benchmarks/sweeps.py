@@ -146,14 +146,9 @@ def raced(problem: Problem, options: Any) -> dict[str, timing.Timing]:
         ]
 
     floor = problem.products * options.epochs * (len(data[0]) // options.batch_size) / product_rate()
-    result: dict[str, timing.Timing] = {}
-    for way, run, count in (
-        ("sweep", sweep, options.rates * runs_of_a_round),
-        ("loop", lambda: loop(False), runs_of_a_round),
-        ("loop, shared", lambda: loop(True), runs_of_a_round),
-        ("train", train, runs_of_a_round),
-    ):
-        result |= timing.race(problem.name, {way: run}, options.rounds, per=count)
+    ways = {"sweep": sweep, "loop": lambda: loop(False), "loop, shared": lambda: loop(True), "train": train}
+    runs = dict.fromkeys(ways, runs_of_a_round) | {"sweep": options.rates * runs_of_a_round}
+    result = timing.race(problem.name, ways, options.rounds, per=runs)
     note = "matrix products alone, no compile"
     return result | {"floor": timing.Timing(problem.name, "floor", (floor,) * options.rounds, note)}
 

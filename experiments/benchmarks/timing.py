@@ -84,17 +84,19 @@ def race(
     runs: Mapping[str, Run | None],
     rounds: int,
     *,
-    per: int = 1,
+    per: int | Mapping[str, int] = 1,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Timing]:
     """Time every contestant once a round, after one warm-up each.
 
     The first goes last in the next round, and every other round runs backwards: nobody always follows the same one.
 
-    `per` divides the time, for runs of many steps. A contestant that is None is not installed.
+    `per` divides the time, for runs of many steps: one number, or one for each contestant. A contestant that is None is
+    not installed.
     """
     present = [(label, run) for label, run in runs.items() if run is not None]
     samples: dict[str, list[float]] = {label: [] for label in runs}
+    steps = per if isinstance(per, Mapping) else dict.fromkeys(runs, per)
     for _, run in present:
         stopwatch(run)
     gc.collect()
@@ -104,7 +106,7 @@ def race(
             turn = first % max(len(present), 1)
             order = present[turn:] + present[:turn]
             for label, run in order[:: 1 if first % 2 else -1]:
-                samples[label].append(stopwatch(run) / per)
+                samples[label].append(stopwatch(run) / steps[label])
     finally:
         gc.enable()
     notes = {label: "not installed" for label, run in runs.items() if run is None} | dict(notes or {})

@@ -1,6 +1,7 @@
 """Which examples go into which step: a plan of indices, made ahead, that visits every example once an epoch."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -109,6 +110,7 @@ def _sorted_by_bits(key: Array, num_examples: int) -> Array:
     return lax.sort((high, low, jnp.arange(num_examples, dtype=jnp.int32)), num_keys=2)[2]
 
 
+@partial(jax.jit, static_argnames="num_examples")  # without it every call outside jit compiles the loops anew
 def _moved(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)

@@ -194,14 +194,14 @@ class Gradient:
             )
             with arithmetic(self.precise):
                 run = compiled(forward_slopes, self.args, self.precise)
-                found = run(point, (np.asarray(rays.first, np.int32), np.asarray(rays.last, np.int32)))
-                slopes = np.asarray(found, float)
+                slopes = np.asarray(run(point, (rays.first.astype(np.int32), rays.last.astype(np.int32))), float)
             return slopes, np.abs(slopes)
         if self.args.num_coordinates > LARGE:
             return self._slopes_in_blocks(rays)
         weights = np.concatenate([np.asarray(weight, float).ravel() for weight in rays.weights]) / UNIT
         units = 1.0 if rays.absolute else self.units * weights
-        terms = np.where(self.units > 0, self.row * units, 0.0)
+        with np.errstate(over="ignore"):  # a slope beyond the largest number is infinite, and judged as such
+            terms = np.where(self.units > 0, self.row * units, 0.0)
         if np.all(rays.last - rays.first == 1):
             return terms[:, rays.first].T, np.abs(terms[:, rays.first].T)
         pieces = [terms[:, first:last] for first, last in zip(rays.first, rays.last, strict=True)]

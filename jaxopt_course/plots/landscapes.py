@@ -165,7 +165,9 @@ def beside_theory(
     figure = Figure(figsize=(1.4 + 5.6 * len(panels), 5.0), layout="constrained")
     figure.suptitle(title)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    figure.supxlabel("marks: measured; lines: theory", size=9, color="0.3")
+    joined = any(name not in theory for measured, theory in panels.values() for name in measured)
+    note = "marks: measured; lines: theory" + "; thin lines only join marks without theory" * joined
+    figure.supxlabel(note, size=9, color="0.3")
     styles = line_styles(name for panel in panels.values() for curves in panel for name in curves)
     for axes, (panel, (measured, theory)) in zip(row, panels.items(), strict=True):
         _dress(axes, panel, xlabel, ylabel if axes is row[0] else "")

@@ -103,7 +103,9 @@ def advance(
 
     def lane(point: dict[str, Array], carry: Carry, data: PyTree, plan: Array, *rows: Array) -> Any:
         optimizer = factory(**point)
-        carry, record = train_steps(objective, optimizer, carry, data, plan, *rows, has_aux=has_aux, check_rows=False)
+        carry, record = train_steps(
+            objective, optimizer, carry, data, plan, *rows, has_aux=has_aux, check_rows=False, with_norm=False
+        )
         return carry, record.loss, record.skipped
 
     of_a_seed = jax.vmap(lane, (0, 0, None, None, None, None))

@@ -157,15 +157,11 @@ class MethodRun:
         finite = np.isfinite(losses)
         loss = block.valid(np.where(finite, losses, np.inf))
         results, places = self.results, block.places
-        stopped = results["diverged_at"][places]
-        last = rung.last == self.setup.num_steps
-        ended = np.where((stopped == 0) & ~np.isfinite(loss) & last, max(rung.last, 1), stopped)
-        results["diverged_at"][places] = ended
-        results["loss"][places] = np.where(stopped > 0, np.inf, loss)
+        results["loss"][places] = np.where(results["diverged_at"][places] > 0, np.inf, loss)
         if len(self.rungs) > 1:
             of_rung = results.setdefault("loss_of_rung", np.full((len(self.rungs), *results["loss"].shape), np.inf))
             of_rung[self.rungs.index(rung)][places] = results["loss"][places]
-        if not last:
+        if rung.last < self.setup.num_steps:
             self._set_aside(block)
         elif self.params:
             self._keep(block)
@@ -287,7 +283,9 @@ class MethodRun:
         finalists = self._active(len(self.rungs) - 1)
         best = int(finalists[np.argmin(results["loss"].mean(axis=1)[finalists])])
         params = self.params.get("all", self.params.get("best"))
-        loss, diverged_at, steps, curve = (results[name] for name in ("loss", "diverged_at", "steps", "curve"))
+        loss, stopped, steps, curve = (results[name] for name in ("loss", "diverged_at", "steps", "curve"))
+        # a lane that never stopped, with an infinite loss over all data, diverged with its last step
+        diverged_at = np.where((stopped == 0) & np.isinf(loss), np.maximum(steps, 1), stopped)
         return MethodResult(self.method.points, loss, diverged_at, steps, curve, self.evals, best, params)
 
 
