@@ -11,6 +11,8 @@ _MASKED = "is a masked array, whose mask would be dropped; fill it (.filled(valu
 
 def check_arrays(name: str, tree: Any) -> None:
     """Raise ValueError that names the first leaf that JAX would misread: a mask dropped, objects, text, records."""
+    if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+        return
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if problem := _misread(leaf):
             raise ValueError(f"{name}{jax.tree_util.keystr(path)} {problem}")
@@ -33,6 +35,8 @@ def _misread(leaf: Any) -> str:
 
 def on_device(leaf: Any) -> jax.Array:
     """The leaf as a JAX array."""
+    if isinstance(leaf, jax.Array):
+        return leaf
     return jnp.asarray(on_host(leaf) if isinstance(leaf, np.ndarray) else leaf)
 
 

@@ -12,6 +12,8 @@ from jax import lax
 
 def check_floating(params: Any) -> None:
     """Raise TypeError that names the first leaf that is not floating point."""
+    if all(hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(params)):
+        return
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         where = f"params{jax.tree_util.keystr(path)}"
         if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):

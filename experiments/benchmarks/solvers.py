@@ -7,6 +7,7 @@ tracing, lowering and compiling with empty caches.
 
 logistic: 5,000 real digits of 28x28, 10 classes, W[10, 784]. rosenbrock: the chained function, cheap enough to show
 what happens between evaluations. batch: 1,024 small logistic regressions at once. meta: a call with nothing to do.
+implicit: the derivative of a solution. l1: a solution with exact zeros.
 """
 
 import math
@@ -33,6 +34,7 @@ from experiments.benchmarks.solver_peers import (
     sklearn_logistic,
     torch_lbfgs,
 )
+from experiments.benchmarks.solver_terms import implicit, l1
 
 L2 = 1e-3
 PEERS = ("optax", "jaxopt", "torch", "scipy", "sklearn")
@@ -297,6 +299,8 @@ PARTS: dict[str, Callable[[int], Outcome]] = {
     "rosenbrock": rosenbrock,
     "batch": batch,
     "meta": meta,
+    "implicit": implicit,
+    "l1": l1,
 }
 
 

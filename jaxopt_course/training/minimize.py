@@ -12,7 +12,7 @@ import optax
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
 from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.dtypes import check_floating
-from jaxopt_course.training.checks import check_objective_argument, check_optimizer_argument
+from jaxopt_course.training.checks import check_optimizer_argument
 from jaxopt_course.training.habits import check_no_habits
 from jaxopt_course.training.pieces import SolveSnapshot, Watch, solved_in_pieces
 from jaxopt_course.training.real_parameters import arrays_and_functions, joined, real_pairs
@@ -23,6 +23,7 @@ from jaxopt_course.training.stopping import Stopping
 from jaxopt_course.training.terms import separable_term
 
 Tolerance = int | float | Array | None
+UNLIMITED = int(np.iinfo(np.int32).max)
 Bounds = tuple[PyTree, PyTree] | None
 
 
@@ -151,14 +152,13 @@ def minimize(
     """
     check_no_habits(unknown)
     check_optimizer_argument("minimize", optimizer)
-    check_objective_argument("minimize", objective, *(["params"] if data is None else ["params", "data"]))
     params, functions = arrays_and_functions(params)
     check_arrays("params", params)
     check_arrays("data", data)
     check_floating(params)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
-    at_least = {"gtol": (gtol, 0), "ftol": (ftol, 0), "xtol": (xtol, 0)}
-    for name, (value, least) in (at_least | {"max_steps": (max_steps, 0), "max_evals": (max_evals, 1)}).items():
+    params = jax.tree.map(_as_array, params)
+    limits = ("gtol", gtol, 0), ("ftol", ftol, 0), ("xtol", xtol, 0)
+    for name, value, least in (*limits, ("max_steps", max_steps, 0), ("max_evals", max_evals, 1)):
         if isinstance(value, int | float) and not value >= least:
             raise ValueError(f"minimize: {name} must be at least {least}, got {value}")
     stopping = Stopping(
@@ -167,7 +167,7 @@ def minimize(
         xtol=xtol,
         target=-math.inf if target is None else target,
         max_steps=max_steps,
-        max_evals=np.iinfo(np.int32).max if max_evals is None else max_evals,
+        max_evals=UNLIMITED if max_evals is None else max_evals,
     )
     given = Given(
         params,
@@ -184,6 +184,10 @@ def minimize(
     else:
         result, _ = solve(callables, given, options=options)
     return result._replace(params=joined(result.params, functions))
+
+
+def _as_array(leaf: Any) -> Array:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptState:

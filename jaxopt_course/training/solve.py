@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, OptState, Params, PyTree
 from jaxopt_course.dtypes import working_dtype
 from jaxopt_course.optimizers.separable import Separable
+from jaxopt_course.training.checks import check_objective_argument
 from jaxopt_course.training.implicit import Solution, with_derivatives
 from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
 from jaxopt_course.training.programs import Program
@@ -74,6 +75,7 @@ def solve(
     A piece is not differentiable, and takes no arrays whose shardings are types.
     """
     objective, optimizer, functions = callables
+    check_objective_argument("minimize", objective, *(["params"] if given.data is None else ["params", "data"]))
 
     def of_arrays(params: Params, *data: Batch) -> Any:
         return objective(joined(params, functions), *data)
