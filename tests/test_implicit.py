@@ -88,6 +88,7 @@ def test_logistic_regression_by_the_theorem_in_numpy() -> None:
     assert_close(jax.jacobian(fitted)(0.05), -np.linalg.solve(hessian, w), 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
 def test_derivatives_agree_with_jaxopt() -> None:
     jaxopt = pytest.importorskip("jaxopt")
     theirs = jaxopt.LBFGS(lambda w, strength: ridge(w, (X, Y, strength)), tol=1e-12, maxiter=1000)

@@ -339,3 +339,59 @@ def test_arguments_name_what_there_is() -> None:
     assert tuple(SOLVERS) == arguments.PROFILED
     assert set(judging.RIVALS) <= SOLVERS.keys()
     assert {name for _, names in judging.RIVALS.values() for name in names} <= SOLVERS.keys()
+
+
+# Within bounds
+
+
+def slope() -> Task:
+    """(x - 2)^2 + (y - x)^2 for x <= 1: the minimum is at (1, 1), held by the bound."""
+    bounds = np.array([-np.inf, -np.inf]), np.array([1.0, np.inf])
+    return make_task("planted", "slope", lambda w: (w[0] - 2) ** 2 + (w[1] - w[0]) ** 2, [3.0, 0.0], (1.0,), bounds)
+
+
+@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
+@pytest.mark.parametrize("name", [name for name, solver in SOLVERS.items() if solver.bounded])
+def test_every_solver_for_bounds_ends_at_the_bound(name: str) -> None:
+    if not SOLVERS[name].installed:
+        pytest.skip(f"{SOLVERS[name].package} is not installed")
+    task = slope()
+    assert np.array_equal(task.start, [1.0, 0.0])
+    outcome = SOLVERS[name].solve(task, LIMITS)
+    (row,) = judge(task, {name: outcome})
+    assert np.max(np.abs(outcome.params - 1)) <= 1e-3
+    if name != "scipy_trust_constr":  # an interior point method, which stays inside
+        assert row["solved_1e-05"]
+        assert not row["false_success"]
+
+
+@pytest.mark.parametrize(
+    ("params", "solved", "false"),
+    [((1.0, 1.0), True, False), ((1.0, 0.5), False, True), ((0.5, 0.5), False, True), ((1.5, 1.5), False, True)],
+)
+def test_claims_within_bounds_are_judged_by_what_the_bounds_leave(
+    params: tuple[float, float], solved: bool, false: bool
+) -> None:
+    end = Outcome(np.array(params), True, "planted", np.array([[1.0, 1.0, 0.0]]), 1, 0)
+    (row,) = judge(slope(), {"planted": end})
+    assert row["solved_1e-08"] is solved
+    assert row["false_success"] is false
+
+
+def test_a_solver_without_bounds_is_refused_for_the_bounded_collection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.__main__ import main
+
+    command = [
+        "profiles",
+        "--collection",
+        "bounded",
+        "--solvers",
+        "lbfgs",
+        "scipy_bfgs",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(command) == 2
+    assert "scipy_bfgs cannot solve --collection bounded" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Full-batch solves from the command line, made small; optima and endings are computed again by other means."""
 
 import argparse
+import contextlib
 import csv
 import io
 import json
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import jaxopt_course as jc
-from experiments import arguments, solve
+from experiments import arguments, solve, solve_l1
 from experiments.__main__ import main
 from tests.commands import printed
 
@@ -274,3 +275,31 @@ def test_curves_of_nothing_are_still_a_figure() -> None:
     costs = {"evaluations": {"lost": np.arange(1.0, 4.0)}}
     (axes,) = jc.plots.convergence_curves(nothing, costs, title="T", ylabel="excess", floor=1e-12).axes
     assert not axes.texts
+
+
+def test_the_path_of_l1_is_a_table_and_two_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solve_l1, "STRENGTHS", 4)
+    out, shown = tmp_path / "l1", io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        assert main(["solve", "--l1", "--out", str(out)]) == 0
+    assert "Softmax regression with L1 on digits" in shown.getvalue()
+    rows = list(csv.DictReader(io.StringIO((out / "metrics.csv").read_text())))
+    counts = [int(row["nonzero"]) for row in rows]
+    assert len(rows) == 4
+    assert counts[0] <= 2
+    assert counts == sorted(counts)
+    assert all(float(row["residual"]) <= 1e-8 for row in rows)
+    with np.load(out / "params.npz") as arrays:
+        weights = arrays["weights"]
+    assert [int(np.sum(W != 0)) for W in weights] == counts
+    for name in ("l1_path.png", "l1_templates.png"):
+        assert imread(out / "figures" / name).std() > 0.01
+
+
+def test_coefficient_paths_run_from_the_strongest_to_the_weakest() -> None:
+    strengths, coefficients = np.array([0.1, 1.0, 0.01]), np.array([[0.5, 0.0], [0.0, 0.0], [1.0, -2.0]])
+    upper, lower = jc.plots.coefficient_paths(strengths, coefficients, title="T").axes
+    lines = [line.get_ydata() for line in upper.get_lines()]
+    np.testing.assert_array_equal(lines[:2], [[0.0, 0.5, 1.0], [0.0, 0.0, -2.0]])
+    np.testing.assert_array_equal(lower.get_lines()[0].get_ydata(), [0, 1, 2])
+    assert lower.get_xlim()[0] > lower.get_xlim()[1]
