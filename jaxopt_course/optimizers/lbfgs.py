@@ -62,8 +62,13 @@ class LBFGSState(NamedTuple):
         return True
 
 
+USUAL_PAIRS, MOST_PAIRS = 10, 100  # kept, where nothing is known of the cost of an evaluation; at most
+PART = 0.25  # of the operations of an evaluation: what pairs may cost at a step
+OF_A_PAIR = 24  # operations for each parameter at a step: eight, but memory is read three times as slowly
+
+
 @cached_factory
-def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Optimizer:
+def lbfgs(memory_size: int | None = None, line_search: LineSearch = strong_wolfe) -> Optimizer:
     r"""Newton's method with an inverse Hessian made of the last m steps, and a search for the length of each.
 
     $$w \leftarrow w - t H g, \qquad s = w_{new} - w, \qquad y = g_{new} - g$$
@@ -78,7 +83,8 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
     step from two gradients of the same function, so it is sound on minibatches and inside `optax.chain` too.
 
     Args:
-      memory_size: m, pairs kept, at least 1; each costs twice the memory of the parameters.
+      memory_size: m, pairs kept, at least 1; each costs twice the memory of the parameters. Unless given it is 10, and
+        in `minimize` as many as cost a quarter of an evaluation, from 10 to 100 (under bounds and penalties 10).
       line_search: `strong_wolfe`, or a function like it.
 
     Returns:
@@ -103,14 +109,20 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
     Source: the lecture's "L-BFGS"; Liu and Nocedal (1989), "On the limited memory BFGS method for large scale
     optimization", algorithm 2.1.
     """
-    if isinstance(memory_size, bool) or not isinstance(memory_size, int):
+    if isinstance(memory_size, bool) or not isinstance(memory_size, int | None):
         raise TypeError(f"memory_size must be a whole number, got {type(memory_size).__name__}: {memory_size!r}")
-    if memory_size < 1:
+    if memory_size is not None and memory_size < 1:
         raise ValueError(f"memory_size must be at least 1, got {memory_size}")
 
     def init(params: Params) -> LBFGSState:
+        return sized(params, memory_size or USUAL_PAIRS)
+
+    def sized(params: Params, memory_size: int) -> LBFGSState:
         search, zero = init_search(params), jnp.zeros((), jnp.int32)
         return LBFGSState(empty_history(params, memory_size), search, zero, zero, zero, search.gain)
+
+    if memory_size is None:
+        init.sized = sized  # type: ignore[attr-defined]  # for a loop that knows what an evaluation costs
 
     def update(grads: Updates, state: LBFGSState, params: Params = None, **keywords: Any) -> tuple[Updates, LBFGSState]:
         if not jax.tree.leaves(grads):
@@ -140,6 +152,12 @@ def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Opti
         )
 
     return Optimizer(init, update)
+
+
+def pairs_that_pay(params: Params, operations: float) -> int:
+    """How many pairs to keep where an evaluation of value and gradient takes so many operations."""
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return int(min(max(PART * operations / (OF_A_PAIR * max(size, 1)), USUAL_PAIRS), MOST_PAIRS))
 
 
 class _Course(NamedTuple):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -196,6 +197,9 @@ def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptS
     The state that `init` makes tells only structure, dtypes and hyperparameters, so the parameters may lie anywhere.
     """
     given = without_evaluation(given.state if hasattr(given, "params") and hasattr(given, "state") else given)
-    bare = optax.GradientTransformation(lambda w: without_evaluation(optimizer.init(w)), optimizer.update)
+    init, sized = optimizer.init, getattr(optimizer.init, "sized", None)
+    if sized is not None and hasattr(given, "history"):  # its size was chosen
+        init = partial(sized, memory_size=len(given.history.scale) - 1)
+    bare = optax.GradientTransformation(lambda w: without_evaluation(init(w)), optimizer.update)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), real_pairs(params))
     return continued_state("minimize", given, bare, like)

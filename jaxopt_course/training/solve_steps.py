@@ -12,9 +12,11 @@ from jax import lax
 from jaxopt_course.annotations import AnyOptimizer, Array, OptState, Params, PyTree, Updates
 from jaxopt_course.dtypes import largest_entry, norm, rounding, vdot
 from jaxopt_course.optimizers import Search
+from jaxopt_course.optimizers.lbfgs import pairs_that_pay
 from jaxopt_course.optimizers.searched import gain_along
 from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
+from jaxopt_course.training.costs import operations_of
 from jaxopt_course.training.remaining import Remaining, relative_size, remaining
 from jaxopt_course.training.solve_trace import SolveTrace, blank_trace, recorded, with_evals
 from jaxopt_course.training.stopping import (
@@ -139,7 +141,7 @@ def _ended(solve: Solve, carry: _Carry) -> _Carry:
 def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int | None) -> _Carry:
     """The carry before the first step."""
     here, none = solve.at(solve.within(params)), jnp.zeros((), jnp.int32)
-    state = solve.optimizer.init(params) if state is None else state
+    state = _first_state(solve, params) if state is None else state
     evaluates = _evaluates(_search(jax.eval_shape(solve.optimizer.init, params)))
     state = without_evaluation(state)
     unknown = jnp.full_like(here.value, jnp.inf)
@@ -160,6 +162,14 @@ def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int
         looked=jnp.array(not hasattr(state, "lowest_curvature")),
         trace=blank_trace(trace_length, here.value, here.grad_norm),
     )
+
+
+def _first_state(solve: Solve, params: Params) -> OptState:
+    """The optimizer's state before the first step; one that may choose its size is told what an evaluation costs."""
+    sized = getattr(solve.optimizer.init, "sized", None)
+    if sized is None or solve.separable is not None:
+        return solve.optimizer.init(params)
+    return sized(params, pairs_that_pay(params, operations_of(solve.value_fn, params)))
 
 
 def _is_running(carry: _Carry) -> Array:
