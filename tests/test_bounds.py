@@ -143,7 +143,7 @@ def test_trees_prefixes_none_and_fixed_parameters() -> None:
 
     start = {"a": jnp.zeros((2, 2)), "b": {"c": jnp.array(0.0), "d": jnp.zeros(3)}}
     upper = {"a": jnp.array([[1.0, INF], [2.0, 4.0]]), "b": 4}
-    lower = {"a": -INF, "b": {"c": 4.0, "d": -1}}
+    lower = {"a": None, "b": {"c": 4.0, "d": -1}}
     for solver in SOLVERS.values():
         params = jc.minimize(f, solver, start, bounds=(lower, upper)).params
         np.testing.assert_allclose(params["a"], [[1, 3], [2, 3]], atol=1e-9)

@@ -464,6 +464,15 @@ np.testing.assert_allclose(value, residual, rtol=1e-5)
 with jax.set_mesh(mesh):
     again = jc.minimize(gathered, jc.newton(), result.params, data=data, max_steps=1, state=result)
 np.testing.assert_allclose(again.value, residual, rtol=1e-5)
+
+with jax.set_mesh(mesh):
+    within = jc.minimize(gathered, jc.lbfgs(), params, data=data, bounds=({"w": -0.1, "b": None}, 0.1))
+    sparse = jc.minimize(gathered, jc.lbfgs(), params, data=data, l1={"w": 0.1, "b": 0.0})
+    slope = jax.grad(lambda data: jc.minimize(gathered, jc.newton(), params, data=data).value)(data)[1]
+assert 0 < np.sum(np.abs(within.params["w"]) == np.float32(0.1)) <= 16 and within.status > 0
+assert 0 < np.sum(sparse.params["w"] == 0) < 16 and sparse.status > 0
+fitted = np.c_[x, np.ones(64)] @ np.linalg.lstsq(np.c_[x, np.ones(64)], y)[0]
+np.testing.assert_allclose(slope, 2 * (y - fitted) / 64, atol=1e-5)
 """
 
 

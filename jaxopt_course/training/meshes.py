@@ -33,8 +33,13 @@ def on_auto_axes(mesh: AbstractMesh, run: Callable[..., PyTree], objective: Obje
     axes = tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit)
     types = jax.tree.map(lambda leaf: PartitionSpec(*jax.typeof(leaf).sharding.spec), args)
     with use_abstract_mesh(mesh.update_axis_types(dict.fromkeys(axes, AxisType.Auto))):
-        args = jax.tree.map(lambda leaf: reshard(leaf, PartitionSpec(*[None] * jnp.ndim(leaf))), args)
+        args = everywhere(args)
         return run(explicit_axes(objective, axes=axes, in_sharding=types), *args)
+
+
+def everywhere(tree: PyTree) -> PyTree:
+    """The arrays of a tree whole on every device of the mesh of the context."""
+    return jax.tree.map(lambda leaf: reshard(leaf, PartitionSpec(*[None] * jnp.ndim(leaf))), tree)
 
 
 def resharded_like(tree: PyTree, other: PyTree, mesh: AbstractMesh) -> PyTree:

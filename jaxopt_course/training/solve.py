@@ -9,7 +9,7 @@ from jaxopt_course.dtypes import working_dtype
 from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.training.checks import check_objective_argument
 from jaxopt_course.training.implicit import Solution, with_derivatives
-from jaxopt_course.training.meshes import explicit_mesh, on_auto_axes, replicated, resharded_like
+from jaxopt_course.training.meshes import everywhere, explicit_mesh, on_auto_axes, replicated, resharded_like
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.real_parameters import from_real_pairs, joined, real_pairs
 from jaxopt_course.training.solve_steps import Solve, solved
@@ -84,7 +84,12 @@ def solve(
     given = given._replace(params=None, data=None)
     if (mesh := explicit_mesh(args)) is None:
         return _solved(optimizer, given, piece, options, of_arrays, *args)
-    result, _ = on_auto_axes(mesh, partial(_solved, optimizer, given, None, options), of_arrays, *args)
+
+    def run(objective: Objective, *args: PyTree) -> tuple[Result, Any]:
+        local = given._replace(separable=everywhere(given.separable))
+        return _solved(optimizer, local, None, options, objective, *args)
+
+    result, _ = on_auto_axes(mesh, run, of_arrays, *args)
     whole = replicated(result._replace(params=None, state=None), mesh)
     return whole._replace(params=resharded_like(result.params, args[0], mesh), state=result.state), None
 

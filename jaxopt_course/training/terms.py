@@ -34,9 +34,8 @@ def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any
             f"got {type(bounds).__name__}{_scipy_hint(bounds)}"
         )
     low, high = bounds or (None, None)
-    lower = _spread("lower bound", -np.inf if low is None else low, params)
-    upper = _spread("upper bound", np.inf if high is None else high, params)
-    strength = None if l1 is None else _spread("l1", l1, params)
+    lower, upper = _spread("lower bound", low, params, -np.inf), _spread("upper bound", high, params, np.inf)
+    strength = None if l1 is None else _spread("l1", l1, params, 0.0)
     _check(lower, upper, strength)
     return Separable(lower, upper, strength)
 
@@ -48,10 +47,11 @@ def _scipy_hint(bounds: Any) -> str:
     return "; of pairs as SciPy takes them, make two arrays: tuple(numpy.array(bounds, float).T)" if pairs else ""
 
 
-def _spread(name: str, prefix: PyTree, params: Params) -> Params:
-    """An array for each parameter from a number or a tree prefix."""
+def _spread(name: str, prefix: PyTree, params: Params, nothing: float) -> Params:
+    """An array for each parameter from a number or a tree prefix; None stands for `nothing`."""
 
     def leaf_like(path: Any, leaf: Array, value: Any) -> Array:
+        value = nothing if value is None else value
         where = f"{name} for params{jax.tree_util.keystr(path)}"
         try:
             return jnp.broadcast_to(jnp.asarray(value).astype(leaf.dtype), jnp.shape(leaf))
@@ -63,7 +63,7 @@ def _spread(name: str, prefix: PyTree, params: Params) -> Params:
         return jax.tree_util.tree_map_with_path(lambda rest, leaf: leaf_like((*path, *rest), leaf, value), subtree)
 
     try:
-        return jax.tree_util.tree_map_with_path(below, prefix, params)
+        return jax.tree_util.tree_map_with_path(below, prefix, params, is_leaf=lambda leaf: leaf is None)
     except (TypeError, ValueError) as error:
         if str(error).startswith("minimize:"):
             raise
