@@ -66,6 +66,30 @@ class _Round(NamedTuple):
     num_products: Array
 
 
+class _Trial(NamedTuple):
+    """The best of the trials so far, with B (x - w) and the value of the model there, and how many were `tried`."""
+
+    x: Array
+    change: Array
+    value: Array
+    tried: Array
+
+
+def _better(
+    best: _Trial, x: Array, product: Callable[[Array], Array], w: Array, value: Callable[[Array, Array], Array]
+) -> _Trial:
+    """The best trial with one more."""
+    change = product(x - w)
+    reached = value(x, change)
+    lower = reached < best.value
+    return _Trial(
+        jnp.where(lower, x, best.x),
+        jnp.where(lower, change, best.change),
+        jnp.where(lower, reached, best.value),
+        best.tried + 1,
+    )
+
+
 def model_minimum(w: Array, g: Array, h: Separable, model: Model, active: Array) -> Target:
     """The minimizer of the model plus h over all x, from w.
 
@@ -87,27 +111,20 @@ def model_minimum(w: Array, g: Array, h: Separable, model: Model, active: Array)
         face = h.face(state.x, state.q)
         whole = face.project(state.x + step)
         inside = jnp.all(whole == state.x + step)
-
-        def take(x: Array) -> tuple[Array, Array, Array]:
-            change = model.product(x - w)
-            return x, change, value(x, change)
-
-        def part() -> tuple[Array, Array, Array]:
-            along = -state.q * jnp.dot(state.q, state.q)
-            curvature = jnp.abs(jnp.dot(state.q, model.product(state.q)))
-            along = jnp.where(curvature > 0, along / curvature, along)
-            lengths: list[Array | float] = [*PARTS, jnp.minimum(face.longest(state.x, step), 1)]
-            trials = [face.project(state.x + t * step) for t in lengths]
-            trials += [face.project(state.x + t * along) for t in PARTS[::2]]
-            xs, changes, values = lax.map(take, jnp.stack(trials))
-            best = jnp.argmin(values)
-            return xs[best], changes[best], values[best]
-
-        x, change, reached = lax.cond(inside, lambda: take(whole), part)
+        lengths: list[Array | float] = [*PARTS[1:], jnp.minimum(face.longest(state.x, step), 1)]
+        down = -state.q * (jnp.linalg.norm(step) / jnp.linalg.norm(state.q))
+        others = [face.project(state.x + t * step) for t in lengths]
+        others += [face.project(state.x + t * down) for t in PARTS[::2]]
+        trials = jnp.stack([whole, *others])
+        found = lax.while_loop(  # the whole step is enough where it stays on its face
+            lambda best: (best.tried == 0) | (~inside & (best.tried < len(trials))),
+            lambda best: _better(best, trials[best.tried], model.product, w, value),
+            _Trial(state.x, state.change, jnp.full((), jnp.inf, g.dtype), jnp.zeros((), jnp.int32)),
+        )
+        x, change, reached = found.x, found.change, found.value
         lower = reached < state.value
         q = h.subgradient(x, g + change)
         released = jnp.any(h.free(x, q) & ~free)
-        trials = jnp.where(inside, 1, len(PARTS) + len(PARTS[::2]) + 2)
         return _Round(
             x=jnp.where(lower, x, state.x),
             change=jnp.where(lower, change, state.change),
@@ -117,7 +134,7 @@ def model_minimum(w: Array, g: Array, h: Separable, model: Model, active: Array)
             known=convex,
             over=~lower | ~convex | (inside & ~released),
             rounds=state.rounds + 1,
-            num_products=state.num_products + num_products + trials,
+            num_products=state.num_products + num_products + found.tried,
         )
 
     zero, none = jnp.zeros((), g.dtype), jnp.zeros((), jnp.int32)

@@ -244,11 +244,11 @@ def newton_cg(
         allowed = jnp.where(inputs.is_active, most, 0)
         few = size <= FEW and preconditioner is None and max_products is None
         if inputs.separable is not None:
-            course = _course_within(product, inputs.params, g, inputs.separable, forcing, allowed)
+            course = _course_within(product, inputs.params, g, inputs.separable, forcing, allowed, few)
         else:
             system = scaled_system(product, g) if few else System(product, g, lambda v: v)
             course = _course(system, g, inverse, allowed, forcing)
-            course = course._replace(num_products=course.num_products + few * size)
+        course = course._replace(num_products=course.num_products + few * size)
         first = jnp.asarray(rate(state.count), dtype)
         inputs = inputs.frozen_where(~course.usable)
         direction, first = unless_retreating(course.direction, first, state.reset_status, inputs)
@@ -298,11 +298,25 @@ def _course(
 
 
 def _course_within(
-    product: Callable[[Updates], Updates], params: Params, g: Updates, h: Separable, forcing: Array, allowed: Array
+    product: Callable[[Updates], Updates],
+    params: Params,
+    g: Updates,
+    h: Separable,
+    forcing: Array,
+    allowed: Array,
+    few: bool,
 ) -> _Course:
     """The same under bounds: to the minimum of the model within them. It knows no way out of a saddle."""
     flat, unravel = ravel_pytree(g)
-    model = inexact_model(lambda v: ravelled(product(unravel(v)), flat.dtype), forcing, allowed)
+
+    def of_vector(v: Array) -> Array:
+        return ravelled(product(unravel(v)), flat.dtype)
+
+    if few:
+        hessian = jax.vmap(of_vector, out_axes=1)(jnp.eye(len(flat), dtype=flat.dtype))
+        model = inexact_model(lambda v: hessian @ v, forcing, allowed)
+    else:
+        model = inexact_model(of_vector, forcing, allowed)
     target = model_minimum(ravelled(params, flat.dtype), flat, h.ravelled(flat.dtype), model, allowed > 0)
     usable, negative = jnp.all(jnp.isfinite(target.direction)), jnp.isinf(target.gain)
     direction, none = unravel(target.direction), jnp.zeros((), flat.dtype)
