@@ -61,6 +61,11 @@ class LBFGSState(NamedTuple):
         """Whether the optimizer can put parameters on 0 exactly."""
         return True
 
+    @property
+    def estimates_gain(self) -> bool:
+        """Whether `search.gain` knows no curvature but that of the last steps, so that a success is to be confirmed."""
+        return True
+
 
 @cached_factory
 def lbfgs(memory_size: int = 10, line_search: LineSearch = strong_wolfe) -> Optimizer:
