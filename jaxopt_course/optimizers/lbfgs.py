@@ -61,6 +61,11 @@ class LBFGSState(NamedTuple):
         """Whether the optimizer can put parameters on 0 exactly."""
         return True
 
+    @property
+    def estimates_gain(self) -> bool:
+        """Whether `search.gain` knows no curvature but that of the last steps, so that a success is to be confirmed."""
+        return True
+
 
 USUAL_PAIRS, MOST_PAIRS = 10, 100  # kept, where nothing is known of the cost of an evaluation; at most
 PART = 0.25  # of the operations of an evaluation: what pairs may cost at a step

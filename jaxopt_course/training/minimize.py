@@ -74,9 +74,10 @@ def minimize(
     was short. The minimum must also be estimated to be near: within 1e-3 of each parameter, or of its way from the
     start, or within 0.03 where what is left to gain is at most 1e-8 |f| too; a start far above all else makes
     everything later look small. What is left to gain is half of Newton's decrement for `newton` and `newton_cg`, and
-    for `lbfgs` the same of its model, corrected by the slopes that its searches found. Other optimizers may take steps
-    of any length, so for them one more evaluation and up to 30 products with the Hessian estimate it by conjugate
-    gradients: when the curvature along the last step suggests that the end is near, when ten steps in a row gained
+    for `lbfgs` the same of its model, corrected by the slopes that its searches found. That model knows the last steps
+    only, and other optimizers may take steps of any length, so for all of these one more evaluation and up to 30
+    products with the Hessian estimate it by conjugate gradients: for `lbfgs` where its model claims a success, for
+    others when the curvature along the last step suggests that the end is near, when ten steps in a row gained
     nothing, and when the budget is used up. These claims do not depend on a factor or a constant of the objective, as
     far as rounding lets them.
 

@@ -1,4 +1,5 @@
-"""How much is left to gain at a point: what the end of a solve by a rule that does not search for its step rests on."""
+"""How much is left to gain at a point, by curvature: what a success rests on where the optimizer itself has seen none,
+or only what its last steps tell of it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import optax
 
 from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import largest_entry, norm
-from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.inner_solve import System, hidden_gain, scaled_system, truncated_cg
 from jaxopt_course.optimizers.searched import decrement
 from jaxopt_course.optimizers.separable import Separable
 
@@ -41,7 +42,8 @@ def remaining(
     $$\tfrac12 g^T H^{-1} g \approx -\tfrac12 g^T d + \frac{|r|^2}{2 \mu}, \qquad H d = -g + r$$
 
     The second term bounds what the residual r of the inner solve may hide, with the lowest curvature that the solve
-    has met for mu. Negative curvature leaves the gain unknown.
+    has met for mu. Negative curvature leaves the gain unknown. For as many parameters as products are allowed, the
+    Hessian is formed and scaled to a diagonal of ones: then it hides little, whatever the units.
 
     Args:
       grad_fn: `params -> gradient`, like the parameters.
@@ -70,16 +72,13 @@ def remaining(
         change = optax.tree.cast(product(optax.tree.cast_like(v, params)), dtype)
         return change if moves is None else jax.tree.map(lambda c, free: jnp.where(free, c, 0), change, moves)
 
-    inner = truncated_cg(
-        among_free,
-        grads,
-        lambda v: v,
-        MAX_PRODUCTS,
-        RESIDUAL,
-    )
-    gain = decrement(optax.tree.vdot(grads, inner.solution)) + hidden_gain(inner, dtype)
+    few = sum(leaf.size for leaf in jax.tree.leaves(grads)) <= MAX_PRODUCTS
+    system = scaled_system(among_free, grads) if few else System(among_free, grads, lambda v: v)
+    inner = truncated_cg(system.product, system.grads, lambda v: v, MAX_PRODUCTS, RESIDUAL)
+    way = system.back(inner.solution)
+    gain = decrement(optax.tree.vdot(grads, way)) + hidden_gain(inner, dtype)
     known = ~inner.negative & jnp.isfinite(inner.largest)
-    found = Remaining(gain, norm(inner.solution, dtype), relative_size(inner.solution, params, start, dtype))
+    found = Remaining(gain, norm(way, dtype), relative_size(way, params, start, dtype))
     return jax.tree.map(lambda estimate: jnp.where(known, estimate, jnp.inf), found)
 
 

@@ -117,7 +117,7 @@ def solved(solve: Solve, state: OptState, trace_length: int | None, piece: Any =
         return next_step | ((carry.status > 0) & ~carry.looked)
 
     if jax.tree.leaves(solve.start):
-        if _search(carry.state) is None and solve.stopping.needs_gain:
+        if not _informed(carry.state) and solve.stopping.needs_gain:
             carry = lax.while_loop(
                 lambda c: _is_running(c) & (in_piece(c) | c.checks),
                 lambda c: _checked_if_due(solve, lax.while_loop(goes_on, step, c)),
@@ -226,7 +226,7 @@ def _next(
         num_steps=num_steps,
         num_evals=num_evals,
     )
-    status, checks = next_status(facts, solve.stopping, informed=search is not None, descends=descends)
+    status, checks = next_status(facts, solve.stopping, informed=_informed(state), descends=descends)
     now, best, size = new, carry.best, stride if search is None else search.step_size
     if not descends:
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
@@ -245,7 +245,7 @@ def _next(
         largest_grad=jnp.maximum(carry.largest_grad, now.grad_norm),
         stalled=stalled,
         next_check=carry.next_check,
-        checks=checks & (num_steps >= carry.next_check),
+        checks=checks & ((num_steps >= carry.next_check) | (status != Status.RUNNING)) & running,
         status=jnp.where(running, status, carry.status),
         looked=carry.looked | ~running,
         trace=carry.trace and recorded(carry.trace, num_steps, now.value, now.grad_norm, size, num_evals),
@@ -279,21 +279,26 @@ def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Se
 
 
 def _checked_if_due(solve: Solve, carry: _Carry) -> _Carry:
-    due = (carry.status == Status.MAX_STEPS) | (_is_running(carry) & carry.checks)
+    last_look = (carry.status == Status.MAX_STEPS) & (_search(carry.state) is None)
+    due = last_look | (carry.checks & (carry.status <= 0))
     due &= carry.num_evals < solve.stopping.max_evals
     return lax.cond(due, partial(_checked, solve), lambda c: c, carry)
 
 
 def _checked(solve: Solve, carry: _Carry) -> _Carry:
     """Estimate with the Hessian what is left to gain at the lowest point, and end there if that is next to nothing."""
-    here, ended, num_evals = carry.here, carry.status == Status.MAX_STEPS, carry.num_evals + 1
+    here, ended, num_evals = carry.here, ~_is_running(carry), carry.num_evals + 1
     if carry.best is not None:
         here = _where(carry.best.value < here.value, carry.best._replace(grad=here.grad), here)
+    left = remaining(jax.grad(solve.value_fn), here.params, solve.start, carry.left, solve.separable)
+    size = norm(here.params, solve.dtype)
+    # Nothing lower was found at any length: then a parameter whose minimum is 0 need not be near in its own units.
+    overall = jnp.where(ended & (carry.status != Status.MAX_STEPS), left.distance / size, jnp.inf)
     facts = Facts(
         value=here.value,
         grad_norm=here.grad_norm,
-        left=remaining(jax.grad(solve.value_fn), here.params, solve.start, carry.left, solve.separable),
-        size=norm(here.params, solve.dtype),
+        left=left._replace(relative=jnp.fmin(left.relative, overall)),
+        size=size,
         start_value=carry.start_value,
         largest_grad=jnp.full_like(here.value, jnp.inf),  # the Hessian is exact: a kink is not mistaken for curvature
         stalled=carry.stalled,
@@ -302,15 +307,18 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         num_evals=num_evals,
     )
     found = success_status(facts, solve.stopping, ended)
-    success = (found > 0) & (ended | _is_running(carry))
-    spent = num_evals >= solve.stopping.max_evals
+    success, spent = found > 0, num_evals >= solve.stopping.max_evals
+    state, search, pause = carry.state, _search(carry.state), carry.num_steps
+    if search is not None:  # whose count stays that of the solve
+        state, pause = state._replace(search=search._replace(num_evals=search.num_evals + 1)), carry.num_steps // 4
     return carry._replace(
         here=_where(success, here, carry.here),
+        state=state,
         status=jnp.where(success, found, jnp.where(_is_running(carry) & spent, Status.MAX_EVALS, carry.status)),
         num_evals=num_evals,
         trace=carry.trace and with_evals(carry.trace, carry.num_steps, num_evals),
         checks=jnp.array(False),
-        next_check=2 * carry.num_steps + PATIENCE,
+        next_check=carry.num_steps + pause + PATIENCE,
     )
 
 
@@ -318,6 +326,11 @@ def _search(state: Any) -> Search | None:
     """What the optimizer itself says of its step; None where it does not search, or where others stand around it."""
     search = getattr(state, "search", None)
     return search if isinstance(search, Search) else None
+
+
+def _informed(state: Any) -> bool:
+    """Whether the optimizer knows by the curvature where it stands what is left to gain, not by its last steps only."""
+    return _search(state) is not None and not getattr(state, "estimates_gain", False)
 
 
 def _evaluates(search: Search | None) -> bool:

@@ -85,9 +85,10 @@ def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
 def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: bool) -> tuple[Array, Array]:
     """The status after a step, and whether an exact estimate of what is left to gain is worth its cost.
 
-    `informed`: the optimizer itself knows what is left. Another rule may have chosen a step that gains nothing, such as
-    the first of a warm-up; `facts.left` is then a guess, and never a success. `descends`: it accepts lower points only,
-    so that many steps in a row without progress mean that none is possible.
+    `informed`: the optimizer itself knows what is left, by the curvature where it stands. Another rule may have chosen
+    a step that gains nothing, such as the first of a warm-up, or knows only the curvature of its last steps, which may
+    be far from that of the rest; `facts.left` is then a guess, and a success is to be confirmed. `descends`: it accepts
+    lower points only, so that many steps in a row without progress mean that none is possible.
     """
     failed = reduce(jnp.logical_or, [facts.optimizer_status == status for status in NOTHING_LOWER])
     tired = facts.stalled >= PATIENCE
@@ -108,8 +109,10 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
         ],
         Status.RUNNING,
     )
-    worthwhile = first_true(successes, Status.RUNNING) > 0 if successes and not informed else jnp.array(False)
-    return status, worthwhile
+    if informed or not successes:
+        return status, jnp.array(False)
+    at_end = reduce(jnp.logical_or, [status == end for end in (Status.RUNNING, Status.MAX_STEPS, *NOTHING_LOWER)])
+    return status, at_end & (first_true(successes, Status.RUNNING) > 0)
 
 
 def success_status(facts: Facts, stopping: Stopping, ended: Array) -> Array:
