@@ -17,8 +17,8 @@ from jaxopt_course.training.checks import check_optimizer_argument
 from jaxopt_course.training.habits import check_no_habits
 from jaxopt_course.training.pieces import SolveSnapshot, Watch, solved_in_pieces
 from jaxopt_course.training.real_parameters import arrays_and_functions, joined, real_pairs
+from jaxopt_course.training.searches import without_evaluation
 from jaxopt_course.training.solve import Given, Options, Result, solve
-from jaxopt_course.training.solve_steps import without_evaluation
 from jaxopt_course.training.states import continued_state
 from jaxopt_course.training.stopping import Stopping
 from jaxopt_course.training.terms import separable_term
@@ -189,7 +189,9 @@ def minimize(
 
 
 def _as_array(leaf: Any) -> Array:
-    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, jnp.result_type(leaf))
+    """The leaf with a dtype of its own: two starts of the same kind are then one program."""
+    as_it_is = isinstance(leaf, jax.Array) and not leaf.weak_type
+    return leaf if as_it_is else jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptState:

@@ -18,6 +18,13 @@ from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
 from jaxopt_course.training.costs import operations_of
 from jaxopt_course.training.remaining import Remaining, relative_size, remaining
+from jaxopt_course.training.searches import (
+    evaluates,
+    inner_evaluations,
+    is_informed,
+    last_search,
+    without_evaluation,
+)
 from jaxopt_course.training.solve_trace import SolveTrace, blank_trace, recorded, with_evals
 from jaxopt_course.training.stopping import (
     PATIENCE,
@@ -117,7 +124,7 @@ def solved(solve: Solve, state: OptState, trace_length: int | None, piece: Any =
         return next_step | ((carry.status > 0) & ~carry.looked)
 
     if jax.tree.leaves(solve.start):
-        if not _informed(carry.state) and solve.stopping.needs_gain:
+        if not is_informed(carry.state) and solve.stopping.needs_gain:
             carry = lax.while_loop(
                 lambda c: _is_running(c) & (in_piece(c) | c.checks),
                 lambda c: _checked_if_due(solve, lax.while_loop(goes_on, step, c)),
@@ -142,12 +149,12 @@ def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int
     """The carry before the first step."""
     here, none = solve.at(solve.within(params)), jnp.zeros((), jnp.int32)
     state = _first_state(solve, params) if state is None else state
-    evaluates = _evaluates(_search(jax.eval_shape(solve.optimizer.init, params)))
+    evaluates_there = evaluates(last_search(jax.eval_shape(solve.optimizer.init, params)))
     state = without_evaluation(state)
     unknown = jnp.full_like(here.value, jnp.inf)
     return _Carry(
         here=here,
-        best=here._replace(grad=None) if solve.keep_best and not evaluates else None,
+        best=here._replace(grad=None) if solve.keep_best and not evaluates_there else None,
         state=state,
         start_value=here.value,
         left=Remaining(unknown, unknown, unknown),
@@ -178,7 +185,7 @@ def _is_running(carry: _Carry) -> Array:
 
 def _step(solve: Solve, carry: _Carry) -> _Carry:
     """One update, and what it found. After a success it stays where it is, and records the curvature there."""
-    here, running, old = carry.here, _is_running(carry), _search(carry.state)
+    here, running, old = carry.here, _is_running(carry), last_search(carry.state)
     keywords: dict[str, Any] = {"value": here.value, "grad": here.grad, "value_fn": solve.value_fn}
     if old is not None:
         budget = jnp.where(running, solve.stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
@@ -187,10 +194,10 @@ def _step(solve: Solve, carry: _Carry) -> _Carry:
         keywords["separable"] = solve.separable
     update = optax.with_extra_args_support(solve.optimizer).update
     updates, state = update(here.grad, carry.state, here.params, **keywords)
-    params, search = solve.within(optax.apply_updates(here.params, updates)), _search(state)
+    params, search = solve.within(optax.apply_updates(here.params, updates)), last_search(state)
     if search is None or search.evaluation is None:
         new = solve.at(params)
-        num_evals = carry.num_evals + running.astype(jnp.int32) + _inner_evaluations(state, carry.state)
+        num_evals = carry.num_evals + running.astype(jnp.int32) + inner_evaluations(state, carry.state)
     else:  # where it did not move, it returns what it was given, but for aux
         grad = optax.tree.cast_like(search.evaluation.grad, here.grad)
         aux = _where(search.step_size > 0, search.evaluation.aux, here.aux)
@@ -199,7 +206,7 @@ def _step(solve: Solve, carry: _Carry) -> _Carry:
     if hasattr(state, "lowest_curvature"):
         lowest, state = state.lowest_curvature, _where(running, without_evaluation(state), carry.state)
         state = state._replace(lowest_curvature=lowest)
-    return _next(solve, carry, new, updates, state, num_evals, descends=_evaluates(search))
+    return _next(solve, carry, new, updates, state, num_evals, descends=evaluates(search))
 
 
 def _next(
@@ -209,7 +216,7 @@ def _next(
 
     `descends`: the optimizer evaluates the objective where its step leads, and accepts lower points only.
     """
-    here, running, search = carry.here, _is_running(carry), _search(state)
+    here, running, search = carry.here, _is_running(carry), last_search(state)
     stride = norm(updates, solve.dtype)
     progress = (here.value - new.value > rounding(here.value)) | (new.grad_norm < carry.least_grad)
     num_steps = carry.num_steps + running.astype(jnp.int32)
@@ -226,7 +233,7 @@ def _next(
         num_steps=num_steps,
         num_evals=num_evals,
     )
-    status, checks = next_status(facts, solve.stopping, informed=_informed(state), descends=descends)
+    status, checks = next_status(facts, solve.stopping, informed=is_informed(state), descends=descends)
     now, best, size = new, carry.best, stride if search is None else search.step_size
     if not descends:
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
@@ -279,7 +286,7 @@ def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Se
 
 
 def _checked_if_due(solve: Solve, carry: _Carry) -> _Carry:
-    last_look = (carry.status == Status.MAX_STEPS) & (_search(carry.state) is None)
+    last_look = (carry.status == Status.MAX_STEPS) & (last_search(carry.state) is None)
     due = last_look | (carry.checks & (carry.status <= 0))
     due &= carry.num_evals < solve.stopping.max_evals
     return lax.cond(due, partial(_checked, solve), lambda c: c, carry)
@@ -308,7 +315,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
     )
     found = success_status(facts, solve.stopping, ended)
     success, spent = found > 0, num_evals >= solve.stopping.max_evals
-    state, search, pause = carry.state, _search(carry.state), carry.num_steps
+    state, search, pause = carry.state, last_search(carry.state), carry.num_steps
     if search is not None:  # whose count stays that of the solve
         state, pause = state._replace(search=search._replace(num_evals=search.num_evals + 1)), carry.num_steps // 4
     return carry._replace(
@@ -320,39 +327,6 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         checks=jnp.array(False),
         next_check=carry.num_steps + pause + PATIENCE,
     )
-
-
-def _search(state: Any) -> Search | None:
-    """What the optimizer itself says of its step; None where it does not search, or where others stand around it."""
-    search = getattr(state, "search", None)
-    return search if isinstance(search, Search) else None
-
-
-def _informed(state: Any) -> bool:
-    """Whether the optimizer knows by the curvature where it stands what is left to gain, not by its last steps only."""
-    return _search(state) is not None and not getattr(state, "estimates_gain", False)
-
-
-def _evaluates(search: Search | None) -> bool:
-    """Whether the optimizer evaluates the objective where its step leads; such a one never climbs."""
-    return search is not None and search.evaluation is not None
-
-
-def without_evaluation(state: Any) -> Any:
-    """The state without the evaluation at the new point, which the carry holds already."""
-    search = _search(state)
-    return state if search is None else state._replace(search=search._replace(evaluation=None))
-
-
-def _inner_evaluations(new: Any, old: Any) -> Array:
-    """Evaluations inside an update that only its state tells of: our searches in a chain, and those of optax."""
-
-    def ours(state: Any) -> list[Array]:
-        parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Search))
-        return [part.num_evals for part in parts if isinstance(part, Search)]
-
-    theirs = [jnp.asarray(count, jnp.int32) for _, count in optax.tree.get_all_with_path(new, "num_linesearch_steps")]
-    return sum([*ours(new), *theirs], jnp.zeros((), jnp.int32)) - sum(ours(old), jnp.zeros((), jnp.int32))
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:
