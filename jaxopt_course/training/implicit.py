@@ -15,6 +15,7 @@ hyperparameters".
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,19 +87,30 @@ def with_derivatives(
 
     values = Values(closed_over, data, separable)
     run, closed_over_by_run = _closed(run_open, start, rest, values)
+    return _solution(_Closed(run, value_at, dtypes), values, closed_over_by_run, start, rest)
 
-    @jax.custom_jvp
-    def solution(values: Values, closed_over_by_run: list[Any], start: Params, rest: PyTree) -> Solution:
-        return run(closed_over_by_run, start, rest, values)
 
-    @solution.defjvp
-    def solution_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Solution, Solution]:
-        values, values_dot = primals[0], tangents[0]
-        end = solution(*primals)
-        precise = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), end.params, dtypes)
-        return end, _tangents(value_at, end, precise, values, values_dot)
+class _Closed:
+    """A solve and its objective, closed, and the dtypes in which the parameters are to be differentiated.
 
-    return solution(values, closed_over_by_run, start, rest)
+    It stands outside the rule for its derivatives: a rule made anew for each objective would refer to itself, and keep
+    what the objective closes over alive.
+    """
+
+    def __init__(self, run: Callable[..., Solution], value_at: Callable[..., tuple[Array, PyTree]], dtypes: PyTree):
+        self.run, self.value_at, self.dtypes = run, value_at, dtypes
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solution(closed: _Closed, values: Values, closed_over_by_run: list[Any], start: Params, rest: PyTree) -> Solution:
+    return closed.run(closed_over_by_run, start, rest, values)
+
+
+@_solution.defjvp
+def _solution_jvp(closed: _Closed, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Solution, Solution]:
+    end = _solution(closed, *primals)
+    params = jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), end.params, closed.dtypes)
+    return end, _tangents(closed.value_at, end, params, primals[0], tangents[0])
 
 
 def _tangents(
