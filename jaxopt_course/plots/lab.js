@@ -197,6 +197,7 @@ function tilted(surface, [nx, ny]) {
 
 const MAX_EVALS = 25;
 const LONGEST = 1e25;
+const SLOPE_EVALS = 2; // of a search, while only slopes tell where the minimum is
 const DECADES = 100; // a bracket whose ends differ by more is divided at the geometric mean
 const rounding = (f) => 8 * EPS * Math.abs(f);
 const clip = (x, low, high) => Math.min(Math.max(x, low), high);
@@ -225,13 +226,14 @@ function strongWolfe(objective, w, f, g, d, first, { c1 = 1e-4, c2 = 0.9 } = {})
     const width = newHigh ? Math.abs(newHigh.t - newLow.t) : Infinity;
     const narrow = newHigh && width <= 4 * EPS * Math.max(newLow.t, newHigh.t);
     const lower = newLow.f < start.f; // if so, one evaluation is kept to go back there
-    const hopeless = !lower && -t * start.slope <= noise / 1000; // shorter steps promise even less
+    const overshot = Number.isFinite(trial.slope) && trial.slope > 0 && trials.length < SLOPE_EVALS;
+    const hopeless = !lower && !overshot && -t * start.slope <= noise / 1000; // shorter steps promise even less
     const spent = trials.length >= MAX_EVALS - (lower ? 1 : 0);
     const over = straight || narrow || hopeless || trial.f === -Infinity || spent;
     if ((better && (flat || (over && lower))) || returning) accepted = newLow;
     if (accepted || trial.f === -Infinity || (over && !lower)) break;
     returning = Boolean(over);
-    t = over ? newLow.t : newHigh ? inside(newLow, newHigh, trials.length) : outwards(low, trial, trials.length);
+    t = over ? newLow.t : newHigh ? inside(newLow, newHigh, trials.length, noise) : outwards(low, trial, trials.length);
     [low, high] = [newLow, newHigh];
   }
   return { point: accepted ?? start, trials };
@@ -261,21 +263,24 @@ function straightDown(trial, start, first) {
 const largestFactor = (count) => 10 ** clip(2 ** (count - 2), 1, 16);
 
 /** Where the cubic through both ends is least, not too near to either; nearer to the start from trial to trial. */
-function inside(low, high, count) {
+function inside(low, high, count, noise) {
   const width = high.t - low.t,
     nearest = low.t > 0 ? 0.1 : 1 / largestFactor(count);
   if (count % 3 === 0) {
     const decades = low.t > 0 && high.t > DECADES * low.t;
     return low.t + width * (decades ? (Math.sqrt(low.t) * Math.sqrt(high.t) - low.t) / width : 0.5);
   }
-  const part = clip(cubic(low, high), nearest, 0.9);
+  const part = clip(leastBetween(low, high, noise), nearest, 0.9);
   return low.t + width * (Number.isFinite(part + high.f) ? part : Math.min(0.2, 2 * nearest));
 }
 
-function cubic(a, b) {
+/** Of the cubic through two trials; of the parabola through their slopes where what these promise is rounding. */
+function leastBetween(a, b, noise) {
   const width = b.t - a.t,
     slopeA = a.slope * width,
     slopeB = b.slope * width;
+  if (Math.max(Math.abs(slopeA), Math.abs(slopeB)) <= noise && slopeA < 0 && slopeB > 0)
+    return slopeA / (slopeA - slopeB);
   const z = slopeA + slopeB - 3 * (b.f - a.f);
   const root = Math.sqrt(Math.max(z * z - slopeA * slopeB, 0));
   return 1 - (slopeB + root - z) / (slopeB - slopeA + 2 * root);
@@ -290,9 +295,27 @@ function outwards(low, trial, count) {
 
 // Newton's direction: jc.newton's, for two parameters.
 
+/** 1 / sqrt of the diagonal; where that is far below what its row says, the largest entry of the row becomes 1. */
+function hessianScale(xx, xy, yy) {
+  const sizes = [
+      [Math.abs(xx), Math.abs(xy)],
+      [Math.abs(xy), Math.abs(yy)],
+    ],
+    largest = Math.max(sizes[0][0], sizes[1][1]);
+  const scale = [0, 1].map((i) => (sizes[i][i] > EPS ** 2 * largest ? 1 / Math.sqrt(sizes[i][i]) : 0));
+  const inUnits = (row, of) => Math.max(...row.map((size, j) => (of[j] ? size * scale[j] : 0)));
+  const telling = [0, 1].map((i) => scale[i] > 0 && scale[i] * inUnits(sizes[i], [true, true]) <= EPS ** -0.4);
+  return [0, 1].map((i) => {
+    if (telling[i]) return scale[i];
+    const across = inUnits(sizes[i], telling) || Math.sqrt(Math.max(...sizes[i]));
+    return across > 0 ? 1 / across : 1;
+  });
+}
+
+/** The way d down, the gain that is left, and the way out of a saddle with the curvature along it. */
 function newtonDirection([xx, xy, yy], g, radius) {
-  const largest = Math.max(Math.abs(xx), Math.abs(yy));
-  const scale = [xx, yy].map((h) => 1 / Math.sqrt(Math.abs(h) > EPS ** 2 * largest ? Math.abs(h) : 1));
+  const largest = Math.max(Math.abs(xx), Math.abs(yy)),
+    scale = hessianScale(xx, xy, yy);
   const a = scale[0] * xx * scale[0],
     b = scale[0] * xy * scale[1],
     c = scale[1] * yy * scale[1];
@@ -303,6 +326,8 @@ function newtonDirection([xx, xy, yy], g, radius) {
   const least = EPS * Math.max(l11 ** 2, l22 ** 2);
   const definite = l11 ** 2 > least && l22 ** 2 > least;
   let step,
+    out = null,
+    bend = 0,
     convex = largest > 0;
   if (definite) {
     const z0 = sg[0] / l11,
@@ -320,12 +345,32 @@ function newtonDirection([xx, xy, yy], g, radius) {
       const part = along === 0 ? 0 : along / curvature;
       step = [step[0] + q[0] * part, step[1] + q[1] * part];
     }
+    const [lowest, q] = pairs[0];
+    if (lowest < -8 * EPS * size) {
+      const up = q[0] * sg[0] + q[1] * sg[1] > 0 ? -1 : 1,
+        v = [up * scale[0] * q[0], up * scale[1] * q[1]],
+        far = Math.hypot(...v);
+      out = [v[0] / far, v[1] / far];
+      bend = -lowest / far ** 2;
+    }
   }
   const d = [-scale[0] * step[0], -scale[1] * step[1]],
     length = Math.hypot(...d);
   const cut = definite || length <= radius ? 1 : radius / length;
   const gain = convex ? -0.5 * (g[0] * d[0] + g[1] * d[1]) : Infinity; // what the model has left
-  return { d: [cut * d[0], cut * d[1]], gain };
+  return { d: [cut * d[0], cut * d[1]], gain, out, bend };
+}
+
+/** Along negative curvature where the direction promises nothing beside it; the gradient to tell the search. */
+function wayOut({ out, bend }, w, f, g, d, first, radius) {
+  const seen = Math.sqrt((8 * rounding(f)) / bend),
+    far = Math.max(0.1 * Math.hypot(...w), radius, seen),
+    fall = 0.5 * bend * far * far;
+  const promise = -0.5 * (g[0] * d[0] + g[1] * d[1]);
+  const leaves = bend > 0 && promise <= Math.max(rounding(f), Math.sqrt(EPS) * fall) && first > 0;
+  if (!leaves || !(fall > 0 && Number.isFinite(fall))) return { d, first, told: g };
+  const way = [far * out[0], far * out[1]];
+  return { d: way, first: 1, told: [g[0] - 0.5 * bend * way[0], g[1] - 0.5 * bend * way[1]] };
 }
 
 // L-BFGS: pairs {s, y, sy}, the newest last (Nocedal 1980, the two-loop recursion).
@@ -451,11 +496,14 @@ const RULES = {
       const g = objective.g(...w),
         f = objective.f(...w);
       const newton = newtonDirection(objective.h(...w), g, radius);
-      const { d, first } = retreats ? downTheGradient(w, f, g) : { d: newton.d, first: rate };
-      const { point, trials } = strongWolfe(objective, w, f, g, d, first);
+      const { d, first, told } = retreats
+        ? { ...downTheGradient(w, f, g), told: g }
+        : wayOut(newton, w, f, g, newton.d, rate, radius);
+      const { point, trials } = strongWolfe(objective, w, f, told, d, first);
       const reached = point.t * Math.hypot(...d),
-        slope = g[0] * d[0] + g[1] * d[1];
-      const unexplained = newton.gain > rounding(f) || -first * slope > rounding(f);
+        slope = told[0] * d[0] + told[1] * d[1],
+        moved = 8 * EPS * (Math.abs(w[0] * told[0]) + Math.abs(w[1] * told[1]));
+      const unexplained = newton.gain > rounding(f) || -first * slope > Math.max(rounding(f), moved);
       const fails = !(point.t > 0) && slope < 0 && unexplained;
       return {
         state: { radius: reached > 0 ? 2 * reached : radius, retreats: fails && !retreats },
