@@ -159,6 +159,24 @@ def test_bounds_are_data() -> None:
     np.testing.assert_allclose(ends, [[0.2] * 2, [0.7] * 2, [1.0] * 2], atol=1e-12)
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_linear_function_ends_in_a_corner(name: str) -> None:
+    slopes = jnp.array([1.0, -2.0, 0.5])
+    result = jc.minimize(lambda w: jnp.vdot(slopes, w), SOLVERS[name], jnp.ones(3), bounds=(0.0, 10.0))
+    assert result.status == jc.Status.GRADIENT_NORM
+    assert np.array_equal(result.params, [0.0, 10.0, 0.0])
+
+
+@pytest.mark.parametrize("term", [lambda t: {"bounds": (t + 2, t)}, lambda t: {"l1": -t}])
+def test_what_is_known_only_under_jit_and_wrong_is_no_success(term: Any) -> None:
+    def end(t: Any) -> Any:
+        return jc.minimize(lambda w: jnp.sum((w - 1) ** 2), jc.lbfgs(), jnp.zeros(2), **term(t))
+
+    for result in (jax.jit(end)(1.0), jax.vmap(end)(jnp.ones(1))):
+        assert np.all(result.status == jc.Status.OBJECTIVE_NOT_FINITE)
+    assert np.isnan(jax.jit(jax.grad(lambda t: end(t).value))(1.0))
+
+
 def test_float32_ends_at_its_own_floor() -> None:
     data = jnp.array(A, jnp.float32), jnp.array(B, jnp.float32)
     expected, _ = scipy.optimize.nnls(A, B)

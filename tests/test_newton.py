@@ -16,8 +16,8 @@ from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
 from jaxopt_course import Status
+from jaxopt_course.optimizers.dense_hessian import newton_model
 from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
-from jaxopt_course.optimizers.newton import newton_direction
 from tests.tables import FLOATS
 
 METHODS: dict[str, Callable[..., Any]] = {"newton": jc.newton, "newton_cg": jc.newton_cg}
@@ -28,7 +28,7 @@ seeds = st.integers(0, 10**6)
 @jax.jit
 def compiled_direction(hessian: Any, g: Any, radius: Any) -> Any:
     """Without the gain, which has a test of its own."""
-    direction, _, lowest, definite = newton_direction(hessian, g, radius)
+    direction, _, lowest, definite, _ = newton_model(hessian, g, radius)
     return direction, lowest, definite
 
 
@@ -40,7 +40,7 @@ def test_the_gain_is_newtons_decrement_where_the_model_has_a_minimum() -> None:
         (np.diag([2.0, -8.0]), np.inf),
         (np.zeros((2, 2)), np.inf),
     ):
-        assert newton_direction(jnp.asarray(hessian), g, far)[1] == pytest.approx(expected, rel=1e-9)
+        assert newton_model(jnp.asarray(hessian), g, far).gain == pytest.approx(expected, rel=1e-9)
 
 
 def symmetric(seed: int, values: Any) -> np.ndarray:

@@ -3,8 +3,8 @@ r"""Steps under bounds and L1 penalties: to the minimum of a quadratic model of 
 $$\min_x \; g^T (x - w) + \tfrac12 (x - w)^T B (x - w) + h(x)$$
 
 For bounds this is a projected quasi-Newton step, for L1 a proximal Newton step. `model_minimum` holds the parameters
-that h holds and takes a Newton step of the model in the others, until nothing more changes; B is exact on the set that
-is free at the end, so Newton's fast convergence is kept. Everything here works on flat vectors.
+that h holds and takes a Newton step of the model in the others, until nothing more changes. Where B is the Hessian
+among the free parameters, Newton's fast convergence is kept. Everything here works on flat vectors.
 
 Source: Bertsekas (1982), "Projected Newton methods for optimization problems with simple constraints"; Lee, Sun and
 Saunders (2014), "Proximal Newton-type methods for minimizing composite functions".

@@ -41,6 +41,26 @@ def hessian_scale(hessian: Float[Array, "n n"]) -> Float[Array, " n"]:
     return jnp.where(telling, scale, jnp.where(across > 0, 1 / jnp.where(across > 0, across, 1), 1))
 
 
+class Spectrum(NamedTuple):
+    """Of a scaled Hessian: `sizes`, absolute eigenvalues, at least their rounding, and 1 where all are 0; `vectors`, in
+    columns, that of the lowest eigenvalue first; `lowest`: the curvature along it in the units of the Hessian itself, 0
+    where that is not negative beyond rounding."""
+
+    sizes: Float[Array, " n"]
+    vectors: Float[Array, "n n"]
+    lowest: Float[Array, ""]
+
+
+def spectrum(scaled_hessian: Float[Array, "n n"], scale: Float[Array, " n"]) -> Spectrum:
+    """What stands for a Hessian that is not positive definite."""
+    values, vectors = jnp.linalg.eigh(scaled_hessian)
+    largest = jnp.max(jnp.abs(values))
+    noise = 4 * len(scale) * jnp.finfo(values.dtype).eps * largest
+    sizes = jnp.where(largest > 0, jnp.maximum(jnp.abs(values), noise), 1)
+    lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)
+    return Spectrum(sizes, vectors, jnp.where(values[0] < -noise, lowest, 0))
+
+
 def newton_model(hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]) -> NewtonModel:
     """The model at a point; its direction is no longer than `radius` where H is not positive definite.
 
@@ -60,16 +80,11 @@ def newton_model(hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Fl
 
     def reflect() -> tuple[Array, Array, Array]:
         # Under vmap both branches run: this one then waits for the other, and has little to do where it is not asked.
-        values, vectors = jnp.linalg.eigh(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), scaled_hessian))
-        largest = jnp.max(jnp.abs(values))
-        noise = 4 * len(g) * eps * largest
+        sizes, vectors, lowest = spectrum(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), scaled_hessian), scale)
         along = vectors.T @ scaled_g
-        sizes = jnp.where(largest > 0, jnp.maximum(jnp.abs(values), noise), 1)
         step = vectors @ jnp.where(along == 0, 0, along / sizes)
-        lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)  # along that direction, in the units of H
-        negative = values[0] < -noise
         out = jnp.where(along[0] > 0, -scale, scale) * vectors[:, 0]
-        return step, jnp.where(negative, lowest, 0), jnp.where(negative, out, 0)
+        return step, lowest, jnp.where(lowest < 0, out, 0)
 
     direction, lowest, out = lax.cond(definite, solve, reflect)
     direction = -scale * direction
@@ -85,13 +100,6 @@ def cut_to(radius: Array, direction: Float[Array, " n"], definite: Array) -> Flo
     length = lax.stop_gradient(_length(direction))
     cut = jnp.where(definite | (length <= radius), 1, radius.astype(direction.dtype) / length)
     return lax.stop_gradient(cut) * direction
-
-
-def newton_direction(
-    hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]
-) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""], Array]:
-    """The first four parts of the `NewtonModel`."""
-    return newton_model(hessian, g, radius)[:4]
 
 
 def _length(v: Float[Array, " n"]) -> Float[Array, ""]:

@@ -119,15 +119,16 @@ def lbfgs(memory_size: int | None = None, line_search: LineSearch = strong_wolfe
     if memory_size is not None and memory_size < 1:
         raise ValueError(f"memory_size must be at least 1, got {memory_size}")
 
-    def init(params: Params) -> LBFGSState:
-        return sized(params, memory_size or USUAL_PAIRS)
-
     def sized(params: Params, memory_size: int) -> LBFGSState:
         search, zero = init_search(params), jnp.zeros((), jnp.int32)
         return LBFGSState(empty_history(params, memory_size), search, zero, zero, zero, search.gain)
 
-    if memory_size is None:
-        init.sized = sized  # type: ignore[attr-defined]  # for a loop that knows what an evaluation costs
+    def init(params: Params) -> LBFGSState:
+        return sized(params, memory_size or USUAL_PAIRS)
+
+    if memory_size is None:  # for a loop that knows what an evaluation costs, or has a state to go on from
+        init.for_operations = lambda params, count: sized(params, pairs_that_pay(params, count))  # type: ignore[attr-defined]
+        init.like = lambda params, state: sized(params, len(state.history.scale) - 1)  # type: ignore[attr-defined]
 
     def update(grads: Updates, state: LBFGSState, params: Params = None, **keywords: Any) -> tuple[Updates, LBFGSState]:
         if not jax.tree.leaves(grads):

@@ -8,7 +8,7 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Float, Updates
 from jaxopt_course.optimizers.composite import Model, ModelStep
-from jaxopt_course.optimizers.dense_hessian import hessian_scale
+from jaxopt_course.optimizers.dense_hessian import hessian_scale, spectrum
 from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
 from jaxopt_course.optimizers.lbfgs_history import History
 
@@ -57,8 +57,7 @@ def hessian_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Arr
     Parameters that are held at the start of the step are decoupled: only the curvature among the others decides how
     fast the solve ends. Also the lowest curvature, as `newton` reports it, and whether the Hessian was definite.
     """
-    eps, size = jnp.finfo(hessian.dtype).eps, len(hessian)
-    eye = jnp.eye(size, dtype=hessian.dtype)
+    eps, eye = jnp.finfo(hessian.dtype).eps, jnp.eye(len(hessian), dtype=hessian.dtype)
     scale = hessian_scale(hessian)
     scaled = jnp.where(free[:, None] & free[None], scale[:, None] * hessian * scale[None], eye)
     pivots = jnp.diagonal(jnp.linalg.cholesky(scaled)) ** 2
@@ -68,11 +67,8 @@ def hessian_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Arr
         return scaled, jnp.min(jnp.where(free, pivots / scale**2, jnp.inf))
 
     def reflected() -> tuple[Array, Array]:
-        values, vectors = jnp.linalg.eigh(jnp.where(definite, eye, scaled))
-        noise = 4 * size * eps * jnp.max(jnp.abs(values))
-        sizes = jnp.maximum(jnp.abs(values), noise)
-        lowest = values[0] / jnp.sum((scale * vectors[:, 0]) ** 2)
-        return (vectors * sizes[None]) @ vectors.T, jnp.where(values[0] < -noise, lowest, 0)
+        sizes, vectors, lowest = spectrum(jnp.where(definite, eye, scaled), scale)
+        return (vectors * sizes[None]) @ vectors.T, lowest
 
     positive, lowest = lax.cond(definite, as_it_is, reflected)
 

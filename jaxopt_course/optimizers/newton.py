@@ -17,7 +17,6 @@ from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
 from jaxopt_course.dtypes import norm, widened
 from jaxopt_course.optimizers.composite import model_minimum
 from jaxopt_course.optimizers.dense_hessian import NewtonModel, cut_to, newton_model
-from jaxopt_course.optimizers.dense_hessian import newton_direction as newton_direction
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
 from jaxopt_course.optimizers.inner_solve import System, gain_after, scaled_system, truncated_cg, way_out
 from jaxopt_course.optimizers.leaves import next_count, start_count
@@ -327,8 +326,10 @@ def _model_within(
     hessian: Float[Array, "n n"], w: Float[Array, " n"], g: Float[Array, " n"], h: Separable, radius: Float[Array, ""]
 ) -> NewtonModel:
     """The model of `newton` under bounds: to its minimum within them."""
-    model, lowest, definite = hessian_model(hessian, h.free(w, h.subgradient(w, g)))
+    free = h.free(w, h.subgradient(w, g))
+    model, lowest, definite = hessian_model(hessian, free)
     target = model_minimum(w, g, h, model, jnp.array(True))
-    gain = jnp.where(lowest >= 0, target.gain, jnp.inf)
+    curved = jnp.any(free & (jnp.diagonal(hessian) != 0)) | ~jnp.any(free)
+    gain = jnp.where((lowest >= 0) & curved, target.gain, jnp.inf)
     direction = cut_to(radius, target.direction, definite)
     return NewtonModel(direction, gain, lowest.astype(radius.dtype), definite, jnp.zeros_like(g))

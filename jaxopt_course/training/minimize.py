@@ -200,9 +200,9 @@ def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptS
     The state that `init` makes tells only structure, dtypes and hyperparameters, so the parameters may lie anywhere.
     """
     given = without_evaluation(given.state if hasattr(given, "params") and hasattr(given, "state") else given)
-    init, sized = optimizer.init, getattr(optimizer.init, "sized", None)
-    if sized is not None and hasattr(given, "history"):  # its size was chosen
-        init = partial(sized, memory_size=len(given.history.scale) - 1)
+    init = optimizer.init
+    if hasattr(init, "like") and type(given) is type(jax.eval_shape(init, params)):  # its size was chosen
+        init = partial(init.like, state=given)
     bare = optax.GradientTransformation(lambda w: without_evaluation(init(w)), optimizer.update)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), real_pairs(params))
     return continued_state("minimize", given, bare, like)

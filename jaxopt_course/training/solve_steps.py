@@ -12,7 +12,6 @@ from jax import lax
 from jaxopt_course.annotations import AnyOptimizer, Array, OptState, Params, PyTree, Updates
 from jaxopt_course.dtypes import largest_entry, norm, rounding, vdot
 from jaxopt_course.optimizers import Search
-from jaxopt_course.optimizers.lbfgs import pairs_that_pay
 from jaxopt_course.optimizers.searched import gain_along
 from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
@@ -173,10 +172,10 @@ def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int
 
 def _first_state(solve: Solve, params: Params) -> OptState:
     """The optimizer's state before the first step; one that may choose its size is told what an evaluation costs."""
-    sized = getattr(solve.optimizer.init, "sized", None)
-    if sized is None or solve.separable is not None:
+    for_operations = getattr(solve.optimizer.init, "for_operations", None)
+    if for_operations is None or solve.separable is not None:
         return solve.optimizer.init(params)
-    return sized(params, pairs_that_pay(params, operations_of(solve.value_fn, params)))
+    return for_operations(params, operations_of(solve.value_fn, params))
 
 
 def _is_running(carry: _Carry) -> Array:

@@ -14,7 +14,8 @@ def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any
     """The term that `bounds` and `l1` stand for, None where neither is given.
 
     Raises:
-      ValueError: a lower bound above an upper one, a strength that is negative or not finite, a tree that does not fit.
+      ValueError: a lower bound above an upper one, a strength that is negative or not finite (under `jit` both become
+        NaN, and the solve ends with OBJECTIVE_NOT_FINITE), a tree that does not fit.
       TypeError: bounds that are no pair, complex parameters, an optimizer that takes no penalty.
     """
     if bounds is None and l1 is None:
@@ -37,7 +38,7 @@ def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any
     lower, upper = _spread("lower bound", low, params, -np.inf), _spread("upper bound", high, params, np.inf)
     strength = None if l1 is None else _spread("l1", l1, params, 0.0)
     _check(lower, upper, strength)
-    return Separable(lower, upper, strength)
+    return _nan_where_wrong(Separable(lower, upper, strength))
 
 
 def _scipy_hint(bounds: Any) -> str:
@@ -88,6 +89,22 @@ def _check(lower: Params, upper: Params, strength: Params | None) -> None:
         if _known(s) and not bool(jnp.all((s >= 0) & jnp.isfinite(s))):
             where = f"params{jax.tree_util.keystr(path)}"
             raise ValueError(f"minimize: l1 must be at least 0 and finite, for {where} its least entry is {jnp.min(s)}")
+
+
+def _nan_where_wrong(term: Separable) -> Separable:
+    """The term with NaN where values that are known only under `jit` are out of range: the solve then ends there.
+
+    NaN is a factor, since derivatives do not pass through the branch that `where` does not take.
+    """
+
+    def legal(value: Array, in_range: Array) -> Array:
+        return value * jnp.where(in_range, 1, jnp.nan).astype(value.dtype)
+
+    if not _known(*jax.tree.leaves(term)):
+        lower = jax.tree.map(lambda low, high: legal(low, low <= high), term.lower, term.upper)
+        strength = jax.tree.map(lambda s: legal(s, (s >= 0) & jnp.isfinite(s)), term.strength)
+        term = Separable(lower, term.upper, strength)
+    return term
 
 
 def _known(*arrays: Any) -> bool:
