@@ -5,12 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-TESTING := $(VENV)/test$(if $(PEERS),-with-peers).stamp
+TESTING := $(VENV)/test-$(TAG)$(if $(PEERS),-with-peers).stamp
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint types bench clean
 
-demo: $(VENV)/demo.stamp
+demo: $(VENV)/demo-$(TAG).stamp
 	$(BIN)/python -m experiments race
 
 test: lint types
@@ -42,7 +42,7 @@ $(VENV)/python-$(TAG).stamp:
 	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
-$(VENV)/demo.stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
+$(VENV)/demo-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
 	$(PIP) --editable '.[experiments]'
 	@touch $@
 

@@ -261,7 +261,7 @@ def _last(times: np.ndarray, values: np.ma.MaskedArray) -> tuple[float, float]:
 
 def _loss_scale(axes: Axes, values: Sequence[np.ndarray], scale: str | None) -> None:
     """The vertical scale that shows all the values, or the one asked for, if it does."""
-    every = np.ma.concatenate([np.ma.masked_invalid(part).ravel() for part in values] or [[]]).compressed()
+    every = np.ma.concatenate([np.ma.masked_invalid(part).ravel() for part in values] or [np.ma.array([])]).compressed()
     sizes = np.abs(every[every != 0])
     typical = float(np.median(sizes)) if sizes.size else 1.0
     if scale is None:
