@@ -4,12 +4,12 @@ from jaxopt_course.landscape import quadratic_theory
 from jaxopt_course.landscape.critical_points import (
     Classification,
     Escape,
-    Extreme,
     classify,
     escape_time,
     extreme_curvatures,
 )
 from jaxopt_course.landscape.fields import GradientField, basins, descend, gradient_field
+from jaxopt_course.landscape.lanczos import Extreme, extremes
 from jaxopt_course.landscape.quadratic_theory import Settings, diagnose, predict
 from jaxopt_course.landscape.walks import Paths, paths, settled
 
@@ -26,6 +26,7 @@ __all__ = [
     "diagnose",
     "escape_time",
     "extreme_curvatures",
+    "extremes",
     "gradient_field",
     "paths",
     "predict",

@@ -12,35 +12,13 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxopt_course.annotations import Array, ArrayLike, Bool, Float, Int
+from jaxopt_course.annotations import Array, Bool, Int
 from jaxopt_course.dtypes import check_floating
+from jaxopt_course.landscape.lanczos import Extreme, extremes
 
 DENSE = 200  # up to so many parameters the Hessian is written down
 SHARP = 1e-3  # the error of a curvature, relative to the largest, that is good enough to stop at
-UNLIKELY = 1e-10
 MARGIN = 1000  # errors: what may hide behind a close neighbour
-
-Product = Callable[[Array], Array]
-
-
-class Extreme(NamedTuple):
-    """An extreme eigenvalue of a symmetric matrix H, as Lanczos sees it.
-
-    `vector[n]` has norm 1, `value` is its Rayleigh quotient u'Hu, and `error` the norm of the residual Hu - value u and
-    of what rounding can hide. So, whatever happened on the way:
-
-    - the true extreme is at or beyond `value`: the least eigenvalue is <= it, the largest >= it, up to rounding;
-    - some eigenvalue is within `error` of it: a theorem;
-    - the extreme is no farther than `beyond` beyond it, but for a chance of 1e-10: a theorem too, about random starts.
-
-    `beyond` shrinks slowly, `error` fast. The extreme itself is within `error` unless it has a close neighbour, of
-    which the start happened to hold R times as much: then it is within R errors. R > 1000 has a chance of 1 in 1,500.
-    """
-
-    value: Float[ArrayLike, "..."]
-    error: Float[ArrayLike, "..."]
-    vector: Float[ArrayLike, "... n"]
-    beyond: Float[ArrayLike, "..."]
 
 
 class Classification(NamedTuple):
@@ -184,9 +162,6 @@ def extreme_curvatures(
     $$H Q_k = Q_k T_k + \beta_k q_{k+1} e_k', \qquad Q_k' Q_k = I, \qquad T_k s = \theta s, \qquad
       \exists \lambda: |\lambda - \theta| \le \lVert H u - \theta u \rVert, \quad u = Q_k s$$
 
-    Every vector is made orthogonal to all before, twice, so that no eigenvalue appears two times. Where the Krylov
-    space is exhausted a new random direction continues it, so that multiple eigenvalues are found too.
-
     Args:
       fn: `fn(x) -> scalar`.
       x: any tree of floating-point arrays, n numbers in all.
@@ -214,51 +189,7 @@ def extreme_curvatures(
     def product(v: Array) -> Array:
         return jax.jvp(jax.grad(lambda w: fn(unravel(w))), (flat,), (v,))[1]
 
-    Q, T = _lanczos(product, start / jnp.linalg.norm(start), jax.random.fold_in(key, 1), k)
-    values, vectors = jnp.linalg.eigh(T)
-    spread = values[-1] - values[0]
-    sure = jnp.square(jnp.log(1.648 * math.sqrt(n) / UNLIKELY) / (2 * k - 1)).astype(flat.dtype)
-    beyond = jnp.where(k == n, 0, jnp.where(sure < 0.5, sure / jnp.maximum(1 - 2 * sure, 0.01) * spread, jnp.inf))
-    rounding = 4 * math.sqrt(n) * jnp.finfo(flat.dtype).eps * jnp.max(jnp.abs(values))
-
-    def extreme(s: Array) -> Extreme:
-        u = s @ Q
-        u = u / jnp.linalg.norm(u)
-        Hu = product(u)
-        value = jnp.dot(u, Hu)
-        error = jnp.linalg.norm(Hu - value * u) + rounding
-        return Extreme(value, error, u, jnp.maximum(beyond, error).astype(flat.dtype))
-
-    return extreme(vectors[:, 0]), extreme(vectors[:, -1])
-
-
-def _lanczos(product: Product, start: Float[Array, " n"], key: Array, k: int) -> tuple[Array, Array]:
-    """Orthonormal rows Q[k, n] and the tridiagonal T[k, k] = Q H Q', from a start of norm 1."""
-    n, dtype = start.size, start.dtype
-    tiny = 10 * math.sqrt(n) * jnp.finfo(dtype).eps
-
-    def against(Q: Array, v: Array) -> Array:
-        for _ in range(2):  # twice is enough: Parlett, section 6.9
-            v = v - (Q @ v) @ Q
-        return v
-
-    def step(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        Q, alpha, beta, size = carry
-        Hq = product(Q[j])
-        size = jnp.maximum(size, jnp.linalg.norm(Hq))
-        rest = against(Q, Hq)
-        norm = jnp.linalg.norm(rest)
-        exhausted = norm <= tiny * size
-        fresh = lax.cond(
-            exhausted, lambda: against(Q, jax.random.normal(jax.random.fold_in(key, j), (n,), dtype)), lambda: rest
-        )
-        Q = Q.at[j + 1].set(fresh / jnp.linalg.norm(fresh), mode="drop")
-        return Q, alpha.at[j].set(jnp.dot(Q[j], Hq)), beta.at[j].set(jnp.where(exhausted, 0, norm)), size
-
-    Q = jnp.zeros((k, n), dtype).at[0].set(start)
-    zeros = jnp.zeros(k, dtype)
-    Q, alpha, beta, _ = lax.fori_loop(0, k, step, (Q, zeros, zeros, jnp.zeros((), dtype)))
-    return Q, jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+    return extremes(product, start, jax.random.fold_in(key, 1), k)
 
 
 class Escape(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxopt_course.annotations import OptState, Params, PyTree
 from jaxopt_course.training.checkpoint_file import CheckpointError
+from jaxopt_course.training.prober import Prober, Probes
 from jaxopt_course.training.steps import Record
 
 
@@ -15,7 +16,7 @@ class Trace(NamedTuple):
 
     `loss[S]`, `grad_norm[S]`: of the step's minibatch; `skipped[S]`: True where a non-finite step was not taken;
     `aux`: the aux outputs of the objective, stacked; `eval_steps[M]`: steps taken before each call of `eval_fn`, 0 and
-    the last among them; `evals`: what `eval_fn` returned, stacked.
+    the last among them; `evals`: what `eval_fn` returned, stacked; `probes`: with `probe_every`, what `jc.diagnose` reads.
     """
 
     loss: np.ndarray
@@ -24,6 +25,7 @@ class Trace(NamedTuple):
     aux: PyTree
     eval_steps: np.ndarray
     evals: PyTree
+    probes: Probes | None = None
 
 
 class TrainResult(NamedTuple):
@@ -35,9 +37,10 @@ class TrainResult(NamedTuple):
 
 
 class History:
-    """Records and evaluations so far."""
+    """Records, evaluations and probes so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, prober: Prober | None = None) -> None:
+        self.prober = prober
         self.records: list[Record] = []
         self.eval_steps: list[int] = []
         self.evals: list[PyTree] = []
@@ -52,7 +55,8 @@ class History:
         empty = Record(*(np.zeros(0), np.zeros(0), np.zeros(0, bool)))  # type: ignore[arg-type]
         loss, grad_norm, skipped, aux = self.records[0] if self.records else empty
         evals = jax.tree.map(lambda *rows: np.stack(rows), *self.evals) if self.evals else None
-        return Trace(loss, grad_norm, skipped, aux, np.array(self.eval_steps, int), evals)  # type: ignore[arg-type]
+        probes = self.prober.probes() if self.prober is not None and self.prober.steps else None
+        return Trace(loss, grad_norm, skipped, aux, np.array(self.eval_steps, int), evals, probes)  # type: ignore[arg-type]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The trace as named arrays, for a file."""

@@ -15,6 +15,7 @@ from jaxopt_course.training.history import History, TrainResult
 from jaxopt_course.training.identity import RunParts
 from jaxopt_course.training.interrupts import Interrupted, Signals
 from jaxopt_course.training.nonfinite import NonFiniteError, NonFiniteStep, explain, not_finite_leaves
+from jaxopt_course.training.prober import Prober
 from jaxopt_course.training.steps import Carry, Record
 
 
@@ -42,10 +43,11 @@ class Run:
         total: int,
         eval_every: int,
         save_every: int,
+        prober: Prober | None = None,
     ):
         self.carry, self.eval_fn, self.total = carry, eval_fn, total
         self.eval_every, self.save_every = eval_every, save_every
-        self.step, self.history = 0, History()
+        self.step, self.prober, self.history = 0, prober, History(prober)
 
     def resume(self, parts: RunParts) -> None:
         """Go on from the saved state, if there is one."""
@@ -70,6 +72,8 @@ class Run:
         self.history.records.append(jax.tree.map(lambda rows: rows[:taken], records))
         self.step += taken
         if stopped:
+            if self.prober is not None:
+                self.prober.look(self.step, self.carry, chunk, last=True)
             indices = np.asarray(chunk.indices[chunk.first + taken])
             batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[indices]), parts.data)
             loss, grad_norm = float(records.loss[taken]), float(records.grad_norm[taken])

@@ -27,6 +27,7 @@ from jaxopt_course.training.feed import Feed, StepPlan, plan_chunks, total_steps
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
+from jaxopt_course.training.prober import Prober
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.progress import progress_bar
 from jaxopt_course.training.run import Run, Snapshot
@@ -51,6 +52,7 @@ def train(
     eval_fn: Callable[[Params], PyTree] | None = None,
     eval_every: Number | None = None,
     on_nonfinite: str = "stop",
+    probe_every: Number | None = None,
     callback: Callable[[Snapshot], None] | None = None,
     progress: bool | None = None,
     chunk_size: Number = 100,
@@ -156,6 +158,7 @@ def train(
     at_once = whole_number("train", "chunk_size", chunk_size, 1)
     keep = whole_number("train", "keep", keep, 1)
     eval_stride = _optional_number("eval_every", eval_every, 1, eval_fn, "an eval_fn") or at_once
+    probe_stride = _optional_number("probe_every", probe_every, 1)
     save_stride = _optional_number("checkpoint_every", checkpoint_every, 1, checkpoint_dir, "a checkpoint_dir")
 
     feed = Feed(data, plan.batch_size, at_once, mesh, _optional_number("max_data_bytes", max_data_bytes, 0))
@@ -165,7 +168,10 @@ def train(
     carry = carry if state is None else carry._replace(state=state)
     carry = jax.tree.map(partial(jnp.array, copy=True), carry)  # chunks consume their input
     check_not_traced("train", objective_or_optimizer=carry)
-    run = Run(feed.replicated(carry), eval_fn, total, eval_stride, save_stride or CHECKPOINT_EVERY)
+    prober = None
+    if probe_stride is not None:
+        prober = Prober(objective, optimizer, params, key, probe_stride, size, plan.num_examples, bool(has_aux))
+    run = Run(feed.replicated(carry), eval_fn, total, eval_stride, save_stride or CHECKPOINT_EVERY, prober)
     advance = partial(
         _compiled_steps.bound((objective, optimizer)),
         has_aux=has_aux,
@@ -174,6 +180,7 @@ def train(
     )
     parts = RunParts(objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None)
     stops = (run.eval_every,) * (eval_fn is not None) + (run.save_every,) * (checkpoint_dir is not None)
+    stops += (probe_stride,) * (probe_stride is not None)
     try:
         with ExitStack() as contexts:
             if checkpoint_dir is not None:
@@ -184,6 +191,8 @@ def train(
             if run.step == 0:
                 run.evaluate()
             for chunk in feed.chunks(plan_chunks(plan, run.step, total, feed.steps_at_once, stops)):
+                if prober is not None:
+                    prober.look(run.step, run.carry, chunk)
                 run.carry, records = advance(
                     run.carry, chunk.data, chunk.plan, np.int32(chunk.first), np.int32(chunk.last)
                 )
@@ -196,6 +205,8 @@ def train(
                     callback(snapshot)
                 run.save_if_due()
             run.evaluate()
+            if prober is not None and total > 0:
+                prober.look(run.step, run.carry, chunk, last=True)
             run.save_if_due(last=True)
     except CheckpointWriteError as error:
         error.result = run.result()

@@ -1,0 +1,111 @@
+"""Extreme eigenvalues of a symmetric matrix that is known by its products with vectors, with bounds on their error."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxopt_course.annotations import Array, ArrayLike, Float
+
+UNLIKELY = 1e-10
+
+Product = Callable[[Array], Array]
+
+
+class Extreme(NamedTuple):
+    """An extreme eigenvalue of a symmetric matrix H, as Lanczos sees it.
+
+    `vector[n]` has norm 1, `value` is its Rayleigh quotient u'Hu, and `error` the norm of the residual Hu - value u and
+    of what rounding can hide. So, whatever happened on the way:
+
+    - the true extreme is at or beyond `value`: the least eigenvalue is <= it, the largest >= it, up to rounding;
+    - some eigenvalue is within `error` of it: a theorem;
+    - the extreme is no farther than `beyond` beyond it, but for a chance of 1e-10: a theorem too, about random starts.
+
+    `beyond` shrinks slowly, `error` fast. The extreme itself is within `error` unless it has a close neighbour, of
+    which the start happened to hold R times as much: then it is within R errors. R > 1000 has a chance of 1 in 1,500.
+    """
+
+    value: Float[ArrayLike, "..."]
+    error: Float[ArrayLike, "..."]
+    vector: Float[ArrayLike, "... n"]
+    beyond: Float[ArrayLike, "..."]
+
+
+def extremes(product: Product, start: Float[Array, " n"], key: Array, num_products: int) -> tuple[Extreme, Extreme]:
+    r"""The least and the greatest eigenvalue, by Lanczos. Pure.
+
+    $$H Q_k = Q_k T_k + \beta_k q_{k+1} e_k', \qquad Q_k' Q_k = I, \qquad T_k s = \theta s, \qquad
+      \exists \lambda: |\lambda - \theta| \le \lVert H u - \theta u \rVert, \quad u = Q_k s$$
+
+    Every vector is made orthogonal to all before, twice, so that no eigenvalue appears two times. Where the Krylov
+    space is exhausted a new random direction continues it, so that multiple eigenvalues are found too.
+
+    Args:
+      product: `v -> H v`, `[n]` to `[n]`.
+      start: of any norm but 0; `Extreme.beyond` holds for a random one.
+      key: of the directions that continue an exhausted space.
+      num_products: k, from 1 to n; it keeps k vectors of n numbers, and takes two products more.
+
+    Returns:
+      `(lowest, highest)`.
+
+    Example:
+      >>> H = jnp.diag(jnp.arange(1.0, 101.0))
+      >>> lowest, highest = extremes(lambda v: H @ v, jax.random.normal(jax.random.key(0), (100,)), jax.random.key(1), 50)
+      >>> print(f"{lowest.value:.3f} {highest.value:.3f}")
+      1.000 100.000
+
+    Source: Parlett (1998), "The symmetric eigenvalue problem", theorem 4.5.1 (error) and chapter 13 (Lanczos);
+    Kuczynski and Wozniakowski (1992), SIAM J. Matrix Anal. Appl. 13(4), theorem 4.2 (beyond).
+    """
+    k, n = num_products, start.size
+    dtype = start.dtype
+    Q, T = lanczos(product, start / jnp.linalg.norm(start), key, k)
+    values, vectors = jnp.linalg.eigh(T)
+    spread = values[-1] - values[0]
+    sure = jnp.square(jnp.log(1.648 * math.sqrt(n) / UNLIKELY) / (2 * k - 1)).astype(dtype)
+    beyond = jnp.where(k == n, 0, jnp.where(sure < 0.5, sure / jnp.maximum(1 - 2 * sure, 0.01) * spread, jnp.inf))
+    rounding = 4 * math.sqrt(n) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(values))
+
+    def extreme(s: Array) -> Extreme:
+        u = s @ Q
+        u = u / jnp.linalg.norm(u)
+        Hu = product(u)
+        value = jnp.dot(u, Hu)
+        error = jnp.linalg.norm(Hu - value * u) + rounding
+        return Extreme(value, error, u, jnp.maximum(beyond, error).astype(dtype))
+
+    return extreme(vectors[:, 0]), extreme(vectors[:, -1])
+
+
+def lanczos(product: Product, start: Float[Array, " n"], key: Array, k: int) -> tuple[Array, Array]:
+    """Orthonormal rows Q[k, n] and the tridiagonal T[k, k] = Q H Q', from a start of norm 1."""
+    n, dtype = start.size, start.dtype
+    tiny = 10 * math.sqrt(n) * jnp.finfo(dtype).eps
+
+    def against(Q: Array, v: Array) -> Array:
+        for _ in range(2):  # twice is enough: Parlett, section 6.9
+            v = v - (Q @ v) @ Q
+        return v
+
+    def step(j: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        Q, alpha, beta, size = carry
+        Hq = product(Q[j])
+        size = jnp.maximum(size, jnp.linalg.norm(Hq))
+        rest = against(Q, Hq)
+        norm = jnp.linalg.norm(rest)
+        exhausted = norm <= tiny * size
+        fresh = lax.cond(
+            exhausted, lambda: against(Q, jax.random.normal(jax.random.fold_in(key, j), (n,), dtype)), lambda: rest
+        )
+        Q = Q.at[j + 1].set(fresh / jnp.linalg.norm(fresh), mode="drop")
+        return Q, alpha.at[j].set(jnp.dot(Q[j], Hq)), beta.at[j].set(jnp.where(exhausted, 0, norm)), size
+
+    Q = jnp.zeros((k, n), dtype).at[0].set(start)
+    zeros = jnp.zeros(k, dtype)
+    Q, alpha, beta, _ = lax.fori_loop(0, k, step, (Q, zeros, zeros, jnp.zeros((), dtype)))
+    return Q, jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)

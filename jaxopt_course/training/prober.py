@@ -1,0 +1,136 @@
+"""When a run is looked at, on which minibatches, and what is kept of it."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, Params
+from jaxopt_course.training.checks import check_objective_value
+from jaxopt_course.training.feed import Chunk
+from jaxopt_course.training.probes import BLOCKS, EXAMPLES, Probe, Scene, Survey, brief_probe, survey
+from jaxopt_course.training.programs import Program
+from jaxopt_course.training.response import linear_response
+from jaxopt_course.training.steps import Carry, ascent_direction
+from jaxopt_course.training.vectors import Vectors
+
+
+class Probes(NamedTuple):
+    """What `probe_every` leaves in the trace, NumPy arrays.
+
+    `steps[K]`, `looks`: brief looks, stacked, each before that many steps plus one; `survey_steps[2]`, `surveys`: the
+    thorough ones before the first step and after the last; `batch_size`, `num_examples`: of the run; `direction[n]`: of
+    largest curvature, from which the next look would go on.
+    """
+
+    steps: np.ndarray
+    looks: Probe
+    survey_steps: np.ndarray
+    surveys: Survey
+    batch_size: np.ndarray
+    num_examples: np.ndarray
+    direction: np.ndarray
+
+
+class Prober:
+    """Takes brief looks every so many steps and thorough ones at the ends, and keeps what they saw."""
+
+    def __init__(
+        self, objective: Objective, optimizer: AnyOptimizer, start: Params, key: Array, every: int, batch_size: int,
+        num_examples: int, has_aux: bool,
+    ):  # fmt: skip
+        self.every, self.batch_size, self.num_examples = every, batch_size, num_examples
+        self.start, self.key = start, jax.random.fold_in(key, 0x70726F62)
+        self.direction: Array | None = None
+        self.lowest = np.float32(0)
+        self.steps: list[int] = []
+        self.looks: list[Probe] = []
+        self.survey_steps: list[int] = []
+        self.surveys: list[Survey] = []
+        callables = (objective, optimizer)
+        self._brief = partial(_compiled_look.bound(callables), batch_size=batch_size, has_aux=has_aux)
+        self._survey = partial(_compiled_survey.bound(callables), batch_size=batch_size, has_aux=has_aux)
+
+    def look(self, step: int, carry: Carry, chunk: Chunk, last: bool = False) -> None:
+        """Look at the run after `step` steps, with examples of a chunk, where it is time to."""
+        due = step % self.every == 0 or last
+        if not due or (self.steps and self.steps[-1] == step and not last):
+            return
+        data, count = _examples(chunk)
+        count = np.int32(min(count, self.num_examples))
+        key = jax.random.fold_in(self.key, step)
+        if step == 0 or last:
+            seen, self.direction = self._survey(carry, self.start, data, count, key, np.bool_(step > 0))
+            self.survey_steps.append(step)
+            self.surveys.append(seen)
+        if not (self.steps and self.steps[-1] == step):
+            shift = jnp.maximum(-self.surveys[-1].lowest.value, 0)
+            seen, self.direction = self._brief(carry, data, count, key, self.direction, shift, np.bool_(step > 0))
+            self.steps.append(step)
+            self.looks.append(seen)
+
+    def probes(self) -> Probes:
+        """What was seen, on the host."""
+        looks, surveys = jax.device_get((self.looks, self.surveys))
+        return Probes(
+            np.array(self.steps, int), _stacked(looks), np.array(self.survey_steps, int), _stacked(surveys),
+            np.array(self.batch_size), np.array(self.num_examples), np.asarray(self.direction),
+        )  # fmt: skip
+
+
+def _stacked(rows: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+def _examples(chunk: Chunk) -> tuple[Batch, int]:
+    """The examples that a chunk has at hand, along one axis, and how many are valid."""
+    if chunk.plan is not None:
+        return chunk.data, 2**31 - 1
+    count = chunk.last * jax.tree.leaves(chunk.data)[0].shape[1]
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), chunk.data), count
+
+
+def _rows(key: Array, shape: tuple[int, ...], count: Array, everything: bool) -> Array:
+    """Minibatches drawn with replacement; all examples where a minibatch is all of them."""
+    if everything:
+        return jnp.broadcast_to(jnp.arange(shape[-1]), shape)
+    return jax.random.randint(key, shape, 0, count)
+
+
+def _scene(objective: Objective, params: Params, data: Batch, has_aux: bool) -> Scene:
+    def loss(params: Params, batch: Batch) -> Array:
+        returned = objective(params, batch)
+        check_objective_value("train", returned, has_aux)
+        return returned[0] if has_aux else returned
+
+    flat = Vectors(params)
+    return Scene(flat, loss, data, params, flat.vector(params))
+
+
+@partial(Program, static_argnames=("batch_size", "has_aux"))
+def _compiled_look(
+    callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, count: Array, key: Array, direction: Array,
+    shift: Array, warm: Array, *, batch_size: int, has_aux: bool,
+) -> tuple[Probe, Array]:  # fmt: skip
+    objective, optimizer = callables
+    scene = _scene(objective, carry.params, data, has_aux)
+    everything = batch_size == jax.tree.leaves(data)[0].shape[0]
+    rows = _rows(key, (4, batch_size), count, everything)
+    response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3])[1], key, warm)
+    return brief_probe(scene, response, rows[:3], direction, shift)
+
+
+@partial(Program, static_argnames=("batch_size", "has_aux"))
+def _compiled_survey(
+    callables: tuple[Objective, AnyOptimizer], carry: Carry, start: Params, data: Batch, count: Array, key: Array,
+    warm: Array, *, batch_size: int, has_aux: bool,
+) -> tuple[Survey, Array]:  # fmt: skip
+    objective, optimizer = callables
+    scene = _scene(objective, carry.params, data, has_aux)
+    everything = batch_size == jax.tree.leaves(data)[0].shape[0]
+    blocks = 1 if everything else max(BLOCKS, min(-(-EXAMPLES // batch_size), EXAMPLES))
+    rows = _rows(key, (4, blocks, batch_size), count, everything)
+    response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3, 0])[1], key, warm)
+    return survey(scene, response, scene.flat.vector(start), rows[:3], key)

@@ -1,0 +1,102 @@
+r"""How an optimizer answers small changes of its gradients: the linear part of any rule, read from what it does.
+
+Where a gradient changes by v in one step, the updates of that and the next steps change by $-h_0 v, -h_1 v, \ldots$,
+entry by entry. Along an eigenvector of the Hessian with curvature lambda the parameters then follow
+
+$$w_{t+1} = w_t - \lambda \sum_j h_j w_{t-j}$$
+
+which leaves the stable region through z = -1, where $\lambda \sum_j (-1)^j h_j = 2$, and whose slow directions decay at
+the rate $\lambda \sum_j h_j$. For gradient descent both sums are the learning rate; for momentum they are
+$\eta / (1 + \rho)$ and $\eta / (1 - \rho)$, for Adam, with D its division by $\sqrt{\hat\nu} + \epsilon$,
+$\eta D (1 - b_1) / (1 + b_1)$ and $\eta D$.
+
+Source: Cohen et al. (2021), "Gradient descent on neural networks typically occurs at the edge of stability", ICLR,
+appendix B; Cohen et al. (2022), "Adaptive gradient methods at the edge of stability", arXiv:2207.14484, eq. 2.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxopt_course.annotations import AnyOptimizer, Array, Bool, Float, OptState, Params, Updates
+from jaxopt_course.training.vectors import Vectors
+
+WATCHED = 4  # steps: the impulse and three more
+WARM_UP = 40  # steps of random sign, before which moments say little
+SAME = 1e-2  # relative: answers that count as equal
+DECAYED = 1e-6  # relative: an answer that counts as none
+
+
+class Response(NamedTuple):
+    """`alternating[n]`, `steady[n]`: the sums over j of $(-1)^j h_j$ and of $h_j$, units of learning rate.
+
+    `regular`: whether entries answer for themselves and the answers decay geometrically. Without that, both are only
+    estimates of what a rule does to a vector.
+    """
+
+    alternating: Float[Array, " n"]
+    steady: Float[Array, " n"]
+    regular: Bool[Array, ""]
+
+
+def linear_response(
+    optimizer: AnyOptimizer, state: OptState, params: Params, grads: Float[Array, " n"], key: Array, warm: Bool[Array, ""]
+) -> Response:
+    """The response of a rule at a state, with `grads` for the gradient of the next steps. Pure.
+
+    A geometric tail is summed to its end: answers from the second on decay by one factor a leaf. Unless it is `warm` the
+    state first takes steps with the entries of `grads` in random sign: moments then have the scale of the gradients
+    that the rule is about to meet.
+
+    Args:
+      optimizer: any transformation whose `update` JAX can differentiate.
+      state: of the optimizer.
+      params: like which it is.
+      grads: of the loss at `params`, flat.
+      key: of random signs.
+      warm: whether the state has seen gradients.
+
+    Returns:
+      The response; where the rule answers to signs only, or not at all, zeros.
+    """
+    flat = Vectors(params)
+    update = optax.with_extra_args_support(optimizer).update
+
+    def step(state: OptState, g: Array) -> tuple[Array, OptState]:
+        tree = flat.tree(g)
+        updates, state = update(tree, state, params, value=jnp.zeros(()), grad=tree, value_fn=lambda _: jnp.zeros(()))
+        return flat.vector(updates), state
+
+    def warmed(state: OptState) -> OptState:
+        keys = jax.random.split(key, WARM_UP)
+        signs = partial(jax.random.rademacher, shape=grads.shape, dtype=grads.dtype)
+        return lax.scan(lambda state, key: (step(state, signs(key) * grads)[1], None), state, keys)[0]
+
+    state = lax.cond(warm, lambda state: state, warmed, state)
+
+    def updates_after(change: Array) -> Array:
+        first, later = step(state, grads + change)
+        rows = [first]
+        for _ in range(WATCHED - 1):
+            row, later = step(later, grads)
+            rows.append(row)
+        return jnp.stack(rows)
+
+    signs = jax.random.rademacher(jax.random.fold_in(key, 1), grads.shape, grads.dtype)
+    answers = jax.vmap(lambda v: -jax.jvp(updates_after, (jnp.zeros_like(grads),), (v,))[1])(
+        jnp.stack([jnp.ones_like(grads), signs])
+    )
+    h, crossed = answers[0], answers[1] * signs
+    sums = flat.leaf_sums(h)  # [WATCHED, leaves]
+    some = jnp.abs(sums[1]) > DECAYED * jnp.abs(sums[0])
+    factor = jnp.where(some, sums[2] / jnp.where(some, sums[1], 1), 0)
+    decays = jnp.abs(sums[3] - factor * sums[2]) <= SAME * jnp.abs(sums[0])
+    alone = jnp.linalg.norm(crossed - h) <= SAME * jnp.linalg.norm(h)
+    rho = flat.spread(jnp.clip(factor, 0, 0.9999))
+    alternating, steady = h[0] - h[1] / (1 + rho), h[0] + h[1] / (1 - rho)
+    regular = alone & jnp.all(decays & (factor >= -DECAYED) & (factor < 1)) & jnp.any(h[0] != 0)
+    return Response(jnp.maximum(alternating, 0), jnp.maximum(steady, 0), regular)

@@ -1,0 +1,43 @@
+"""A tree of parameters as one vector, and sums over its leaves."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxopt_course.annotations import Array, Float, Params, PyTree
+from jaxopt_course.dtypes import working_dtype
+
+
+class Vectors:
+    """The layout of trees like `params`: `[n]` in the widest dtype of its leaves, at least float32."""
+
+    def __init__(self, params: Params):
+        leaves, self.structure = jax.tree.flatten(params)
+        self.shapes, self.dtypes = [jnp.shape(leaf) for leaf in leaves], [leaf.dtype for leaf in leaves]
+        self.sizes = [int(np.prod(shape)) for shape in self.shapes]
+        self.ends = [0, *np.cumsum(self.sizes).tolist()]
+        self.names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        self.dtype = working_dtype(params)
+        self.size = self.ends[-1]
+
+    def vector(self, tree: PyTree) -> Float[Array, " n"]:
+        """All leaves, one after another."""
+        return jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in jax.tree.leaves(tree)])
+
+    def tree(self, vector: Float[Array, " n"]) -> PyTree:
+        """The tree of a vector, in the dtypes of the parameters."""
+        parts = zip(self._parts(vector), self.shapes, self.dtypes, strict=True)
+        return jax.tree.unflatten(self.structure, [part.reshape(shape).astype(dtype) for part, shape, dtype in parts])
+
+    def leaf_sums(self, rows: Float[Array, "... n"]) -> Float[Array, "... leaves"]:
+        """Sums over the entries of each leaf."""
+        return jnp.stack([jnp.sum(part, axis=-1) for part in self._parts(rows)], axis=-1)
+
+    def spread(self, numbers: Float[Array, " leaves"]) -> Float[Array, " n"]:
+        """One number a leaf, repeated for each of its entries."""
+        return jnp.repeat(numbers, np.array(self.sizes), total_repeat_length=self.size)
+
+    def _parts(self, rows: Array) -> list[Array]:
+        return [rows[..., first:last] for first, last in pairwise(self.ends)]
