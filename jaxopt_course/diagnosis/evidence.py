@@ -94,7 +94,11 @@ def gather(result: TrainResult) -> Evidence:
 
 def _excess(losses: np.ndarray, last: Moment) -> Estimate:
     quarter = losses[-max(1, len(losses) // 4) :]
-    parts = [part.mean() for part in np.array_split(quarter, SEGMENTS)] if len(quarter) >= 2 * SEGMENTS else [quarter.mean()]
+    parts = (
+        [part.mean() for part in np.array_split(quarter, SEGMENTS)]
+        if len(quarter) >= 2 * SEGMENTS
+        else [quarter.mean()]
+    )
     mean = estimate(np.array(parts))
     low = mean.low - last.loss.high + last.left.low
     return Estimate(mean.mean - last.loss.mean + last.left.mean, low, mean.high - last.loss.low + last.left.high)

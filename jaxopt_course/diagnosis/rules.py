@@ -56,7 +56,9 @@ def noise_share(e: Evidence) -> Estimate:
     if floor.high <= 0:
         return Estimate(0.0, 0.0, 0.0)
     low = max(floor.low, 0) / above.high if above.high > 0 else math.inf
-    return Estimate(floor.mean / max(above.mean, floor.mean), low, floor.high / above.low if above.low > 0 else math.inf)
+    return Estimate(
+        floor.mean / max(above.mean, floor.mean), low, floor.high / above.low if above.low > 0 else math.inf
+    )
 
 
 def stability(m: Moment) -> float:
@@ -99,7 +101,9 @@ def edge_of_stability(e: Evidence) -> list[Weighed]:
         f"{float(np.median(e.over[len(e.over) // 2 :])):.3g}): steps along the steepest direction overshoot by as much "
         "as they come"
     )
-    return [(1.0, Finding(Cause.EDGE_OF_STABILITY, m.over.low >= NEAR, m.over.mean, _leaf(e, m.highest_share), sentence))]
+    return [
+        (1.0, Finding(Cause.EDGE_OF_STABILITY, m.over.low >= NEAR, m.over.mean, _leaf(e, m.highest_share), sentence))
+    ]
 
 
 def rate_too_low(e: Evidence) -> list[Weighed]:

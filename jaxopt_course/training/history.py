@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxopt_course.annotations import OptState, Params, PyTree
 from jaxopt_course.training.checkpoint_file import CheckpointError
-from jaxopt_course.training.prober import Prober, Probes
+from jaxopt_course.training.prober import Prober, Probes, blank_probes
 from jaxopt_course.training.steps import Record
 
 
@@ -64,20 +64,25 @@ class History:
         return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray], aux: PyTree, evaluation: PyTree) -> "History":
+    def from_arrays(
+        cls, arrays: dict[str, np.ndarray], aux: PyTree, evaluation: PyTree, prober: Prober | None = None
+    ) -> "History":
         """The history of `arrays`; `aux` and `evaluation` are trees like those of one step and one evaluation.
 
         Raises:
           CheckpointError: arrays of other names.
         """
-        blank = Trace(*(np.zeros(0),) * 3, aux, np.zeros(0), evaluation)
+        probes = None if prober is None else blank_probes()
+        blank = Trace(*(np.zeros(0),) * 3, aux, np.zeros(0), evaluation, probes)
         paths, tree = jax.tree_util.tree_flatten_with_path(blank)
         names = [jax.tree_util.keystr(path) for path, _ in paths]
         if {*names} != {*arrays}:
             differ = ", ".join(sorted({*names} ^ {*arrays}))
             raise CheckpointError(f"train: the history in the checkpoint is of another kind: {differ} only in one")
         trace = jax.tree.unflatten(tree, [arrays[name] for name in names])
-        history = cls()
+        history = cls(prober)
+        if prober is not None and trace.probes is not None:
+            prober.restore(trace.probes)
         if len(trace.loss):
             history.records = [Record(*trace[:4])]
         history.eval_steps = trace.eval_steps.tolist()

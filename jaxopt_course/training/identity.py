@@ -86,6 +86,7 @@ class RunParts(NamedTuple):
     has_aux: bool
     on_nonfinite: str
     has_eval_fn: bool
+    probe_every: int | None = None
 
     def aux_shapes(self) -> PyTree:
         """A tree like the aux of one step; None without aux."""
@@ -104,6 +105,8 @@ def run_identity(parts: RunParts) -> Identity:
         "on_nonfinite": parts.on_nonfinite,
         "eval_fn": parts.has_eval_fn,
     }
+    if parts.probe_every is not None:
+        settings["probe_every"] = parts.probe_every
     arrays = {"params": parts.params, "data": parts.data}
     if parts.state is not None:
         arrays["state"] = parts.state

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, Params
+from jaxopt_course.landscape.lanczos import Extreme
 from jaxopt_course.training.checks import check_objective_value
 from jaxopt_course.training.feed import Chunk
-from jaxopt_course.training.probes import BLOCKS, EXAMPLES, Probe, Scene, Survey, brief_probe, survey
+from jaxopt_course.training.probes import BLOCKS, EXAMPLES, Pair, Probe, Scene, Survey, brief_probe, survey
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.response import linear_response
-from jaxopt_course.training.steps import Carry, ascent_direction
+from jaxopt_course.training.steps import Carry
 from jaxopt_course.training.vectors import Vectors
 
 
@@ -41,10 +42,11 @@ class Prober:
         self, objective: Objective, optimizer: AnyOptimizer, start: Params, key: Array, every: int, batch_size: int,
         num_examples: int, has_aux: bool,
     ):  # fmt: skip
+        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(start)):
+            raise TypeError("train: probe_every needs real parameters")
         self.every, self.batch_size, self.num_examples = every, batch_size, num_examples
         self.start, self.key = start, jax.random.fold_in(key, 0x70726F62)
         self.direction: Array | None = None
-        self.lowest = np.float32(0)
         self.steps: list[int] = []
         self.looks: list[Probe] = []
         self.survey_steps: list[int] = []
@@ -56,7 +58,7 @@ class Prober:
     def look(self, step: int, carry: Carry, chunk: Chunk, last: bool = False) -> None:
         """Look at the run after `step` steps, with examples of a chunk, where it is time to."""
         due = step % self.every == 0 or last
-        if not due or (self.steps and self.steps[-1] == step and not last):
+        if not due or step in (self.survey_steps if last else self.steps):
             return
         data, count = _examples(chunk)
         count = np.int32(min(count, self.num_examples))
@@ -78,6 +80,22 @@ class Prober:
             np.array(self.steps, int), _stacked(looks), np.array(self.survey_steps, int), _stacked(surveys),
             np.array(self.batch_size), np.array(self.num_examples), np.asarray(self.direction),
         )  # fmt: skip
+
+    def restore(self, probes: Probes) -> None:
+        """Go on from what an earlier part of the run has seen."""
+        self.steps, self.survey_steps = probes.steps.tolist(), probes.survey_steps.tolist()
+        self.looks = [jax.tree.map(lambda rows, i=i: rows[i], probes.looks) for i in range(len(self.steps))]
+        self.surveys = [jax.tree.map(lambda rows, i=i: rows[i], probes.surveys) for i in range(len(self.survey_steps))]
+        self.direction = jnp.asarray(probes.direction)
+
+
+def blank_probes() -> Probes:
+    """The tree of `Probes`, with nothing in it."""
+    none = np.zeros(0)
+    pair, extreme = Pair(*[none] * len(Pair._fields)), Extreme(*[none] * len(Extreme._fields))
+    looks = Probe(pair, none, none, none)
+    surveys = Survey(*[none] * len(Survey._fields))._replace(pairs=pair, highest=extreme, lowest=extreme)
+    return Probes(none, looks, none, surveys, none, none, none)
 
 
 def _stacked(rows: list[Any]) -> Any:

@@ -21,10 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Float, Int, Objective, Params
+from jaxopt_course.annotations import Array, Batch, Float, Int, Params
 from jaxopt_course.landscape.lanczos import Extreme, extremes, lanczos
-from jaxopt_course.training.response import Response, linear_response
-from jaxopt_course.training.steps import Carry, scalar_and_aux
+from jaxopt_course.training.response import Response
 from jaxopt_course.training.vectors import Vectors
 
 EXAMPLES = 256  # at least so many in the curvature of a survey, in at least
@@ -111,15 +110,21 @@ class Scene(NamedTuple):
         return value, self.flat.vector(grads)
 
     def product(self, rows: Int[Array, " B"], v: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The Hessian of the minibatch times v."""
-        gradient = jax.grad(lambda w: self.loss(w, self._batch(rows)))
-        return self.flat.vector(jax.jvp(gradient, (self.params,), (self.flat.tree(v),))[1])
+        """The Hessian of the minibatch times v; by reverse mode twice where the loss has no forward mode."""
+        gradient, tree = jax.grad(lambda w: self.loss(w, self._batch(rows))), self.flat.tree(v)
+        try:
+            product = jax.jvp(gradient, (self.params,), (tree,))[1]
+        except TypeError:  # JAX's error for a custom_vjp
+            product = jax.vjp(gradient, self.params)[1](tree)[0]
+        return self.flat.vector(product)
 
     def _batch(self, rows: Array) -> Batch:
         return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), self.data)
 
 
-def brief_probe(scene: Scene, response: Response, rows: Int[Array, "3 B"], v: Array, shift: Array) -> tuple[Probe, Array]:
+def brief_probe(
+    scene: Scene, response: Response, rows: Int[Array, "3 B"], v: Array, shift: Array
+) -> tuple[Probe, Array]:
     """A brief look with three minibatches, and the direction for the next one."""
     value, g1 = scene.gradient(rows[0])
     _, g2 = scene.gradient(rows[1])

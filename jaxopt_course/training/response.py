@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxopt_course.annotations import AnyOptimizer, Array, Bool, Float, OptState, Params, Updates
+from jaxopt_course.annotations import AnyOptimizer, Array, Bool, Float, OptState, Params
 from jaxopt_course.training.vectors import Vectors
 
 WATCHED = 4  # steps: the impulse and three more
@@ -44,7 +44,12 @@ class Response(NamedTuple):
 
 
 def linear_response(
-    optimizer: AnyOptimizer, state: OptState, params: Params, grads: Float[Array, " n"], key: Array, warm: Bool[Array, ""]
+    optimizer: AnyOptimizer,
+    state: OptState,
+    params: Params,
+    grads: Float[Array, " n"],
+    key: Array,
+    warm: Bool[Array, ""],
 ) -> Response:
     """The response of a rule at a state, with `grads` for the gradient of the next steps. Pure.
 

@@ -59,7 +59,7 @@ class Run:
                 )
             evaluation = None if self.eval_fn is None else self.eval_fn(saved.carry.params)
             self.step, self.carry = saved.step, saved.carry
-            self.history = History.from_arrays(saved.history, parts.aux_shapes(), evaluation)
+            self.history = History.from_arrays(saved.history, parts.aux_shapes(), evaluation, self.prober)
         if self.step < self.total:
             self.store.check_writable()
 

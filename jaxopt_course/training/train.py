@@ -23,7 +23,7 @@ from jaxopt_course.training.checks import (
     num_examples_of,
     whole_number,
 )
-from jaxopt_course.training.feed import Feed, StepPlan, plan_chunks, total_steps
+from jaxopt_course.training.feed import Chunk, Feed, StepPlan, plan_chunks, total_steps
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
@@ -83,7 +83,7 @@ def train(
     With a `checkpoint_dir` a run that was stopped, or killed, goes on where it was and ends bit-equal to one that never
     was. SIGINT and SIGTERM then save before they end the run. Another run in the same folder is refused, and what
     differs is named: the traced objective and optimizer with all their constants, the start, every byte of the data,
-    key, batch size, `drop_last`, `on_nonfinite`, and whether there is an `eval_fn`. More steps, another `chunk_size`,
+    key, batch size, `drop_last`, `on_nonfinite`, `probe_every`, and whether there is an `eval_fn`. More steps, another `chunk_size`,
     `checkpoint_every` or mesh are the same run. Python code behind `jax.pure_callback` and data beyond 64 GiB cannot be
     compared in full; a warning says so on resuming. Hashing goes on beside the training; only a resumed run with up to
     100 MiB of data waits for it. With more, callbacks see steps of a run that may still be refused; results are neither
@@ -107,6 +107,9 @@ def train(
       eval_every: after every so many steps; after every chunk's worth of steps unless given. Jit it yourself.
       on_nonfinite: "stop" raises at the first step whose loss or gradient is not finite; "skip" does not take such
         steps, leaves parameters and state as they are, and marks them in the trace.
+      probe_every: measure what limits the run before every so many steps, for `jc.diagnose`: gradient noise, and
+        curvature against the rule's stability limit, on minibatches of their own; and thoroughly before the first step
+        and after the last. The steps themselves are the same. Real parameters only.
       callback: called with a `Snapshot` after each chunk.
       progress: show a bar on stderr; by default where stderr is a terminal and rich is installed.
       chunk_size: most steps in one compiled call: how often callbacks and Ctrl-C have their turn.
@@ -178,8 +181,11 @@ def train(
         on_nonfinite=on_nonfinite,
         everywhere=feed.everywhere,
     )
-    parts = RunParts(objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None)
+    parts = RunParts(
+        objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None, probe_stride
+    )  # fmt: skip
     stops = (run.eval_every,) * (eval_fn is not None) + (run.save_every,) * (checkpoint_dir is not None)
+    chunk: Chunk | None = None
     stops += (probe_stride,) * (probe_stride is not None)
     try:
         with ExitStack() as contexts:
@@ -205,7 +211,7 @@ def train(
                     callback(snapshot)
                 run.save_if_due()
             run.evaluate()
-            if prober is not None and total > 0:
+            if prober is not None and chunk is not None:
                 prober.look(run.step, run.carry, chunk, last=True)
             run.save_if_due(last=True)
     except CheckpointWriteError as error:

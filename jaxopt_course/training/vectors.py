@@ -37,7 +37,7 @@ class Vectors:
 
     def spread(self, numbers: Float[Array, " leaves"]) -> Float[Array, " n"]:
         """One number a leaf, repeated for each of its entries."""
-        return jnp.repeat(numbers, np.array(self.sizes), total_repeat_length=self.size)
+        return jnp.concatenate([jnp.full(size, number) for size, number in zip(self.sizes, numbers, strict=True)])
 
     def _parts(self, rows: Array) -> list[Array]:
         return [rows[..., first:last] for first, last in pairwise(self.ends)]
