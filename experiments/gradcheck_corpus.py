@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+from rich.console import Console
+from rich.progress import track
 
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.report import Table, print_blocks
 from jaxopt_course.gradients import GradientReport, Verdict
 
+KEPT = 20  # functions whose compiled programs are in memory at once
 FEW = 300  # coordinates up to which evaluations are bounded
 MOST_UNDECIDED = 0.05  # of the right functions
 ACCEPTED = (Verdict.PASS, Verdict.KINK)
@@ -66,9 +69,10 @@ def main(*, quiet: bool, as_json: bool) -> int:
             from tests.gradient_corpus import right_samples, wrong_samples
         except ImportError as error:
             raise UsageError(f"--corpus needs the tests of a checkout, run from its root: {error}") from error
-        for right, samples in ((True, right_samples()), (False, wrong_samples())):
-            for sample in samples:
-                judged.append(judge(sample, right))
+        corpus = [(True, sample) for sample in right_samples()] + [(False, sample) for sample in wrong_samples()]
+        for right, sample in track(corpus, "gradcheck", console=Console(stderr=True), disable=quiet):
+            judged.append(judge(sample, right))
+            if len(judged) % KEPT == 0:
                 jax.clear_caches()
     if as_json:
         print(json.dumps([one._asdict() | {"verdict": str(one.verdict)} for one in judged]))
