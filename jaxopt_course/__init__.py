@@ -3,9 +3,21 @@
 import importlib
 from typing import Any
 
-from jaxopt_course import comparison, contract, data, gradients, landscape, optimizers, problems, sweeps, training
+from jaxopt_course import (
+    comparison,
+    contract,
+    data,
+    diagnosis,
+    gradients,
+    landscape,
+    optimizers,
+    problems,
+    sweeps,
+    training,
+)
 from jaxopt_course.comparison import conventions, parity, torch_optimizer
 from jaxopt_course.contract import check_optimizer
+from jaxopt_course.diagnosis import Cause, Diagnosis, diagnose
 from jaxopt_course.gradients import GradientReport, grad_check_sparse, gradcheck, gradgradcheck, numerical_gradient
 from jaxopt_course.optimizers import (
     adagrad,
@@ -27,6 +39,8 @@ from jaxopt_course.training import Result, TrainResult, minimize, train
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cause",
+    "Diagnosis",
     "GradientReport",
     "RaceResult",
     "Result",
@@ -42,6 +56,8 @@ __all__ = [
     "contract",
     "conventions",
     "data",
+    "diagnose",
+    "diagnosis",
     "empirical_risk",
     "grad_check_sparse",
     "gradcheck",

@@ -23,6 +23,7 @@ FLOORS = {
     "training": 3,
     "comparison": 3,
     "contract": 3,
+    "diagnosis": 4,
     "sweeps": 4,
     "plots": 5,
 }

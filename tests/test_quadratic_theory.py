@@ -12,7 +12,6 @@ import pytest
 import jaxopt_course as jc
 from jaxopt_course.landscape.quadratic_theory import (
     Settings,
-    diagnose,
     growth,
     noise_floor,
     optimal,
@@ -155,26 +154,6 @@ def test_floors_grow_with_the_rate_and_shrink_with_the_batch() -> None:
     assert heavy == pytest.approx(10 * small, rel=1e-4)  # momentum is a rate of lr / (1 - rho)
     flat = np.diag([2.0, 0.0])
     assert noise_floor(Settings(0.1), flat, np.eye(2)) == pytest.approx(0.5 * 0.1 / (2 - 0.2))
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.9])
-def test_diagnosis_names_how_far_over_and_where(rho: float) -> None:
-    bowl = jc.surfaces.bowl(100.0, angle=0.4)
-    over = Settings(1.7 * stability_limit(100.0, rho), rho)
-    found = diagnose(over, bowl.fn, jnp.array([1.0, 1.0]))
-    assert "learning rate is 1.7x over the stability limit along this direction" in found.message
-    assert found.ratio == pytest.approx(1.7)
-    assert abs(found.direction @ np.array([-math.sin(0.4), math.cos(0.4)])) == pytest.approx(1)
-    under = diagnose(Settings(0.5 * stability_limit(100.0, rho), rho), bowl.fn, jnp.array([1.0, 1.0]))
-    assert "0.5x the stability limit" in under.message
-
-
-def test_diagnosis_of_saddles_and_tops() -> None:
-    well = jc.surfaces.SURFACES["double_well"].fn
-    assert "negative curvature (-1) it leaves, 1.1x a step" in diagnose(Settings(0.1), well, jnp.zeros(2)).message
-    top = diagnose(Settings(0.1), jc.surfaces.SURFACES["hill"].fn, jnp.zeros(2))
-    assert "no learning rate overshoots" in top.message
-    assert top.ratio == 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ class Cause(StrEnum):
     - `RATE_TOO_LOW`: a rate `factor` times as high would be stable and gain faster.
     - `NOISE_LIMITED`: minibatch noise undoes at least half of what steps gain; `factor`: the batch size that would
       halve the noise.
-    - `ILL_CONDITIONED`: directions that still hold most of what is to gain are `factor` times flatter than the steepest.
+    - `ILL_CONDITIONED`: what is left to gain lies in directions `factor` times flatter than the steepest.
     - `SADDLE`: stalled where the loss still bends down; `factor`: growth of the distance a step.
     - `DEAD_PARAMETERS`: entries that have no gradient, or are not moved; `factor`: their share of the leaf.
     - `MIXED_SCALES`: one leaf limits the rate of all; `factor`: how many times another leaf's rate could be raised.

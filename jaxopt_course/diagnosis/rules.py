@@ -120,8 +120,8 @@ def rate_too_low(e: Evidence) -> list[Weighed]:
         and surely_worth_going_on(e) and m.upward > 1 - HALF
     )  # fmt: skip
     sentence = (
-        f"a learning rate {k:.3g} times as high would be stable (now {m.over} of the limit) and gain faster: a step takes "
-        f"{pace(m):.2g} of the way, and noise maintains {noise_share(e).mean:.2g} of what is left"
+        f"a learning rate {k:.3g} times as high would be stable (now {m.over} of the limit) and gain faster: "
+        f"a step takes {pace(m):.2g} of the way, and noise maintains {noise_share(e).mean:.2g} of what is left"
     )
     return [(k, Finding(Cause.RATE_TOO_LOW, certain, k, None, sentence))]
 
@@ -133,8 +133,8 @@ def noise_limited(e: Evidence) -> list[Weighed]:
     if share.mean <= HALF or not matters or m.over.low >= 1:
         return []
     sentence = (
-        f"at this rate and a batch of {B} noise holds the loss about {m.floor.mean:.3g} above the minimum, and no less than "
-        f"{share.low:.2g} of what the loss is above it; a batch of {2 * B} or half the rate would halve that"
+        f"at this rate and a batch of {B} noise holds the loss about {m.floor.mean:.3g} above the minimum, "
+        f"no less than {share.low:.2g} of the excess; a batch of {2 * B} or half the rate would halve it"
     )
     return [(2.0, Finding(Cause.NOISE_LIMITED, share.low > HALF and m.regular, 2.0 * B, None, sentence))]
 
@@ -148,8 +148,8 @@ def ill_conditioned(e: Evidence) -> list[Weighed]:
         return []  # at its best rate it would get there within as many steps
     certain = surely_worth_going_on(e) and noise_share(e).high < HALF and m.over.low > 0 and m.upward > 1 - HALF
     sentence = (
-        f"the condition number is about {kappa:.2g}: what is left lies in directions so much flatter than the steepest; "
-        f"tenfold nearer takes gradient descent {plain:.2g} steps at its best rate, momentum {heavy:.2g}"
+        f"the condition number is about {kappa:.2g}: what is left lies in directions so much flatter than the "
+        f"steepest; tenfold nearer takes gradient descent {plain:.2g} steps at its best rate, momentum {heavy:.2g}"
     )
     return [(math.sqrt(kappa), Finding(Cause.ILL_CONDITIONED, certain, kappa, None, sentence))]
 
@@ -197,8 +197,8 @@ def saddle(e: Evidence) -> list[Weighed]:
     certain = m.regular and bends_down(m) and (along or growth * e.num_steps >= 1)
     leaf = _leaf(e, m.lowest_share)
     sentence = (
-        f"what curvature lets expect to gain is used up, and the loss bends down: along a direction mostly in {leaf} the "
-        f"distance grows {1 + growth:.4g} times a step, e-fold in {1 / growth:.3g} steps"
+        f"there is little left to gain by positive curvature, and the loss bends down: along a direction mostly in "
+        f"{leaf} the distance grows {1 + growth:.4g} times a step, e-fold in {1 / growth:.3g} steps"
     )
     return [(math.inf, Finding(Cause.SADDLE, certain, 1 + growth, leaf, sentence))]
 
@@ -214,7 +214,9 @@ def dead_parameters(e: Evidence) -> list[Weighed]:
         if no_gradient >= HALF:
             why = f"{no_gradient:.0%} of the entries of {name} have no gradient in any minibatch that was looked at"
         else:
-            why = f"{unmoved:.0%} of the entries of {name} are where they were at the start, although they have a gradient"
+            why = (
+                f"{unmoved:.0%} of the entries of {name} have not moved since the start, although they have a gradient"
+            )
         share = max(no_gradient, unmoved)
         found.append((1e3 * share, Finding(Cause.DEAD_PARAMETERS, True, share, name, why)))
     return found
@@ -246,8 +248,8 @@ def _healthy(e: Evidence) -> Finding:
     quiet = noise_share(e).high < HALF or not worth_going_on(e)
     resolved = m.regular and m.over.high < 1 and quiet and not bends_down(m) and not rose(e)
     sentence = (
-        f"nothing of what is looked for: the rate is {m.over} of the stability limit, noise maintains {noise_share(e).mean:.2g} of "
-        f"what is left, and about {m.left} is left to gain of {gained(e):.3g} gained"
+        f"nothing of what is looked for: the rate is {m.over} of the stability limit, noise maintains "
+        f"{noise_share(e).mean:.2g} of what is left, and about {m.left} is left to gain of {gained(e):.3g} gained"
     )
     if not resolved:
         sentence += "; the evidence does not exclude the rest: look more often (a smaller probe_every)"

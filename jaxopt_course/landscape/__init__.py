@@ -10,7 +10,7 @@ from jaxopt_course.landscape.critical_points import (
 )
 from jaxopt_course.landscape.fields import GradientField, basins, descend, gradient_field
 from jaxopt_course.landscape.lanczos import Extreme, extremes
-from jaxopt_course.landscape.quadratic_theory import Settings, diagnose, predict
+from jaxopt_course.landscape.quadratic_theory import Settings, predict
 from jaxopt_course.landscape.walks import Paths, paths, settled
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "basins",
     "classify",
     "descend",
-    "diagnose",
     "escape_time",
     "extreme_curvatures",
     "extremes",

@@ -54,8 +54,8 @@ def extremes(product: Product, start: Float[Array, " n"], key: Array, num_produc
       `(lowest, highest)`.
 
     Example:
-      >>> H = jnp.diag(jnp.arange(1.0, 101.0))
-      >>> lowest, highest = extremes(lambda v: H @ v, jax.random.normal(jax.random.key(0), (100,)), jax.random.key(1), 50)
+      >>> H, key = jnp.diag(jnp.arange(1.0, 101.0)), jax.random.key(0)
+      >>> lowest, highest = extremes(lambda v: H @ v, jax.random.normal(key, (100,)), key, num_products=50)
       >>> print(f"{lowest.value:.3f} {highest.value:.3f}")
       1.000 100.000
 

@@ -14,15 +14,9 @@ It is computed in float64 on the host, whatever JAX runs in.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
-
-from jaxopt_course.annotations import Array
-from jaxopt_course.landscape.critical_points import classify
 
 EULER_GAMMA = 0.5772156649015329
 
@@ -249,59 +243,6 @@ def escape_steps(
     a, foothold = values[top].real, abs(right[0, top] * np.linalg.solve(right, b)[top])
     epsilon = foothold * noise / (radius * math.sqrt(a**2 - 1))
     return float((math.log(1 / epsilon) + (EULER_GAMMA + math.log(2)) / 2) / math.log(a) + 0.5)
-
-
-class Diagnosis(NamedTuple):
-    """`message` in words; `ratio` of the learning rate to the stability limit; the direction `[like x]` it is about."""
-
-    message: str
-    ratio: float
-    direction: Any
-
-
-def diagnose(settings: Settings, fn: Callable[[Any], Array], x: Any) -> Diagnosis:
-    """Whether a rule is stable where it stands, from the curvature of the surface there.
-
-    Args:
-      settings: of the rule.
-      fn: `fn(x) -> scalar`, twice differentiable.
-      x: any tree of floating-point arrays.
-
-    Returns:
-      `Diagnosis(message, ratio, direction)`: the direction of largest curvature; of the most negative where no
-      curvature is positive.
-
-    Raises:
-      As `classify`.
-
-    Example:
-      >>> import jaxopt_course as jc
-      >>> bowl = jc.surfaces.bowl(25.0)
-      >>> print(diagnose(Settings(0.136), bowl.fn, jax.numpy.array([4.0, 1.0])).message)
-      learning rate is 1.7x over the stability limit along this direction (curvature 25, limit 0.08; 2.4x a step)
-      >>> print(diagnose(Settings(0.02), bowl.fn, jax.numpy.array([4.0, 1.0])).message)
-      learning rate is 0.25x the stability limit (curvature 25, limit 0.08; 0.5x a step)
-
-    Source: Cohen et al. (2021), "Gradient descent on neural networks typically occurs at the edge of stability", ICLR.
-    """
-    found = classify(fn, x)
-    unravel = ravel_pytree(x)[1]
-    steepest = found.highest if found.highest.value > 0 else found.lowest
-    L, least = float(steepest.value), float(found.lowest.value)
-    limit = stability_limit(L, settings.rho, settings.nesterov)
-    ratio, factor = settings.learning_rate / limit, float(growth(settings, L))
-    here = f"curvature {L:.3g}, limit {limit:.3g}"
-    if L <= 0:
-        message = f"no learning rate overshoots here: the largest curvature is {float(found.highest.value):.3g}"
-    elif ratio >= 1:
-        message = f"learning rate is {ratio:.2g}x over the stability limit along this direction"
-        message += f" ({here}; {factor:.2g}x a step)"
-    else:
-        message = f"learning rate is {ratio:.2g}x the stability limit ({here}; {factor:.2g}x a step)"
-    if found.negative_curvature is not None:
-        faster = float(growth(settings, least))
-        message += f"; along a direction of negative curvature ({least:.3g}) it leaves, {faster:.3g}x a step"
-    return Diagnosis(message, ratio, unravel(jax.numpy.asarray(steepest.vector)))
 
 
 def _transitions(settings: Settings, curvatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

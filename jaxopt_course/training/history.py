@@ -16,7 +16,8 @@ class Trace(NamedTuple):
 
     `loss[S]`, `grad_norm[S]`: of the step's minibatch; `skipped[S]`: True where a non-finite step was not taken;
     `aux`: the aux outputs of the objective, stacked; `eval_steps[M]`: steps taken before each call of `eval_fn`, 0 and
-    the last among them; `evals`: what `eval_fn` returned, stacked; `probes`: with `probe_every`, what `jc.diagnose` reads.
+    the last among them; `evals`: what `eval_fn` returned, stacked; `probes`: what `jc.diagnose`
+    reads, where there was a `probe_every`.
     """
 
     loss: np.ndarray

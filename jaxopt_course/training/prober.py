@@ -52,16 +52,17 @@ class Prober:
         self.survey_steps: list[int] = []
         self.surveys: list[Survey] = []
         callables = (objective, optimizer)
-        self._brief = partial(_compiled_look.bound(callables), batch_size=batch_size, has_aux=has_aux)
-        self._survey = partial(_compiled_survey.bound(callables), batch_size=batch_size, has_aux=has_aux)
+        options = {"batch_size": batch_size, "everything": batch_size == num_examples, "has_aux": has_aux}
+        self._brief = partial(_compiled_look.bound(callables), **options)
+        self._survey = partial(_compiled_survey.bound(callables), **options)
 
     def look(self, step: int, carry: Carry, chunk: Chunk, last: bool = False) -> None:
         """Look at the run after `step` steps, with examples of a chunk, where it is time to."""
         due = step % self.every == 0 or last
         if not due or step in (self.survey_steps if last else self.steps):
             return
-        data, count = _examples(chunk)
-        count = np.int32(min(count, self.num_examples))
+        data, at_hand = _examples(chunk)
+        count = np.int32(min(at_hand, self.num_examples))
         key = jax.random.fold_in(self.key, step)
         if step == 0 or last:
             seen, self.direction = self._survey(carry, self.start, data, count, key, np.bool_(step > 0))
@@ -91,11 +92,11 @@ class Prober:
 
 def blank_probes() -> Probes:
     """The tree of `Probes`, with nothing in it."""
-    none = np.zeros(0)
+    none: Any = np.zeros(0)
     pair, extreme = Pair(*[none] * len(Pair._fields)), Extreme(*[none] * len(Extreme._fields))
-    looks = Probe(pair, none, none, none)
-    surveys = Survey(*[none] * len(Survey._fields))._replace(pairs=pair, highest=extreme, lowest=extreme)
-    return Probes(none, looks, none, surveys, none, none, none)
+    rest = dict.fromkeys(Survey._fields, none)
+    survey = Survey(**rest | {"pairs": pair, "highest": extreme, "lowest": extreme})
+    return Probes(none, Probe(pair, none, none, none), none, survey, none, none, none)
 
 
 def _stacked(rows: list[Any]) -> Any:
@@ -127,27 +128,25 @@ def _scene(objective: Objective, params: Params, data: Batch, has_aux: bool) -> 
     return Scene(flat, loss, data, params, flat.vector(params))
 
 
-@partial(Program, static_argnames=("batch_size", "has_aux"))
+@partial(Program, static_argnames=("batch_size", "everything", "has_aux"))
 def _compiled_look(
     callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, count: Array, key: Array, direction: Array,
-    shift: Array, warm: Array, *, batch_size: int, has_aux: bool,
+    shift: Array, warm: Array, *, batch_size: int, everything: bool, has_aux: bool,
 ) -> tuple[Probe, Array]:  # fmt: skip
     objective, optimizer = callables
     scene = _scene(objective, carry.params, data, has_aux)
-    everything = batch_size == jax.tree.leaves(data)[0].shape[0]
     rows = _rows(key, (4, batch_size), count, everything)
     response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3])[1], key, warm)
     return brief_probe(scene, response, rows[:3], direction, shift)
 
 
-@partial(Program, static_argnames=("batch_size", "has_aux"))
+@partial(Program, static_argnames=("batch_size", "everything", "has_aux"))
 def _compiled_survey(
     callables: tuple[Objective, AnyOptimizer], carry: Carry, start: Params, data: Batch, count: Array, key: Array,
-    warm: Array, *, batch_size: int, has_aux: bool,
+    warm: Array, *, batch_size: int, everything: bool, has_aux: bool,
 ) -> tuple[Survey, Array]:  # fmt: skip
     objective, optimizer = callables
     scene = _scene(objective, carry.params, data, has_aux)
-    everything = batch_size == jax.tree.leaves(data)[0].shape[0]
     blocks = 1 if everything else max(BLOCKS, min(-(-EXAMPLES // batch_size), EXAMPLES))
     rows = _rows(key, (4, blocks, batch_size), count, everything)
     response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3, 0])[1], key, warm)

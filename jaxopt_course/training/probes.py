@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxopt_course.annotations import Array, Batch, Float, Int, Params
+from jaxopt_course.annotations import Array, ArrayLike, Batch, Float, Int, Params
 from jaxopt_course.landscape.lanczos import Extreme, extremes, lanczos
 from jaxopt_course.training.response import Response
 from jaxopt_course.training.vectors import Vectors
@@ -147,7 +147,7 @@ def survey(
     def over(fn: Callable[[Array], Any], rows: Array) -> Any:
         return lax.map(fn, rows, batch_size=max(1, AT_ONCE // size))
 
-    def product(v: Array, row: Array) -> Array:
+    def product(v: ArrayLike, row: Array) -> Array:
         return root * scene.product(row, root * v)
 
     def mean_product(v: Array) -> Array:
@@ -185,7 +185,7 @@ def survey(
         steady=flat.leaf_sums(response.steady) / sizes,
         alternating=flat.leaf_sums(response.alternating) / sizes,
         regular=response.regular,
-    ), highest.vector
+    ), jnp.asarray(highest.vector)
 
 
 def _way_down(product: Callable[[Array], Array], g: Array, count: int, key: Array) -> tuple[Array, Array]:

@@ -28,14 +28,15 @@ from jaxopt_course.training.vectors import Vectors
 WATCHED = 4  # steps: the impulse and three more
 WARM_UP = 40  # steps of random sign, before which moments say little
 SAME = 1e-2  # relative: answers that count as equal
+LINEAR = 0.5  # relative: how far from proportional to the gradient an update may be
 DECAYED = 1e-6  # relative: an answer that counts as none
 
 
 class Response(NamedTuple):
     """`alternating[n]`, `steady[n]`: the sums over j of $(-1)^j h_j$ and of $h_j$, units of learning rate.
 
-    `regular`: whether entries answer for themselves and the answers decay geometrically. Without that, both are only
-    estimates of what a rule does to a vector.
+    `regular`: whether entries answer for themselves, in proportion to the gradient, and the answers decay
+    geometrically. Without that, both sums say little: clipping by norm mixes entries, signs forget sizes.
     """
 
     alternating: Float[Array, " n"]
@@ -53,9 +54,9 @@ def linear_response(
 ) -> Response:
     """The response of a rule at a state, with `grads` for the gradient of the next steps. Pure.
 
-    A geometric tail is summed to its end: answers from the second on decay by one factor a leaf. Unless it is `warm` the
-    state first takes steps with the entries of `grads` in random sign: moments then have the scale of the gradients
-    that the rule is about to meet.
+    A geometric tail is summed to its end: answers from the second on decay by one factor a leaf. Unless it is
+    `warm` the state first takes steps with the entries of `grads` in random sign: moments then have the scale of the
+    gradients that the rule is about to meet.
 
     Args:
       optimizer: any transformation whose `update` JAX can differentiate.
@@ -95,7 +96,7 @@ def linear_response(
     answers = jax.vmap(lambda v: -jax.jvp(updates_after, (jnp.zeros_like(grads),), (v,))[1])(
         jnp.stack([jnp.ones_like(grads), signs])
     )
-    h, crossed = answers[0], answers[1] * signs
+    h, crossed = answers[0], answers[1] * signs[None]
     sums = flat.leaf_sums(h)  # [WATCHED, leaves]
     some = jnp.abs(sums[1]) > DECAYED * jnp.abs(sums[0])
     factor = jnp.where(some, sums[2] / jnp.where(some, sums[1], 1), 0)
@@ -103,5 +104,7 @@ def linear_response(
     alone = jnp.linalg.norm(crossed - h) <= SAME * jnp.linalg.norm(h)
     rho = flat.spread(jnp.clip(factor, 0, 0.9999))
     alternating, steady = h[0] - h[1] / (1 + rho), h[0] + h[1] / (1 - rho)
-    regular = alone & jnp.all(decays & (factor >= -DECAYED) & (factor < 1)) & jnp.any(h[0] != 0)
+    moved = step(state, jnp.zeros_like(grads))[0] - step(state, grads)[0]
+    linear = jnp.linalg.norm(moved - h[0] * grads) <= LINEAR * jnp.linalg.norm(moved)
+    regular = alone & linear & jnp.all(decays & (factor >= -DECAYED) & (factor < 1)) & jnp.any(h[0] != 0)
     return Response(jnp.maximum(alternating, 0), jnp.maximum(steady, 0), regular)

@@ -83,11 +83,11 @@ def train(
     With a `checkpoint_dir` a run that was stopped, or killed, goes on where it was and ends bit-equal to one that never
     was. SIGINT and SIGTERM then save before they end the run. Another run in the same folder is refused, and what
     differs is named: the traced objective and optimizer with all their constants, the start, every byte of the data,
-    key, batch size, `drop_last`, `on_nonfinite`, `probe_every`, and whether there is an `eval_fn`. More steps, another `chunk_size`,
-    `checkpoint_every` or mesh are the same run. Python code behind `jax.pure_callback` and data beyond 64 GiB cannot be
-    compared in full; a warning says so on resuming. Hashing goes on beside the training; only a resumed run with up to
-    100 MiB of data waits for it. With more, callbacks see steps of a run that may still be refused; results are neither
-    saved nor returned before the comparison is done.
+    key, batch size, `drop_last`, `on_nonfinite`, `probe_every`, and whether there is an `eval_fn`. More steps,
+    another `chunk_size`, `checkpoint_every` or mesh are the same run. Python code behind `jax.pure_callback` and
+    data beyond 64 GiB cannot be compared in full; a warning says so on resuming. Hashing goes on beside the
+    training; only a resumed run with up to 100 MiB of data waits for it. With more, callbacks see steps of a run
+    that may still be refused; results are neither saved nor returned before the comparison is done.
 
     With a `state` the optimizer goes on from there: `train(state=result.state)` with `result.params` continues moments
     and counters, also with another learning rate; the order of the minibatches begins anew from `key`.
@@ -186,7 +186,7 @@ def train(
     )  # fmt: skip
     stops = (run.eval_every,) * (eval_fn is not None) + (run.save_every,) * (checkpoint_dir is not None)
     chunk: Chunk | None = None
-    stops += (probe_stride,) * (probe_stride is not None)
+    stops += () if probe_stride is None else (probe_stride,)
     try:
         with ExitStack() as contexts:
             if checkpoint_dir is not None:

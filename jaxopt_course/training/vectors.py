@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.annotations import Array, Float, Params, PyTree
+from jaxopt_course.annotations import Array, Float, Params, PyTree, Shaped
 from jaxopt_course.dtypes import working_dtype
 
 
@@ -31,7 +31,7 @@ class Vectors:
         parts = zip(self._parts(vector), self.shapes, self.dtypes, strict=True)
         return jax.tree.unflatten(self.structure, [part.reshape(shape).astype(dtype) for part, shape, dtype in parts])
 
-    def leaf_sums(self, rows: Float[Array, "... n"]) -> Float[Array, "... leaves"]:
+    def leaf_sums(self, rows: Shaped[Array, "... n"]) -> Shaped[Array, "... leaves"]:
         """Sums over the entries of each leaf."""
         return jnp.stack([jnp.sum(part, axis=-1) for part in self._parts(rows)], axis=-1)
 
