@@ -175,6 +175,12 @@ def test_a_known_surface() -> None:
 def test_what_cannot_be_diagnosed_is_said() -> None:
     with pytest.raises(ValueError, match="probe_every="):
         jc.diagnose(trained(jc.sgd(0.001), every=None))
+    with pytest.raises(jc.training.NonFiniteError) as failed:
+        jc.train(
+            bowl, jc.sgd(0.1), {"a": jnp.full(3, 1e200)}, noise(), key=KEY, batch_size=8, num_steps=5, probe_every=1
+        )
+    with pytest.raises(ValueError, match="no probe at its end"):
+        jc.diagnose(failed.value.result)
     with pytest.raises(TypeError, match="a function and a point"):
         jc.diagnose(Settings(0.1))
     with pytest.raises(ValueError, match="probe_every"):

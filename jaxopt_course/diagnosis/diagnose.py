@@ -37,7 +37,7 @@ def diagnose(
       was found.
 
     Raises:
-      ValueError: a result without probes, or of a run that was interrupted before its last one.
+      ValueError: a result without probes, or of a run that was interrupted before its last one or took no step.
       TypeError: no result, or settings without a function and a point.
 
     Example:
@@ -71,5 +71,8 @@ def diagnose(
     if probes is None:
         raise ValueError("diagnose: the result has no probes; train with probe_every=, such as probe_every=100")
     if len(probes.survey_steps) < 2 or probes.survey_steps[-1] != len(result.trace.loss):
-        raise ValueError("diagnose: the run was interrupted before its last probe; let it go on to its end")
+        raise ValueError(
+            "diagnose: the run has no probe at its end: it was interrupted (let it go on), or its first step failed "
+            "(the NonFiniteError says of what)"
+        )
     return Diagnosis(findings(gather(result)))

@@ -13,7 +13,6 @@ from jaxopt_course.training.probes import Survey
 from jaxopt_course.training.vectors import Vectors
 
 CONFIDENCE = 0.999  # of every interval: a diagnosis rests on a few of them
-HALF = 0.5
 SEGMENTS = 8  # of the last quarter, whose means tell how far the mean of all may be off
 NEIGHBOURS = 1000  # errors within which a close neighbour of an extreme eigenvalue may hide: see `Extreme`
 
@@ -122,7 +121,7 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
     fresh = estimate(survey.lowest_fresh)
     lowest = Estimate(fresh.mean, min(fresh.low, float(survey.lowest.value) - reach), fresh.high)
     floor = estimate(total["diffusion"] * drawn / 4)
-    typical, steepest = max(1 - over.mean / 2, HALF), max(1 - over.high, 1e-3)
+    typical, steepest = max(1 - over.mean / 2, 0.5), max(1 - over.high, 1e-3)
     floor = Estimate(floor.mean / typical, floor.low, floor.high / steepest)  # 1 / (1 - over) along each direction
     left, steady, alternating = (np.asarray(part, float) for part in (survey.left, survey.steady, survey.alternating))
     return Moment(

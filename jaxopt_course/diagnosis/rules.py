@@ -12,7 +12,7 @@ WORTH = 0.01  # of what was gained so far: what is left to gain is worth a findi
 TWICE = 2.0  # a rate that could not even be doubled is not too low
 TENFOLD = 10.0  # a ratio of curvatures that matters
 NEAR = 0.9  # of the stability limit: at the edge
-HALF = 0.5  # of a leaf
+HALF = 0.5  # of a whole: the entries of a leaf, the descent, the excess of the loss
 
 Weighed = tuple[float, Finding]  # how many times faster the run could gain; inf where it cannot go on as it is
 
@@ -79,7 +79,7 @@ def rate_too_high(e: Evidence) -> list[Weighed]:
         leaf = _leaf(e, e.first.highest_share)
         sentence = (
             f"the loss rose, and the learning rate is {over} times the stability limit at the start; divide it by "
-            f"{math.ceil(over.high * 10) / 10:.3g} or more; the steepest direction lies mostly in {leaf}"
+            f"more than {over.high:.3g}; the steepest direction lies mostly in {leaf}"
         )
         return [(math.inf, Finding(Cause.RATE_TOO_HIGH, True, over.mean, leaf, sentence))]
     later = float(np.nanmax(e.over, initial=0))
@@ -146,7 +146,8 @@ def ill_conditioned(e: Evidence) -> list[Weighed]:
     plain, heavy = math.log(10) * kappa / 4, math.log(10) * math.sqrt(kappa) / 4
     if plain < e.num_steps and m.over.high < 1 / TWICE:
         return []  # at its best rate it would get there within as many steps
-    certain = surely_worth_going_on(e) and noise_share(e).high < HALF and m.over.low > 0 and m.upward > 1 - HALF
+    resolved = m.regular and m.over.low > 0 and m.upward > 1 - HALF
+    certain = resolved and surely_worth_going_on(e) and noise_share(e).high < HALF
     sentence = (
         f"the condition number is about {kappa:.2g}: what is left lies in directions so much flatter than the "
         f"steepest; tenfold nearer takes gradient descent {plain:.2g} steps at its best rate, momentum {heavy:.2g}"
@@ -192,7 +193,7 @@ def saddle(e: Evidence) -> list[Weighed]:
     growth = -m.lowest.mean * float(np.sum(m.lowest_share * m.steadiness))
     along = m.upward < HALF and m.descent.low > 0  # the step itself goes along negative curvature
     stalled = not worth_going_on(e) or m.descent.high <= 0
-    if not (along or stalled):
+    if growth <= 0 or not (along or stalled):
         return []
     certain = m.regular and bends_down(m) and (along or growth * e.num_steps >= 1)
     leaf = _leaf(e, m.lowest_share)

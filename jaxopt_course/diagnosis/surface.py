@@ -16,24 +16,17 @@ def diagnose_point(settings: Settings, fn: Callable[[Any], Array], x: Params) ->
     steepest, lowest = float(found.highest.value), float(found.lowest.value)
     limit = stability_limit(steepest, settings.rho, settings.nesterov)
     ratio, factor = settings.learning_rate / limit, float(growth(settings, steepest))
-    findings = []
     here = f"(curvature {steepest:.3g}, limit {limit:.3g}; {factor:.2g}x a step)"
-    if ratio >= 1:
-        sentence = f"the learning rate is {ratio:.2g} times the stability limit {here}"
-        findings.append(Finding(Cause.RATE_TOO_HIGH, True, ratio, None, sentence))
-    elif ratio >= NEAR:
-        sentence = f"the learning rate is {ratio:.2g} times the stability limit {here}"
-        findings.append(Finding(Cause.EDGE_OF_STABILITY, True, ratio, None, sentence))
-    if found.negative_curvature is not None and found.kind != "maximum" and steepest > 0:
-        faster = float(growth(settings, lowest))
-        sentence = (
-            f"along a direction of negative curvature ({lowest:.3g}) the distance grows {faster:.3g} times a step"
-        )
-        findings.append(Finding(Cause.SADDLE, found.kind == "saddle", faster, None, sentence))
-    if not findings and steepest <= 0:
+    sentence = f"the learning rate is {ratio:.2g} times the stability limit {here}"
+    if steepest <= 0:
         sentence = f"no learning rate overshoots here: the largest curvature is {steepest:.3g}"
-        findings.append(Finding(Cause.HEALTHY, True, 1.0, None, sentence))
-    elif not findings:
-        sentence = f"the learning rate is {ratio:.2g} times the stability limit {here}"
-        findings.append(Finding(Cause.HEALTHY, True, 1.0, None, sentence))
+    findings = []
+    if ratio >= NEAR:
+        cause = Cause.RATE_TOO_HIGH if ratio >= 1 else Cause.EDGE_OF_STABILITY
+        findings.append(Finding(cause, True, ratio, None, sentence))
+    if found.negative_curvature is not None and steepest > 0:
+        faster = float(growth(settings, lowest))
+        down = f"along a direction of negative curvature ({lowest:.3g}) the distance grows {faster:.3g} times a step"
+        findings.append(Finding(Cause.SADDLE, found.kind == "saddle", faster, None, down))
+    findings = findings or [Finding(Cause.HEALTHY, True, 1.0, None, sentence)]
     return Diagnosis(tuple(findings))

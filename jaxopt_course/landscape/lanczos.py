@@ -53,6 +53,9 @@ def extremes(product: Product, start: Float[Array, " n"], key: Array, num_produc
     Returns:
       `(lowest, highest)`.
 
+    Raises:
+      ValueError: a number of products that is not from 1 to n.
+
     Example:
       >>> H, key = jnp.diag(jnp.arange(1.0, 101.0)), jax.random.key(0)
       >>> lowest, highest = extremes(lambda v: H @ v, jax.random.normal(key, (100,)), key, num_products=50)
@@ -63,6 +66,8 @@ def extremes(product: Product, start: Float[Array, " n"], key: Array, num_produc
     Kuczynski and Wozniakowski (1992), SIAM J. Matrix Anal. Appl. 13(4), theorem 4.2 (beyond).
     """
     k, n = num_products, start.size
+    if not 1 <= k <= n:
+        raise ValueError(f"extremes: num_products must be from 1 to n = {n}, got {k}")
     dtype = start.dtype
     Q, T = lanczos(product, start / jnp.linalg.norm(start), key, k)
     values, vectors = jnp.linalg.eigh(T)

@@ -68,7 +68,7 @@ class Prober:
             seen, self.direction = self._survey(carry, self.start, data, count, key, np.bool_(step > 0))
             self.survey_steps.append(step)
             self.surveys.append(seen)
-        if not (self.steps and self.steps[-1] == step):
+        if step not in self.steps:
             shift = jnp.maximum(-self.surveys[-1].lowest.value, 0)
             seen, self.direction = self._brief(carry, data, count, key, self.direction, shift, np.bool_(step > 0))
             self.steps.append(step)
@@ -135,8 +135,9 @@ def _compiled_look(
 ) -> tuple[Probe, Array]:  # fmt: skip
     objective, optimizer = callables
     scene = _scene(objective, carry.params, data, has_aux)
-    rows = _rows(key, (4, batch_size), count, everything)
-    response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3])[1], key, warm)
+    rows_key, response_key = jax.random.split(key)
+    rows = _rows(rows_key, (4, batch_size), count, everything)
+    response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3])[1], response_key, warm)
     return brief_probe(scene, response, rows[:3], direction, shift)
 
 
@@ -148,6 +149,7 @@ def _compiled_survey(
     objective, optimizer = callables
     scene = _scene(objective, carry.params, data, has_aux)
     blocks = 1 if everything else max(BLOCKS, min(-(-EXAMPLES // batch_size), EXAMPLES))
-    rows = _rows(key, (4, blocks, batch_size), count, everything)
-    response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3, 0])[1], key, warm)
-    return survey(scene, response, scene.flat.vector(start), rows[:3], key)
+    rows_key, response_key, survey_key = jax.random.split(key, 3)
+    rows = _rows(rows_key, (4, blocks, batch_size), count, everything)
+    response = linear_response(optimizer, carry.state, carry.params, scene.gradient(rows[3, 0])[1], response_key, warm)
+    return survey(scene, response, scene.flat.vector(start), rows[:3], survey_key)

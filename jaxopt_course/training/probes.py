@@ -32,7 +32,7 @@ AT_ONCE = 256  # examples whose gradients are computed side by side
 FEWEST = 2  # minibatches for a product with the Hessian
 PRODUCTS = 16  # with the Hessian, for both ends of the spectrum, and as many for the way to the minimum
 SINGULAR = 1e-6  # curvature that counts as none, relative to the largest
-LEAF_PRODUCTS = 4  # for the largest curvature within each leaf, where there are at most
+LEAF_PRODUCTS = 8  # for the largest curvature within each leaf, where there are at most
 MOST_LEAVES = 32
 
 
