@@ -1,7 +1,9 @@
 """Every test runs in float64 and with nothing promoted in silence; shapes in signatures are checked at every call."""
 
+import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import jaxtyping
@@ -31,6 +33,19 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+MAPS = Path("/proc/self/maps")  # of Linux
+MOST_MAPS = 20_000  # of the 65,530 that a process may have; one more, and compiling ends the process
+finished = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def compiled_code_fits() -> Iterator[None]:
+    """Every compiled program holds some maps of the process's memory; before they run out, all programs are let go."""
+    yield
+    if next(finished) % 50 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

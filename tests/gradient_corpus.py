@@ -449,12 +449,17 @@ def damp_until_small(x: Any) -> Any:
 
 @jax.custom_vjp
 def fixed_point(x: Any) -> Any:
-    """y with y = cos(x y) / 2, differentiated by the implicit function theorem."""
+    """y with y = cos(x y) / 2, differentiated by the implicit function theorem; there is none to be found for large x."""
 
-    def moves(pair: Any) -> Any:
-        return jnp.any(jnp.abs(pair[0] - pair[1]) > 1e-15)
+    def moves(state: Any) -> Any:
+        step, y, before = state
+        return (step < 200) & jnp.any(jnp.abs(y - before) > 1e-15)
 
-    return jax.lax.while_loop(moves, lambda pair: (jnp.cos(x * pair[0]) / 2, pair[0]), (jnp.ones_like(x), x))[0]
+    def iterate(state: Any) -> Any:
+        step, y, _ = state
+        return step + 1, jnp.cos(x * y) / 2, y
+
+    return jax.lax.while_loop(moves, iterate, (0, jnp.ones_like(x), x))[1]
 
 
 def _fixed_point_backward(residuals: Any, cotangent: Any) -> Any:
