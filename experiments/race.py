@@ -26,8 +26,8 @@ from experiments.problems import Problem, load_problem
 from experiments.race_report import write_outputs
 from experiments.report import print_blocks
 from experiments.runs import finite, start_run
+from jaxopt_course.statistics import paired_interval
 from jaxopt_course.sweeps.methods import methods_of
-from jaxopt_course.sweeps.statistics import paired_interval
 from jaxopt_course.sweeps.sweep import starts_of
 
 SAME = 1e-10  # relative, in float64; rules that differ in one convention part by 1e-4 or more

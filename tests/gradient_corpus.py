@@ -449,7 +449,7 @@ def damp_until_small(x: Any) -> Any:
 
 @jax.custom_vjp
 def fixed_point(x: Any) -> Any:
-    """y with y = cos(x y) / 2, differentiated by the implicit function theorem; there is none to be found for large x."""
+    """y with y = cos(x y) / 2, differentiated by the implicit function theorem; for large x it is not found."""
 
     def moves(state: Any) -> Any:
         step, y, before = state

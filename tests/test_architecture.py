@@ -14,6 +14,7 @@ FLOORS = {
     "annotations": 0,
     "arrays": 0,
     "dtypes": 0,
+    "statistics": 0,
     "status": 0,
     "problems": 1,
     "data": 1,

@@ -10,7 +10,8 @@ import pytest
 
 import jaxopt_course as jc
 from jaxopt_course.landscape.quadratic_theory import Settings, stability_limit
-from jaxopt_course.training.response import linear_response
+from jaxopt_course.training.response import Rule, linear_response
+from jaxopt_course.training.vectors import Vectors
 from tests.planted_runs import plant
 
 CASES = 50  # of each cause
@@ -78,7 +79,7 @@ def test_adams_limit_is_38_over_the_rate_on_the_preconditioned_hessian() -> None
     rng = np.random.default_rng(0)
     for _ in range(1000):
         _, state = optimizer.update({"a": jnp.asarray(rng.standard_normal(3) * H)}, state, params)
-    response = linear_response(optimizer, state, params, jnp.asarray(H), KEY, jnp.array(True))
+    response = linear_response(Rule(Vectors(params), optimizer, params), state, jnp.asarray(H), KEY, jnp.array(True))
     second = np.asarray(state.nu["a"]) / (1 - 0.999**1000)
     assert np.allclose(response.alternating, 2 / 38 * 0.01 / np.sqrt(second), rtol=0.03)
     assert np.allclose(response.steady, 0.01 / np.sqrt(second), rtol=0.05)

@@ -11,8 +11,7 @@ import optax
 import pytest
 
 import jaxopt_course as jc
-from jaxopt_course.sweeps import MethodResult, Points
-from jaxopt_course.sweeps.statistics import (
+from jaxopt_course.statistics import (
     paired_interval,
     probability_below_zero,
     ratio_interval,
@@ -20,6 +19,7 @@ from jaxopt_course.sweeps.statistics import (
     sign_test,
     steps_to,
 )
+from jaxopt_course.sweeps import MethodResult, Points
 
 RNG = np.random.default_rng(0)
 DATA = RNG.standard_normal((60, 4)), RNG.integers(0, 3, 60).astype(np.int32)

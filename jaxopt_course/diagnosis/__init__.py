@@ -2,5 +2,6 @@
 
 from jaxopt_course.diagnosis.causes import Cause, Diagnosis, Finding
 from jaxopt_course.diagnosis.diagnose import diagnose
+from jaxopt_course.diagnosis.evidence import Estimate, Evidence, Looks, Moment
 
-__all__ = ["Cause", "Diagnosis", "Finding", "diagnose"]
+__all__ = ["Cause", "Diagnosis", "Estimate", "Evidence", "Finding", "Looks", "Moment", "diagnose"]

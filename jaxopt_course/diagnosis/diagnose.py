@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxopt_course.annotations import Array, Params
 from jaxopt_course.diagnosis.causes import Diagnosis
-from jaxopt_course.diagnosis.evidence import gather
+from jaxopt_course.diagnosis.evidence import Evidence
 from jaxopt_course.diagnosis.rules import findings
 from jaxopt_course.diagnosis.surface import diagnose_point
 from jaxopt_course.landscape import Settings
@@ -65,14 +65,4 @@ def diagnose(
                 "diagnose: with the Settings of a rule, give a function and a point: diagnose(settings, fn, x)"
             )
         return diagnose_point(result, fn, x)
-    if not isinstance(result, TrainResult):
-        raise TypeError(f"diagnose: expected the result of jc.train, got {type(result).__name__}")
-    probes = result.trace.probes
-    if probes is None:
-        raise ValueError("diagnose: the result has no probes; train with probe_every=, such as probe_every=100")
-    if len(probes.survey_steps) < 2 or probes.survey_steps[-1] != len(result.trace.loss):
-        raise ValueError(
-            "diagnose: the run has no probe at its end: it was interrupted (let it go on), or its first step failed "
-            "(the NonFiniteError says of what)"
-        )
-    return Diagnosis(findings(gather(result)))
+    return Diagnosis(findings(Evidence.of(result)))

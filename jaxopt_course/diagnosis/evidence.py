@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxopt_course.annotations import ArrayLike
+from jaxopt_course.statistics import mean_ratio_interval, paired_interval
 from jaxopt_course.training import TrainResult
 from jaxopt_course.training.prober import Probes
 from jaxopt_course.training.probes import Survey
@@ -14,6 +15,7 @@ from jaxopt_course.training.vectors import Vectors
 
 CONFIDENCE = 0.999  # of every interval: a diagnosis rests on a few of them
 SEGMENTS = 8  # of the last quarter, whose means tell how far the mean of all may be off
+NEAR = 3  # looks to either side that are taken together for a ratio of noise to signal
 NEIGHBOURS = 1000  # errors within which a close neighbour of an extreme eigenvalue may hide: see `Extreme`
 
 
@@ -35,8 +37,10 @@ class Moment(NamedTuple):
     Units of loss: `left`, what is to gain by the curvature here; `floor`, the part of the loss above the minimum that
     noise maintains, at least and at most; `descent`, what a step gains to first order. `over`: the rate over the
     stability limit; `lowest`: the least eigenvalue, in the unit in which the limit is 2; `upward`: the share of the
-    descent along positive curvature. By leaf: `leaf_left`, `leaf_over`, shares of the extreme directions, entries
-    without gradient (`still`) or as at the start (`unmoved`), and `steadiness`, steady over alternating response.
+    descent along positive curvature. In examples: `noise_scale`, the batch whose gradient is half noise, tr(C) = |G|^2;
+    `critical_batch`, the same weighed by curvature, beyond which larger batches save few steps. By leaf: `leaf_left`,
+    `leaf_over`, shares of the extreme directions, entries without gradient (`still`) or as at the start (`unmoved`),
+    and `steadiness`, steady over alternating response.
     """
 
     loss: Estimate
@@ -45,6 +49,8 @@ class Moment(NamedTuple):
     descent: Estimate
     floor: Estimate
     left: Estimate
+    noise_scale: Estimate
+    critical_batch: Estimate
     upward: float
     leaf_left: np.ndarray
     leaf_over: np.ndarray
@@ -56,8 +62,24 @@ class Moment(NamedTuple):
     regular: bool
 
 
+class Looks(NamedTuple):
+    """What the brief looks saw, after `steps[K]`.
+
+    `over[K]`: the rate over the stability limit, at least; `noise_scale[K]`: as in `Moment`, of a few looks together,
+    NaN where they do not tell; `cosine[K]`: of the gradients of two steps that follow one another; `update_ratio[K,
+    leaves]`: the norm of an update over that of the parameters.
+    """
+
+    steps: np.ndarray
+    over: np.ndarray
+    noise_scale: np.ndarray
+    cosine: np.ndarray
+    update_ratio: np.ndarray
+
+
 class Evidence(NamedTuple):
-    """Of a whole run: the `first` and `last` survey, `over[K]` of the brief looks, and what was recorded.
+    """Of a whole run: the `first` and `last` survey, the brief `looks`, and what was recorded. `names`, `sizes` of
+    leaves; `losses[S]` of each step, `evals` the scalars that `eval_fn` returned after `eval_steps`.
 
     `excess`: the mean loss of the last quarter of the run above the minimum that the last survey expects.
     """
@@ -69,34 +91,58 @@ class Evidence(NamedTuple):
     first: Moment
     last: Moment
     excess: Estimate
-    over: np.ndarray
+    looks: Looks
     losses: np.ndarray
     eval_steps: np.ndarray
     evals: dict[str, np.ndarray]
 
+    @classmethod
+    def of(cls, result: TrainResult) -> "Evidence":
+        """What the probes of a run say. ValueError for a result without any, or without one at its end."""
+        if not isinstance(result, TrainResult):
+            raise TypeError(f"diagnose: expected the result of jc.train, got {type(result).__name__}")
+        probes = result.trace.probes
+        if probes is None:
+            raise ValueError("diagnose: the result has no probes; train with probe_every=, such as probe_every=100")
+        if len(probes.survey_steps) < 2 or probes.survey_steps[-1] != len(result.trace.loss):
+            raise ValueError(
+                "diagnose: the run has no probe at its end: it was interrupted (let it go on), or its first step "
+                "failed (the NonFiniteError says of what)"
+            )
+        flat = Vectors(result.params)
+        first, last = (_moment(jax.tree.map(lambda rows, i=i: rows[i], probes.surveys), probes) for i in (0, -1))
+        evals = jax.tree_util.tree_leaves_with_path(result.trace.evals)
+        scalars = {jax.tree_util.keystr(path): np.asarray(leaf, float) for path, leaf in evals if np.ndim(leaf) == 1}
+        losses = np.asarray(result.trace.loss, float)
+        return cls(
+            names=flat.names,
+            sizes=np.array(flat.sizes),
+            batch_size=int(probes.batch_size),
+            num_steps=len(losses),
+            first=first,
+            last=last,
+            excess=_excess(losses, last, exact=bool(probes.batch_size == probes.num_examples)),
+            looks=_looks(probes),
+            losses=losses,
+            eval_steps=result.trace.eval_steps,
+            evals=scalars,
+        )
 
-def gather(result: TrainResult) -> Evidence:
-    """The evidence of a run with probes."""
-    probes = result.trace.probes
-    assert probes is not None
-    flat = Vectors(result.params)
-    moments = [_moment(jax.tree.map(lambda rows, i=i: rows[i], probes.surveys), probes) for i in (0, -1)]
-    evals = jax.tree_util.tree_leaves_with_path(result.trace.evals)
-    scalars = {jax.tree_util.keystr(path): np.asarray(leaf, float) for path, leaf in evals if np.ndim(leaf) == 1}
-    losses = np.asarray(result.trace.loss, float)
-    return Evidence(
-        names=flat.names,
-        sizes=np.array(flat.sizes),
-        batch_size=int(probes.batch_size),
-        num_steps=len(losses),
-        first=moments[0],
-        last=moments[1],
-        excess=_excess(losses, moments[1], exact=bool(probes.batch_size == probes.num_examples)),
-        over=np.asarray(probes.looks.sharpness, float) / 2,
-        losses=losses,
-        eval_steps=result.trace.eval_steps,
-        evals=scalars,
-    )
+
+def _looks(probes: Probes) -> Looks:
+    pair = jax.tree.map(lambda rows: np.asarray(rows, float), probes.looks.pair)
+    signal, noise = (_of_neighbours(part.sum(-1)) for part in (pair.signal, pair.noise))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise_scale = np.where(signal > 0, int(probes.batch_size) * noise / signal, np.nan)
+        ratio = np.sqrt(pair.update / pair.size)
+    return Looks(probes.steps, np.asarray(probes.looks.sharpness, float) / 2, noise_scale, pair.cosine, ratio)
+
+
+def _of_neighbours(values: np.ndarray) -> np.ndarray:
+    """Sums over the looks around each, 2 `NEAR` + 1 where there are so many."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    return sums[np.minimum(at + NEAR + 1, len(values))] - sums[np.maximum(at - NEAR, 0)]
 
 
 def _excess(losses: np.ndarray, last: Moment, exact: bool) -> Estimate:
@@ -113,7 +159,10 @@ def _excess(losses: np.ndarray, last: Moment, exact: bool) -> Estimate:
 def _moment(survey: Survey, probes: Probes) -> Moment:
     N, B = int(probes.num_examples), int(probes.batch_size)
     drawn = (N - B) / max(N - 1, 1)  # of the variance with replacement, what is left without
-    total = {name: np.asarray(part, float).sum(-1) for name, part in survey.pairs._asdict().items()}
+    total = {
+        name: np.asarray(getattr(survey.pairs, name), float).sum(-1)
+        for name in ("signal", "noise", "descent", "diffusion")
+    }
     reach = min(float(survey.highest.beyond), NEIGHBOURS * float(survey.highest.error))
     fresh, highest = estimate(survey.highest_fresh), float(survey.highest.value)
     over = Estimate(fresh.mean / 2, fresh.low / 2, max(fresh.high, highest + reach) / 2)
@@ -131,6 +180,8 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
         descent=estimate(total["descent"]),
         floor=floor,
         left=estimate(left.sum(-1)),
+        noise_scale=ratio(B * total["noise"], total["signal"]),
+        critical_batch=ratio(B * np.asarray(survey.curved_noise, float), np.asarray(survey.curved_signal, float)),
         upward=float(survey.upward),
         leaf_left=left.mean(0),
         leaf_over=np.asarray(survey.leaf_highest, float) / 2,
@@ -146,10 +197,16 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
 def estimate(samples: ArrayLike) -> Estimate:
     """The mean with its t interval; of one number, which is the whole, the number."""
     samples = np.asarray(samples, float)
-    mean, n = float(samples.mean()), len(samples)
-    if n == 1 or not math.isfinite(mean):
+    mean = float(samples.mean())
+    if len(samples) == 1 or not math.isfinite(mean):
         return Estimate(mean, mean, mean)
-    from scipy.special import stdtrit  # jax depends on scipy
+    return Estimate(mean, *paired_interval(samples, confidence=CONFIDENCE))
 
-    apart = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * float(samples.std(ddof=1)) / math.sqrt(n)
-    return Estimate(mean, mean - apart, mean + apart)
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
+    """Of two means, the second positive; inf where it is not."""
+    a, b = float(numerators.mean()), float(denominators.mean())
+    mean = a / b if b > 0 else math.inf
+    if len(numerators) == 1:
+        return Estimate(mean, mean, mean)
+    return Estimate(mean, *mean_ratio_interval(numerators, denominators, CONFIDENCE))

@@ -82,7 +82,7 @@ def rate_too_high(e: Evidence) -> list[Weighed]:
             f"more than {over.high:.3g}; the steepest direction lies mostly in {leaf}"
         )
         return [(math.inf, Finding(Cause.RATE_TOO_HIGH, True, over.mean, leaf, sentence))]
-    later = float(np.nanmax(e.over, initial=0))
+    later = float(np.nanmax(e.looks.over, initial=0))
     if max(over.high, later, e.last.over.high) < NEAR and e.first.regular and e.last.regular:
         return []  # it was stable wherever it was looked at
     sentence = (
@@ -96,10 +96,10 @@ def edge_of_stability(e: Evidence) -> list[Weighed]:
     m = e.last
     if rose(e) or not m.regular or m.over.mean < NEAR:
         return []
+    later = float(np.median(e.looks.over[len(e.looks.over) // 2 :]))
     sentence = (
         f"the learning rate is {m.over} times the stability limit, and the loss did not rise (second half of the run: "
-        f"{float(np.median(e.over[len(e.over) // 2 :])):.3g}): steps along the steepest direction overshoot by as much "
-        "as they come"
+        f"{later:.3g}): steps along the steepest direction overshoot by as much as they come"
     )
     return [
         (1.0, Finding(Cause.EDGE_OF_STABILITY, m.over.low >= NEAR, m.over.mean, _leaf(e, m.highest_share), sentence))

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxopt_course.sweeps.files import read_record, write_record
-from jaxopt_course.sweeps.result import Best, SweepResult
-from jaxopt_course.sweeps.statistics import (
+from jaxopt_course.statistics import (
     CONFIDENCE,
     ROUNDINGS,
     paired_interval,
@@ -21,6 +19,8 @@ from jaxopt_course.sweeps.statistics import (
     sign_test,
     steps_to,
 )
+from jaxopt_course.sweeps.files import read_record, write_record
+from jaxopt_course.sweeps.result import Best, SweepResult
 from jaxopt_course.sweeps.text import number, text_table
 
 

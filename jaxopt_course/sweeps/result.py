@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxopt_course.annotations import Params, PyTree
+from jaxopt_course.statistics import expected_minimum
 from jaxopt_course.sweeps.files import read_record, write_record
 from jaxopt_course.sweeps.points import Points
-from jaxopt_course.sweeps.statistics import expected_minimum
 from jaxopt_course.sweeps.text import number, text_table
 
 

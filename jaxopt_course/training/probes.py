@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
-from jaxopt_course.annotations import Array, ArrayLike, Batch, Float, Int, Params
+from jaxopt_course.annotations import Array, ArrayLike, Batch, Float, Int, OptState, Params
 from jaxopt_course.landscape.lanczos import Extreme, extremes, lanczos
-from jaxopt_course.training.response import Response
+from jaxopt_course.training.response import Response, Rule
 from jaxopt_course.training.vectors import Vectors
 
 EXAMPLES = 256  # at least so many in the curvature of a survey, in at least
@@ -42,7 +43,8 @@ class Pair(NamedTuple):
     - `signal`: $g_1 \\cdot g_2$, which estimates $|G|^2$; `noise`: half of $|g_1 - g_2|^2$, the trace of C.
     - `descent`: $g_1 A g_2$ with the steady response, what a step gains to first order; `diffusion`: that of the noise,
       tr(A C), a quarter of which is the floor that noise holds the loss above at small rates.
-    - `update`, `size`: squared norm of the steady step of $g_1$, and of the parameters.
+    - `update`, `size`: squared norm of the update for $g_1$, and of the parameters.
+    - `cosine` `[...]`: of $g_1$ and the gradient of a third minibatch after that update.
     """
 
     signal: Float[Array, "... leaves"]
@@ -51,22 +53,37 @@ class Pair(NamedTuple):
     diffusion: Float[Array, "... leaves"]
     update: Float[Array, "... leaves"]
     size: Float[Array, "... leaves"]
+    cosine: Float[Array, "..."]
 
 
 class Probe(NamedTuple):
     """A brief look. `sharpness`: $v^T M v$ for the direction v that earlier looks found, M of the curvature in units of
-    the response: from 2 on the rule is unstable; `regular` as in `Response`."""
+    the response: from 2 on the rule is unstable."""
 
     pair: Pair
     loss: Float[Array, ""]
     sharpness: Float[Array, ""]
-    regular: Array
+
+
+class Sight(NamedTuple):
+    """What a brief look takes from earlier ones.
+
+    - `direction[n]`: of largest curvature so far; `shift`: how far the lowest curvature is below 0.
+    - `steady`, `alternating` `[leaves]`: the sums of the rule's response over its immediate part.
+    """
+
+    direction: Float[Array, " n"]
+    shift: Float[Array, ""]
+    steady: Float[Array, " leaves"]
+    alternating: Float[Array, " leaves"]
 
 
 class Survey(NamedTuple):
     """A thorough look, of many minibatches.
 
     - `pairs`, `losses`: of independent minibatches, `[blocks]`.
+    - `curved_signal`, `curved_noise` `[blocks]`: $g_1^T H_3 g_2$, which estimates $G^T H G$, and
+      $\\tfrac12 (g_1 - g_2)^T H_3 (g_1 - g_2)$, tr(H C).
     - `highest`, `lowest`: extreme eigenvalues of M on one set of minibatches, without vectors; `highest_fresh`,
       `lowest_fresh` `[blocks]`: their Rayleigh quotients on each minibatch of another set.
     - `highest_share`, `lowest_share`: `[leaves]`, of the squared vectors; `leaf_highest`: `[leaves]`, the largest
@@ -79,6 +96,8 @@ class Survey(NamedTuple):
 
     pairs: Pair
     losses: Float[Array, " blocks"]
+    curved_signal: Float[Array, " blocks"]
+    curved_noise: Float[Array, " blocks"]
     highest: Extreme
     lowest: Extreme
     highest_fresh: Float[Array, " blocks"]
@@ -96,51 +115,72 @@ class Survey(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """The loss of minibatches at a point, on flat vectors; `params` as a tree, `at` flat."""
+    """The loss of minibatches at a point, and the rule that moves it, on flat vectors."""
 
-    flat: Vectors
     loss: Callable[[Params, Batch], Array]
     data: Batch
-    params: Params
-    at: Float[Array, " n"]
+    rule: Rule
+    state: OptState
 
-    def gradient(self, rows: Int[Array, " B"]) -> tuple[Array, Array]:
-        """Value and gradient of the minibatch of these examples."""
-        value, grads = jax.value_and_grad(self.loss)(self.params, self._batch(rows))
+    @property
+    def flat(self) -> Vectors:
+        return self.rule.flat
+
+    def gradient(self, rows: Int[Array, " B"], update: Array | None = None) -> tuple[Array, Array]:
+        """Value and gradient of the minibatch of these examples; at the parameters, or after an update of them."""
+        params = self.rule.params
+        if update is not None:
+            params = optax.apply_updates(params, self.flat.tree(update))
+        value, grads = jax.value_and_grad(self.loss)(params, self._batch(rows))
         return value, self.flat.vector(grads)
 
-    def product(self, rows: Int[Array, " B"], v: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The Hessian of the minibatch times v; by reverse mode twice where the loss has no forward mode."""
+    def bend(self, rows: Int[Array, " B"], v: Float[Array, " n"]) -> tuple[Array, Array]:
+        """The gradient, and the Hessian times v; by reverse mode twice where the loss has no forward mode."""
         gradient, tree = jax.grad(lambda w: self.loss(w, self._batch(rows))), self.flat.tree(v)
         try:
-            product = jax.jvp(gradient, (self.params,), (tree,))[1]
+            grads, product = jax.jvp(gradient, (self.rule.params,), (tree,))
         except TypeError:  # JAX's error for a custom_vjp
-            product = jax.vjp(gradient, self.params)[1](tree)[0]
-        return self.flat.vector(product)
+            grads, back = jax.vjp(gradient, self.rule.params)
+            product = back(tree)[0]
+        return self.flat.vector(grads), self.flat.vector(product)
+
+    def pair(self, steady: Array, update: Array, g1: Array, g2: Array, rows: Int[Array, " B"]) -> Pair:
+        """Compare two gradients, and the first with that of a minibatch after the update."""
+        _, later = self.gradient(rows, update)
+        sums, apart = self.flat.leaf_sums, jnp.square(g1 - g2) / 2
+        size = jnp.linalg.norm(g1) * jnp.linalg.norm(later)
+        return Pair(
+            sums(g1 * g2), sums(apart), sums(steady * g1 * g2), sums(steady * apart), sums(jnp.square(update)),
+            sums(jnp.square(self.flat.vector(self.rule.params))), jnp.vdot(g1, later) / jnp.where(size > 0, size, 1),
+        )  # fmt: skip
 
     def _batch(self, rows: Array) -> Batch:
-        return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0), self.data)
+        return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), self.data)
 
 
-def brief_probe(
-    scene: Scene, response: Response, rows: Int[Array, "3 B"], v: Array, shift: Array
-) -> tuple[Probe, Array]:
-    """A brief look with three minibatches, and the direction for the next one."""
+def brief_probe(scene: Scene, sight: Sight, rows: Int[Array, "3 B"]) -> tuple[Probe, Array]:
+    """A brief look with three minibatches, and the direction for the next one.
+
+    It costs three gradients and one product with the Hessian. The response is its immediate part, times what the
+    last survey found the whole to be.
+    """
+    v, spread = sight.direction, scene.flat.spread
     value, g1 = scene.gradient(rows[0])
-    _, g2 = scene.gradient(rows[1])
-    pair = _pair(scene, response, g1, g2)
-    root = jnp.sqrt(response.alternating)
-    Mv = root * scene.product(rows[2], root * v)
-    ahead = Mv + shift * v
+    update, immediate = scene.rule.immediate(scene.state, g1)
+    root = jnp.sqrt(jnp.maximum(immediate * spread(sight.alternating), 0))
+    g2, Hv = scene.bend(rows[1], root * v)
+    pair = scene.pair(jnp.maximum(immediate * spread(sight.steady), 0), update, g1, g2, rows[2])
+    Mv = root * Hv
+    ahead = Mv + sight.shift * v
     size = jnp.linalg.norm(ahead)
     found = jnp.where((size > 0) & jnp.isfinite(size), ahead / jnp.where(size > 0, size, 1), v)
-    return Probe(pair, value, jnp.vdot(v, Mv), response.regular), found
+    return Probe(pair, value, jnp.vdot(v, Mv)), found
 
 
 def survey(
-    scene: Scene, response: Response, start: Array, rows: Int[Array, "3 blocks B"], key: Array
-) -> tuple[Survey, Array]:
-    """A thorough look, and the direction of largest curvature; `rows` are three sets of minibatches."""
+    scene: Scene, response: Response, start: Array, rows: Int[Array, "4 blocks B"], key: Array
+) -> tuple[Survey, Sight]:
+    """A thorough look, and what brief ones take from it; `rows` are four sets of minibatches."""
     flat, root, (_, blocks, size) = scene.flat, jnp.sqrt(response.alternating), rows.shape
     fit = rows[0, : min(blocks, max(FEWEST, -(-EXAMPLES // size)))]
 
@@ -148,7 +188,7 @@ def survey(
         return lax.map(fn, rows, batch_size=max(1, AT_ONCE // size))
 
     def product(v: ArrayLike, row: Array) -> Array:
-        return root * scene.product(row, root * v)
+        return root * scene.bend(row, root * v)[1]
 
     def mean_product(v: Array) -> Array:
         return jnp.mean(over(partial(product, v), fit), axis=0)
@@ -162,15 +202,27 @@ def survey(
     def block(rows: Array) -> tuple[Any, ...]:
         value, g1 = scene.gradient(rows[1])
         _, g2 = scene.gradient(rows[2])
-        pair = _pair(scene, response, g1, g2)
+        (_, Hg1), (_, Hg2) = (scene.bend(rows[3], g) for g in (g1, g2))
+        curved = jnp.vdot(g1, Hg2), jnp.vdot(g1 - g2, Hg1 - Hg2) / 2
+        pair = scene.pair(response.steady, scene.rule.step(scene.state, g1)[0], g1, g2, rows[3])
         bends = (jnp.vdot(v.vector, product(v.vector, rows[1])) for v in (lowest, highest))
-        return value, pair, flat.leaf_sums(g2 * root * way) / 2, jnp.maximum(jnp.abs(g1), jnp.abs(g2)) > 0, *bends
+        moving = jnp.maximum(jnp.abs(g1), jnp.abs(g2)) > 0
+        return value, pair, flat.leaf_sums(g2 * root * way) / 2, moving, *curved, *bends
 
-    losses, pairs, left, moving, lowest_fresh, highest_fresh = over(block, jnp.swapaxes(rows, 0, 1))
-    sizes = jnp.array(flat.sizes, flat.dtype)
+    seen = over(block, jnp.swapaxes(rows, 0, 1))
+    losses, pairs, left, moving, curved_signal, curved_noise, lowest_fresh, highest_fresh = seen
+    sizes, at_once = jnp.array(flat.sizes, flat.dtype), flat.leaf_sums(response.immediate)
+    steady, alternating = flat.leaf_sums(response.steady), flat.leaf_sums(response.alternating)
+    sight = Sight(
+        jnp.asarray(highest.vector),
+        jnp.maximum(-jnp.asarray(lowest.value), 0),
+        *(jnp.where(at_once != 0, whole / jnp.where(at_once != 0, at_once, 1), 0) for whole in (steady, alternating)),
+    )
     return Survey(
         pairs=pairs,
         losses=losses,
+        curved_signal=curved_signal,
+        curved_noise=curved_noise,
         highest=highest._replace(vector=jnp.zeros(0)),
         lowest=lowest._replace(vector=jnp.zeros(0)),
         highest_fresh=highest_fresh,
@@ -181,11 +233,20 @@ def survey(
         left=left,
         upward=upward,
         still=flat.leaf_sums((~jnp.any(moving, axis=0)).astype(int)),
-        unmoved=flat.leaf_sums((scene.at == start).astype(int)),
-        steady=flat.leaf_sums(response.steady) / sizes,
-        alternating=flat.leaf_sums(response.alternating) / sizes,
+        unmoved=flat.leaf_sums((flat.vector(scene.rule.params) == start).astype(int)),
+        steady=steady / sizes,
+        alternating=alternating / sizes,
         regular=response.regular,
-    ), jnp.asarray(highest.vector)
+    ), sight
+
+
+def condensed(survey: Survey) -> Probe:
+    """A survey as a brief look: its means."""
+    return Probe(
+        jax.tree.map(lambda rows: rows.mean(axis=0), survey.pairs),
+        survey.losses.mean(),
+        jnp.asarray(survey.highest.value),
+    )
 
 
 def _way_down(product: Callable[[Array], Array], g: Array, count: int, key: Array) -> tuple[Array, Array]:
@@ -196,14 +257,6 @@ def _way_down(product: Callable[[Array], Array], g: Array, count: int, key: Arra
     upward = values > SINGULAR * jnp.max(jnp.abs(values))
     parts = jnp.where(upward, vectors[0] / jnp.where(upward, values, 1), 0)
     return size * (vectors @ parts) @ Q, jnp.sum(jnp.where(upward, jnp.square(vectors[0]), 0))
-
-
-def _pair(scene: Scene, response: Response, g1: Array, g2: Array) -> Pair:
-    sums, A, apart = scene.flat.leaf_sums, response.steady, jnp.square(g1 - g2) / 2
-    return Pair(
-        sums(g1 * g2), sums(apart), sums(A * g1 * g2), sums(A * apart), sums(jnp.square(A * g1)),
-        sums(jnp.square(scene.at)),
-    )  # fmt: skip
 
 
 def _leaf_extremes(flat: Vectors, product: Callable[[Array], Array], draw: Array, key: Array) -> Array:

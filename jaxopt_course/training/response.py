@@ -33,7 +33,8 @@ DECAYED = 1e-6  # relative: an answer that counts as none
 
 
 class Response(NamedTuple):
-    """`alternating[n]`, `steady[n]`: the sums over j of $(-1)^j h_j$ and of $h_j$, units of learning rate.
+    """`alternating[n]`, `steady[n]`: the sums over j of $(-1)^j h_j$ and of $h_j$, `immediate[n]`: $h_0$, units of
+    learning rate.
 
     `regular`: whether entries answer for themselves, in proportion to the gradient, and the answers decay
     geometrically. Without that, both sums say little: clipping by norm mixes entries, signs forget sizes.
@@ -41,16 +42,33 @@ class Response(NamedTuple):
 
     alternating: Float[Array, " n"]
     steady: Float[Array, " n"]
+    immediate: Float[Array, " n"]
     regular: Bool[Array, ""]
 
 
+class Rule(NamedTuple):
+    """An optimizer at a point, on flat vectors."""
+
+    flat: Vectors
+    optimizer: AnyOptimizer
+    params: Params
+
+    def step(self, state: OptState, grads: Float[Array, " n"]) -> tuple[Array, OptState]:
+        """The updates for these gradients, and the state after them."""
+        tree, update = self.flat.tree(grads), optax.with_extra_args_support(self.optimizer).update
+        updates, state = update(
+            tree, state, self.params, value=jnp.zeros(()), grad=tree, value_fn=lambda _: jnp.zeros(())
+        )
+        return self.flat.vector(updates), state
+
+    def immediate(self, state: OptState, grads: Float[Array, " n"]) -> tuple[Array, Array]:
+        """The updates for these gradients, and $h_0$: what a change of an entry takes from its update at once."""
+        updates, answer = jax.jvp(lambda g: self.step(state, g)[0], (grads,), (jnp.ones_like(grads),))
+        return updates, -answer
+
+
 def linear_response(
-    optimizer: AnyOptimizer,
-    state: OptState,
-    params: Params,
-    grads: Float[Array, " n"],
-    key: Array,
-    warm: Bool[Array, ""],
+    rule: Rule, state: OptState, grads: Float[Array, " n"], key: Array, warm: Bool[Array, ""]
 ) -> Response:
     """The response of a rule at a state, with `grads` for the gradient of the next steps. Pure.
 
@@ -59,23 +77,16 @@ def linear_response(
     gradients that the rule is about to meet.
 
     Args:
-      optimizer: any transformation whose `update` JAX can differentiate.
+      rule: its `update` must be one that JAX can differentiate.
       state: of the optimizer.
-      params: like which it is.
-      grads: of the loss at `params`, flat.
+      grads: of the loss.
       key: of random signs.
       warm: whether the state has seen gradients.
 
     Returns:
       The response; where the rule answers to signs only, or not at all, zeros.
     """
-    flat = Vectors(params)
-    update = optax.with_extra_args_support(optimizer).update
-
-    def step(state: OptState, g: Array) -> tuple[Array, OptState]:
-        tree = flat.tree(g)
-        updates, state = update(tree, state, params, value=jnp.zeros(()), grad=tree, value_fn=lambda _: jnp.zeros(()))
-        return flat.vector(updates), state
+    flat, step = rule.flat, rule.step
 
     def warmed(state: OptState) -> OptState:
         keys = jax.random.split(key, WARM_UP)
@@ -107,4 +118,4 @@ def linear_response(
     moved = step(state, jnp.zeros_like(grads))[0] - step(state, grads)[0]
     linear = jnp.linalg.norm(moved - h[0] * grads) <= LINEAR * jnp.linalg.norm(moved)
     regular = alone & linear & jnp.all(decays & (factor >= -DECAYED) & (factor < 1)) & jnp.any(h[0] != 0)
-    return Response(jnp.maximum(alternating, 0), jnp.maximum(steady, 0), regular)
+    return Response(jnp.maximum(alternating, 0), jnp.maximum(steady, 0), h[0], regular)

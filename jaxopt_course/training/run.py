@@ -73,7 +73,7 @@ class Run:
         self.step += taken
         if stopped:
             if self.prober is not None:
-                self.prober.look(self.step, self.carry, chunk, last=True)
+                self.prober.survey(self.step, self.carry, chunk)
             indices = np.asarray(chunk.indices[chunk.first + taken])
             batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[indices]), parts.data)
             loss, grad_norm = float(records.loss[taken]), float(records.grad_norm[taken])

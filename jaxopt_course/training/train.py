@@ -27,7 +27,8 @@ from jaxopt_course.training.feed import Chunk, Feed, StepPlan, plan_chunks, tota
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
-from jaxopt_course.training.prober import Prober
+from jaxopt_course.training.prober import Minibatch, Prober, Viewpoint, look
+from jaxopt_course.training.probes import Probe
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.progress import progress_bar
 from jaxopt_course.training.run import Run, Snapshot
@@ -180,6 +181,7 @@ def train(
         has_aux=has_aux,
         on_nonfinite=on_nonfinite,
         everywhere=feed.everywhere,
+        minibatch=Minibatch(size, size == plan.num_examples),
     )
     parts = RunParts(
         objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None, probe_stride
@@ -197,11 +199,12 @@ def train(
             if run.step == 0:
                 run.evaluate()
             for chunk in feed.chunks(plan_chunks(plan, run.step, total, feed.steps_at_once, stops)):
-                if prober is not None:
-                    prober.look(run.step, run.carry, chunk)
-                run.carry, records = advance(
-                    run.carry, chunk.data, chunk.plan, np.int32(chunk.first), np.int32(chunk.last)
+                view = None if prober is None else prober.viewpoint(run.step, run.carry, chunk)
+                run.carry, records, seen = advance(
+                    run.carry, chunk.data, chunk.plan, np.int32(chunk.first), np.int32(chunk.last), view
                 )
+                if prober is not None and seen is not None:
+                    prober.keep(run.step, seen)
                 run.record(records, chunk, parts)
                 if run.step % run.eval_every == 0:
                     run.evaluate()
@@ -212,7 +215,7 @@ def train(
                 run.save_if_due()
             run.evaluate()
             if prober is not None and chunk is not None:
-                prober.look(run.step, run.carry, chunk, last=True)
+                prober.survey(run.step, run.carry, chunk)
             run.save_if_due(last=True)
     except CheckpointWriteError as error:
         error.result = run.result()
@@ -237,7 +240,7 @@ def _optional_number(name: str, value: Any, least: int, needed: Any = True, what
     return whole_number("train", name, value, least)
 
 
-@partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere"), donate_argnums=1)
+@partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere", "minibatch"), donate_argnums=1)
 def _compiled_steps(
     callables: tuple[Objective, AnyOptimizer],
     carry: Carry,
@@ -245,11 +248,14 @@ def _compiled_steps(
     plan: Array | None,
     first: Array,
     last: Array,
+    view: Viewpoint | None,
     *,
     has_aux: bool,
     on_nonfinite: str,
     everywhere: NamedSharding | None,
-) -> tuple[Carry, Record]:
+    minibatch: Minibatch,
+) -> tuple[Carry, Record, tuple[Probe, Array] | None]:
+    seen = None if view is None else look(callables, carry, data, plan, view, minibatch, has_aux)
     steps = partial(train_steps, *callables, has_aux=has_aux, on_nonfinite=on_nonfinite, check_rows=False)
-    ended = steps(carry, data, plan, first, last)  # the plan is right by construction
+    ended = (*steps(carry, data, plan, first, last), seen)  # the plan is right by construction
     return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)

@@ -51,6 +51,47 @@ def paired_interval(
     return mean - half, mean + half
 
 
+def mean_ratio_interval(
+    numerators: np.ndarray, denominators: np.ndarray, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    r"""Confidence interval of the ratio of two means that pairs of numbers estimate.
+
+    $$\{r : (\bar a - r \bar b)^2 \le t_{1 - \alpha / 2,\; n - 1}^2 \, s_{a - r b}^2 / n\}$$
+
+    of which the part where the mean denominator is positive is returned.
+
+    Args:
+      numerators: `[n]`, a.
+      denominators: `[n]`, b, of which the mean should be positive.
+      confidence: of the interval.
+
+    Returns:
+      `(low, high)`; high is inf where the mean denominator is not surely above 0, and low -inf where nothing is known.
+
+    Example:
+      >>> import numpy as np
+      >>> low, high = mean_ratio_interval(np.array([2.0, 2.1, 1.9]), np.array([1.0, 1.0, 1.1]))
+      >>> f"{low:.2f} {high:.2f}"
+      '1.52 2.40'
+
+    Source: Fieller (1954), "Some problems in interval estimation", JRSS B 16(2), section 4.
+    """
+    n = len(numerators)
+    if n < 2 or not (np.isfinite(numerators).all() and np.isfinite(denominators).all()):
+        return -math.inf, math.inf
+    a, b = float(np.mean(numerators)), float(np.mean(denominators))
+    spread = _t_quantile((1 + confidence) / 2, n - 1) ** 2 / n * np.cov(numerators, denominators, ddof=1)
+    square, middle, rest = b * b - spread[1, 1], a * b - spread[0, 1], a * a - spread[0, 0]
+    root = middle * middle - square * rest
+    if square > 0 and b > 0:
+        reach = math.sqrt(max(root, 0.0))
+        return float(middle - reach) / float(square), float(middle + reach) / float(square)
+    if root <= 0 or square == 0:
+        return -math.inf, math.inf
+    ends = [float(middle + sign * math.sqrt(root)) / float(square) for sign in (-1, 1)]
+    return (max(ends), math.inf) if rest > 0 and a > 0 else (-math.inf, math.inf)
+
+
 def probability_below_zero(differences: np.ndarray) -> float:
     """Bootstrap probability that the mean difference is below zero; resamples with a mean of zero count half.
 
