@@ -179,8 +179,8 @@ if len(devices) == 8:  # what a step says to the others: its share of the gradie
         plan = jc.data.minibatches(jax.random.key(1), 200, 16, 1).full.reshape(-1, 16)
         chunk = next(feed.chunks([PlannedSteps(plan, 0, 3)]))
         compiled = _compiled_steps.lower(
-            (objective, jc.adam(0.1)), carry, chunk.data, chunk.plan, 0, 3, has_aux=False, on_nonfinite="stop",
-            everywhere=feed.everywhere,
+            (objective, jc.adam(0.1)), carry, chunk.data, chunk.plan, 0, 0, 3, None, has_aux=False,
+            on_nonfinite="stop", everywhere=feed.everywhere, at_once=10,
         ).compile().as_text()
         said = [word for word in ("all-reduce", "all-gather", "all-to-all", "collective-permute")
                 for _ in range(compiled.count(f" {word}(") + compiled.count(f" {word}-start("))]

@@ -68,28 +68,38 @@ def extremes(product: Product, start: Float[Array, " n"], key: Array, num_produc
     k, n = num_products, start.size
     if not 1 <= k <= n:
         raise ValueError(f"extremes: num_products must be from 1 to n = {n}, got {k}")
-    dtype = start.dtype
     Q, T = lanczos(product, start / jnp.linalg.norm(start), key, k)
     values, vectors = jnp.linalg.eigh(T)
+    return bounded(product, values, vectors[:, jnp.array([0, -1])].T @ Q)
+
+
+def bounded(product: Product, values: Float[Array, " k"], ritz: Float[Array, "2 n"]) -> tuple[Extreme, Extreme]:
+    """The lowest and the highest of the Ritz `values` of a Krylov space from a random start, of these vectors."""
+    (k,), (_, n), dtype = values.shape, ritz.shape, ritz.dtype
     spread = values[-1] - values[0]
     sure = jnp.square(jnp.log(1.648 * math.sqrt(n) / UNLIKELY) / (2 * k - 1)).astype(dtype)
     beyond = jnp.where(k == n, 0, jnp.where(sure < 0.5, sure / jnp.maximum(1 - 2 * sure, 0.01) * spread, jnp.inf))
     rounding = 4 * math.sqrt(n) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(values))
 
-    def extreme(s: Array) -> Extreme:
-        u = s @ Q
+    def extreme(u: Array) -> Extreme:
         u = u / jnp.linalg.norm(u)
         Hu = product(u)
         value = jnp.dot(u, Hu)
         error = jnp.linalg.norm(Hu - value * u) + rounding
         return Extreme(value, error, u, jnp.maximum(beyond, error).astype(dtype))
 
-    return extreme(vectors[:, 0]), extreme(vectors[:, -1])
+    both = lax.map(extreme, ritz)
+    lowest, highest = (jax.tree.map(lambda rows, i=i: rows[i], both) for i in (0, 1))
+    return lowest, highest
 
 
-def lanczos(product: Product, start: Float[Array, " n"], key: Array, k: int) -> tuple[Array, Array]:
-    """Orthonormal rows Q[k, n] and the tridiagonal T[k, k] = Q H Q', from a start of norm 1."""
+def lanczos(
+    product: Product, start: Float[Array, " n"], key: Array, k: int, steps: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    """Orthonormal rows Q[k, n] and the tridiagonal T[k, k] = Q H Q', from a start of norm 1; with `steps` less than k,
+    which may be traced, the rest is 0."""
     n, dtype = start.size, start.dtype
+    last = jnp.asarray(k if steps is None else steps)
     tiny = 10 * math.sqrt(n) * jnp.finfo(dtype).eps
 
     def against(Q: Array, v: Array) -> Array:
@@ -107,10 +117,15 @@ def lanczos(product: Product, start: Float[Array, " n"], key: Array, k: int) -> 
         fresh = lax.cond(
             exhausted, lambda: against(Q, jax.random.normal(jax.random.fold_in(key, j), (n,), dtype)), lambda: rest
         )
-        Q = Q.at[j + 1].set(fresh / jnp.linalg.norm(fresh), mode="drop")
-        return Q, alpha.at[j].set(jnp.dot(Q[j], Hq)), beta.at[j].set(jnp.where(exhausted, 0, norm)), size
+        Q = Q.at[jnp.where(j + 1 == last, k, j + 1)].set(fresh / jnp.linalg.norm(fresh), mode="drop")
+        return (
+            Q,
+            alpha.at[j].set(jnp.dot(Q[j], Hq)),
+            beta.at[j].set(jnp.where(exhausted | (j + 1 == last), 0, norm)),
+            size,
+        )
 
     Q = jnp.zeros((k, n), dtype).at[0].set(start)
     zeros = jnp.zeros(k, dtype)
-    Q, alpha, beta, _ = lax.fori_loop(0, k, step, (Q, zeros, zeros, jnp.zeros((), dtype)))
+    Q, alpha, beta, _ = lax.fori_loop(0, last, step, (Q, zeros, zeros, jnp.zeros((), dtype)))
     return Q, jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)

@@ -43,13 +43,15 @@ class PlannedSteps(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Consecutive steps of one compiled call: rows `first` to `last` of a plan over `data`.
+    """Consecutive steps of one compiled call: rows `first` to `last` of a plan over `data`, counted from `start`.
 
-    `plan` is None where the data is laid out in steps. Row i of `indices` holds the examples of step i.
+    `plan` is None where the data is laid out in steps. Row i of `indices`, from `start` too, holds the examples of
+    step i.
     """
 
     data: PyTree
     plan: Array | None
+    start: int
     first: int
     last: int
     indices: Array | np.ndarray
@@ -97,7 +99,8 @@ class Feed:
         return on_device(leaf) if self.everywhere is None else _put(on_host(leaf), self.everywhere)
 
     def _resident_chunk(self, steps: PlannedSteps) -> Chunk:
-        return Chunk(self.data, self._split(steps.plan), steps.first, steps.last, steps.plan)
+        start = max(0, min(steps.first, len(steps.plan) - self.steps_at_once))
+        return Chunk(self.data, self._split(steps.plan), start, steps.first - start, steps.last - start, steps.plan)
 
     def _streamed(self, steps: PlannedSteps) -> Chunk:
         indices = np.asarray(steps.plan)[steps.first : steps.last]
@@ -108,7 +111,7 @@ class Feed:
             np.take(leaf, indices, axis=0, out=rows[: len(indices)], mode="clip")  # any other mode copies once more
             return self._split(rows)
 
-        return Chunk(jax.tree.map(gathered, self.data), None, 0, len(indices), indices)
+        return Chunk(jax.tree.map(gathered, self.data), None, 0, 0, len(indices), indices)
 
     def _split(self, rows: Any) -> Array:
         """The second axis split among the devices; the rest of an epoch that does not divide goes to all of them."""
@@ -120,24 +123,24 @@ class Feed:
 
 
 def plan_chunks(
-    steps: StepPlan, first_step: int, last_step: int, at_once: int, stops: tuple[int, ...]
+    steps: StepPlan, first_step: int, last_step: int, at_once: int, stops: tuple[int, ...], ahead: int = 1
 ) -> Iterator[PlannedSteps]:
     """Yield chunks of at most `at_once` steps that never cross a multiple of any interval in `stops`.
 
-    The plans are made a few epochs at a time, so that a chunk is not cut short by a small epoch.
+    Plans are made a few epochs at a time, for up to `ahead` chunks, so that small epochs cut few of them short.
     """
     per_epoch, step = steps.steps_per_epoch, first_step
     whole = steps.num_examples // steps.batch_size
     keeps_rest = per_epoch > whole
-    epochs = 1 if keeps_rest else max(1, at_once // whole)
+    epochs = 1 if keeps_rest else max(1, ahead * at_once // whole)
     begun = step - step % (epochs * per_epoch)
     for first_epoch in range(begun // per_epoch, -(-last_step // per_epoch), epochs):
         full, last = _made_plan(steps, epochs, first_epoch)
         for plan in (full, last) if keeps_rest else (full,):
-            rows = plan.shape[-2]
-            row, even = step - begun, -(-rows // -(-rows // at_once))  # chunks of nearly equal length
+            rows, row = plan.shape[-2], step - begun
             while row < rows and step < last_step:
-                count = min(even, rows - row, last_step - step, *(every - step % every for every in stops))
+                stretch = min(rows - row, last_step - step, *(every - step % every for every in stops))
+                count = -(-stretch // -(-stretch // at_once))  # chunks of nearly equal length
                 yield PlannedSteps(plan, row, row + count)
                 row, step = row + count, step + count
             begun += rows

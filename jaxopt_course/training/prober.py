@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, Params
+from jaxopt_course.annotations import AnyOptimizer, Array, ArrayLike, Batch, Int, Objective, Params
 from jaxopt_course.landscape.lanczos import Extreme
 from jaxopt_course.training.feed import Chunk
 from jaxopt_course.training.probes import (
@@ -45,20 +45,11 @@ class Probes(NamedTuple):
     sight: Sight
 
 
-class Minibatch(NamedTuple):
-    """`size` in examples, and whether that is `everything` there is."""
-
-    size: int
-    everything: bool
-
-
 class Viewpoint(NamedTuple):
-    """Where a brief look is taken: `examples` are the valid ones at hand, `key` the run's own for probes."""
+    """Where a brief look is taken: from what earlier ones saw, on minibatches of these `rows[3, B]`."""
 
     sight: Sight
-    key: Array
-    step: np.int32
-    examples: np.int32
+    rows: Int[ArrayLike, "3 B"]
 
 
 class Prober:
@@ -72,13 +63,13 @@ class Prober:
             raise TypeError("train: probe_every needs real parameters")
         self.every, self.batch_size, self.num_examples = every, batch_size, num_examples
         self.start, self.key = start, jax.random.fold_in(key, 0x70726F62)
+        self.seed = np.asarray(jax.random.key_data(self.key)).ravel().tolist()
         self.sight: Sight | None = None
         self.steps: list[int] = []
         self.looks: list[Probe] = []
         self.survey_steps: list[int] = []
         self.surveys: list[Survey] = []
-        minibatch = Minibatch(batch_size, batch_size == num_examples)
-        self._survey = partial(_compiled_survey.bound((objective, optimizer)), minibatch=minibatch, has_aux=has_aux)
+        self._survey = partial(_compiled_survey.bound((objective, optimizer)), has_aux=has_aux)
 
     def viewpoint(self, step: int, carry: Carry, chunk: Chunk) -> Viewpoint | None:
         """Where the chunk that begins after `step` steps is to look, if a look is due; before the first a survey."""
@@ -87,7 +78,7 @@ class Prober:
         if step % self.every or step in self.steps:
             return None
         assert self.sight is not None
-        return Viewpoint(self.sight, self.key, np.int32(step), self._at_hand(chunk))
+        return Viewpoint(self.sight, self._rows(step, 3, chunk))
 
     def keep(self, step: int, seen: tuple[Probe, Array]) -> None:
         """Keep what a brief look saw."""
@@ -101,13 +92,15 @@ class Prober:
         """Look thoroughly, with examples of a chunk."""
         if step in self.survey_steps:
             return
-        point = (self.key, np.int32(step), self._at_hand(chunk))
-        seen, self.sight = self._survey(carry, self.start, examples_of(chunk.data, chunk.plan), *point)
+        blocks = 1 if self._is_whole else max(BLOCKS, min(-(-EXAMPLES // self.batch_size), EXAMPLES))
+        rows = self._rows(step, 5 * blocks, chunk).reshape(5, blocks, self.batch_size)
+        data = examples_of(chunk.data, chunk.plan)
+        seen, look, self.sight = self._survey(carry, self.start, data, rows, self.key, np.int32(step))
         self.survey_steps.append(step)
         self.surveys.append(seen)
         if step not in self.steps:
             self.steps.append(step)
-            self.looks.append(condensed(seen))
+            self.looks.append(look)
 
     def probes(self) -> Probes:
         """What was seen, on the host."""
@@ -124,10 +117,18 @@ class Prober:
         self.surveys = [jax.tree.map(lambda rows, i=i: rows[i], probes.surveys) for i in range(len(self.survey_steps))]
         self.sight = probes.sight
 
-    def _at_hand(self, chunk: Chunk) -> np.int32:
-        if chunk.plan is not None:
-            return np.int32(self.num_examples)
-        return np.int32(min(chunk.last * jax.tree.leaves(chunk.data)[0].shape[1], self.num_examples))
+    @property
+    def _is_whole(self) -> bool:
+        return self.batch_size == self.num_examples
+
+    def _rows(self, step: int, count: int, chunk: Chunk) -> np.ndarray:
+        """Minibatches `[count, B]`, drawn with replacement; all examples where a minibatch is all of them."""
+        if self._is_whole:
+            return np.tile(np.arange(self.batch_size, dtype=np.int32), (count, 1))
+        at_hand = self.num_examples
+        if chunk.plan is None:
+            at_hand = min(chunk.last * jax.tree.leaves(chunk.data)[0].shape[1], at_hand)
+        return np.random.default_rng([*self.seed, step]).integers(0, at_hand, (count, self.batch_size), np.int32)
 
 
 def blank_probes() -> Probes:
@@ -141,12 +142,10 @@ def blank_probes() -> Probes:
 
 def look(
     callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, plan: Array | None, view: Viewpoint,
-    minibatch: Minibatch, has_aux: bool,
+    has_aux: bool,
 ) -> tuple[Probe, Array]:  # fmt: skip
     """A brief look at a run, and the direction for the next one; `data` and `plan` as in `train_steps`. Pure."""
-    scene = _scene(callables, carry, examples_of(data, plan), has_aux)
-    rows = _rows(jax.random.fold_in(view.key, view.step), (3, minibatch.size), view.examples, minibatch)
-    return brief_probe(scene, view.sight, rows)
+    return brief_probe(_scene(callables, carry, examples_of(data, plan), has_aux), view.sight, jnp.asarray(view.rows))
 
 
 def examples_of(data: Batch, plan: Array | None) -> Batch:
@@ -158,13 +157,6 @@ def _stacked(rows: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
-def _rows(key: Array, shape: tuple[int, ...], count: Array | np.int32, minibatch: Minibatch) -> Array:
-    """Minibatches drawn with replacement; all examples where a minibatch is all of them."""
-    if minibatch.everything:
-        return jnp.broadcast_to(jnp.arange(shape[-1]), shape)
-    return jax.random.randint(key, shape, 0, count)
-
-
 def _scene(callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, has_aux: bool) -> Scene:
     objective, optimizer = callables
 
@@ -174,14 +166,13 @@ def _scene(callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch,
     return Scene(loss, data, Rule(Vectors(carry.params), optimizer, carry.params), carry.state)
 
 
-@partial(Program, static_argnames=("minibatch", "has_aux"))
+@partial(Program, static_argnames="has_aux")
 def _compiled_survey(
-    callables: tuple[Objective, AnyOptimizer], carry: Carry, start: Params, data: Batch, key: Array, step: Array,
-    examples: Array, *, minibatch: Minibatch, has_aux: bool,
-) -> tuple[Survey, Sight]:  # fmt: skip
+    callables: tuple[Objective, AnyOptimizer], carry: Carry, start: Params, data: Batch, rows: Array, key: Array,
+    step: Array, *, has_aux: bool,
+) -> tuple[Survey, Probe, Sight]:  # fmt: skip
     scene = _scene(callables, carry, data, has_aux)
-    blocks = 1 if minibatch.everything else max(BLOCKS, min(-(-EXAMPLES // minibatch.size), EXAMPLES))
-    rows_key, response_key, survey_key = jax.random.split(jax.random.fold_in(key, step), 3)
-    rows = _rows(rows_key, (5, blocks, minibatch.size), examples, minibatch)
+    response_key, survey_key = jax.random.split(jax.random.fold_in(key, step))
     response = linear_response(scene.rule, scene.state, scene.gradient(rows[4, 0])[1], response_key, step > 0)
-    return survey(scene, response, scene.flat.vector(start), rows[:4], survey_key)
+    seen, sight = survey(scene, response, scene.flat.vector(start), rows[:4], survey_key)
+    return seen, condensed(seen), sight

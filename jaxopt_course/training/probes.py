@@ -14,7 +14,6 @@ al. (2021), ICLR; `landscape.lanczos` for the curvatures.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +22,7 @@ import optax
 from jax import lax
 
 from jaxopt_course.annotations import Array, ArrayLike, Batch, Float, Int, OptState, Params
-from jaxopt_course.landscape.lanczos import Extreme, extremes, lanczos
+from jaxopt_course.landscape.lanczos import Extreme, bounded, lanczos
 from jaxopt_course.training.response import Response, Rule
 from jaxopt_course.training.vectors import Vectors
 
@@ -187,30 +186,26 @@ def survey(
     def over(fn: Callable[[Array], Any], rows: Array) -> Any:
         return lax.map(fn, rows, batch_size=max(1, AT_ONCE // size))
 
-    def product(v: ArrayLike, row: Array) -> Array:
-        return root * scene.bend(row, root * v)[1]
+    def product(v: ArrayLike) -> Array:
+        return jnp.mean(over(lambda row: root * scene.bend(row, root * v)[1], fit), axis=0)
 
-    def mean_product(v: Array) -> Array:
-        return jnp.mean(over(partial(product, v), fit), axis=0)
-
-    draw = jax.random.normal(key, start.shape, start.dtype)
-    count = min(PRODUCTS, flat.size)
-    lowest, highest = extremes(mean_product, draw, jax.random.fold_in(key, 1), count)
     descent = root * jnp.mean(over(lambda row: scene.gradient(row)[1], rows[0]), axis=0)
-    way, upward = _way_down(mean_product, descent, count, jax.random.fold_in(key, 2))
+    lowest, highest, way, upward, leaf_highest = _spectra(flat, product, descent, key)
 
     def block(rows: Array) -> tuple[Any, ...]:
-        value, g1 = scene.gradient(rows[1])
-        _, g2 = scene.gradient(rows[2])
-        (_, Hg1), (_, Hg2) = (scene.bend(rows[3], g) for g in (g1, g2))
-        curved = jnp.vdot(g1, Hg2), jnp.vdot(g1 - g2, Hg1 - Hg2) / 2
-        pair = scene.pair(response.steady, scene.rule.step(scene.state, g1)[0], g1, g2, rows[3])
-        bends = (jnp.vdot(v.vector, product(v.vector, rows[1])) for v in (lowest, highest))
-        moving = jnp.maximum(jnp.abs(g1), jnp.abs(g2)) > 0
-        return value, pair, flat.leaf_sums(g2 * root * way) / 2, moving, *curved, *bends
+        values, gradients = jax.vmap(scene.gradient)(rows[1:3])
+        directions = jnp.stack([root * lowest.vector, root * highest.vector, *gradients])
+        products = jax.vmap(lambda v: scene.bend(rows[3], v)[1])(directions)
+        forms = directions @ products.T
+        update = scene.rule.step(scene.state, gradients[0])[0]
+        return (
+            values[0], scene.pair(response.steady, update, gradients[0], gradients[1], rows[3]),
+            flat.leaf_sums(gradients[1] * root * way) / 2, jnp.any(gradients != 0, axis=0),
+            forms[0, 0], forms[1, 1], forms[2, 3], (forms[2, 2] - 2 * forms[2, 3] + forms[3, 3]) / 2,
+        )  # fmt: skip
 
     seen = over(block, jnp.swapaxes(rows, 0, 1))
-    losses, pairs, left, moving, curved_signal, curved_noise, lowest_fresh, highest_fresh = seen
+    losses, pairs, left, moving, lowest_fresh, highest_fresh, curved_signal, curved_noise = seen
     sizes, at_once = jnp.array(flat.sizes, flat.dtype), flat.leaf_sums(response.immediate)
     steady, alternating = flat.leaf_sums(response.steady), flat.leaf_sums(response.alternating)
     sight = Sight(
@@ -229,7 +224,7 @@ def survey(
         lowest_fresh=lowest_fresh,
         highest_share=flat.leaf_sums(jnp.square(highest.vector)),
         lowest_share=flat.leaf_sums(jnp.square(lowest.vector)),
-        leaf_highest=_leaf_extremes(flat, mean_product, draw, jax.random.fold_in(key, 3)),
+        leaf_highest=leaf_highest,
         left=left,
         upward=upward,
         still=flat.leaf_sums((~jnp.any(moving, axis=0)).astype(int)),
@@ -249,25 +244,49 @@ def condensed(survey: Survey) -> Probe:
     )
 
 
-def _way_down(product: Callable[[Array], Array], g: Array, count: int, key: Array) -> tuple[Array, Array]:
-    """$M^{-1} g$ in the Krylov space of g, along positive curvature, and the share of |g|^2 that lies there."""
-    size = jnp.linalg.norm(g)
-    Q, T = lanczos(product, jnp.where(size > 0, g / jnp.where(size > 0, size, 1), 1 / g.size**0.5), key, count)
-    values, vectors = jnp.linalg.eigh(T)
-    upward = values > SINGULAR * jnp.max(jnp.abs(values))
-    parts = jnp.where(upward, vectors[0] / jnp.where(upward, values, 1), 0)
-    return size * (vectors @ parts) @ Q, jnp.sum(jnp.where(upward, jnp.square(vectors[0]), 0))
+def _spectra(
+    flat: Vectors, product: Callable[[Array], Array], descent: Array, key: Array
+) -> tuple[Extreme, Extreme, Array, Array, Array]:
+    """Lowest and highest curvature, the way down and the share of |g|^2 that lies along it, the highest in each leaf.
+
+    All are read from Krylov spaces, one after another in one loop, so that the product is compiled once: of a random
+    start, of the descent g, and of the random start within each leaf. The way is $M^{-1} g$ in the second space, along
+    positive curvature.
+    """
+    count, leaves, dtype = min(PRODUCTS, flat.size), len(flat.sizes), descent.dtype
+    draw, size = jax.random.normal(key, descent.shape, dtype), jnp.linalg.norm(descent)
+
+    def krylov(job: Array, found: "_Found") -> "_Found":
+        whole = job < 2
+        mask = jnp.where(whole, 1, flat.spread((jnp.arange(leaves) == job - 2).astype(dtype)))
+        start = mask * jnp.where((job == 1) & (size > 0), descent, draw)
+        start = start / jnp.maximum(jnp.linalg.norm(start), jnp.finfo(dtype).tiny)
+        steps = jnp.where(whole, count, min(LEAF_PRODUCTS, count))
+        Q, T = lanczos(lambda v: mask * product(mask * v), start, jax.random.fold_in(key, job), count, steps)
+        values, vectors = jnp.linalg.eigh(T)
+        ahead = values > SINGULAR * jnp.max(jnp.abs(values))
+        parts = jnp.where(ahead, vectors[0] / jnp.where(ahead, values, 1), 0)
+        return _Found(
+            values=jnp.where(job == 0, values, found.values),
+            ritz=jnp.where(job == 0, vectors[:, jnp.array([0, -1])].T @ Q, found.ritz),
+            way=jnp.where(job == 1, size * (vectors @ parts) @ Q, found.way),
+            upward=jnp.where(job == 1, jnp.sum(jnp.where(ahead, jnp.square(vectors[0]), 0)), found.upward),
+            highest=found.highest.at[jnp.where(whole, leaves, job - 2)].set(values[-1], mode="drop"),
+        )
+
+    blank = _Found(
+        jnp.zeros(count, dtype), jnp.zeros((2, flat.size), dtype), jnp.zeros_like(descent), jnp.zeros((), dtype),
+        jnp.full(leaves, jnp.nan, dtype),
+    )  # fmt: skip
+    found = lax.fori_loop(0, 2 + (leaves if leaves <= MOST_LEAVES else 0), krylov, blank)
+    return *bounded(product, found.values, found.ritz), found.way, found.upward, found.highest
 
 
-def _leaf_extremes(flat: Vectors, product: Callable[[Array], Array], draw: Array, key: Array) -> Array:
-    if len(flat.sizes) > MOST_LEAVES:
-        return jnp.full(len(flat.sizes), jnp.nan, draw.dtype)
+class _Found(NamedTuple):
+    """What `_spectra` takes from the Krylov spaces."""
 
-    def within(leaf: Array) -> Array:
-        mask = flat.spread((jnp.arange(len(flat.sizes)) == leaf).astype(draw.dtype))
-        start = mask * draw
-        start = start / jnp.maximum(jnp.linalg.norm(start), jnp.finfo(start.dtype).tiny)
-        _, T = lanczos(lambda v: mask * product(mask * v), start, key, min(LEAF_PRODUCTS, flat.size))
-        return jnp.linalg.eigvalsh(T)[-1]
-
-    return lax.map(within, jnp.arange(len(flat.sizes)))
+    values: Float[Array, " k"]
+    ritz: Float[Array, "2 n"]
+    way: Float[Array, " n"]
+    upward: Float[Array, ""]
+    highest: Float[Array, " leaves"]

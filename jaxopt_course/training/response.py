@@ -14,7 +14,6 @@ Source: Cohen et al. (2021), "Gradient descent on neural networks typically occu
 appendix B; Cohen et al. (2022), "Adaptive gradient methods at the edge of stability", arXiv:2207.14484, eq. 2.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -26,7 +25,7 @@ from jaxopt_course.annotations import AnyOptimizer, Array, Bool, Float, OptState
 from jaxopt_course.training.vectors import Vectors
 
 WATCHED = 4  # steps: the impulse and three more
-WARM_UP = 40  # steps of random sign, before which moments say little
+WARM_UP = 31  # steps of random sign, before which moments say little; one more sign fills a word of random bits
 SAME = 1e-2  # relative: answers that count as equal
 LINEAR = 0.5  # relative: how far from proportional to the gradient an update may be
 DECAYED = 1e-6  # relative: an answer that counts as none
@@ -87,11 +86,13 @@ def linear_response(
       The response; where the rule answers to signs only, or not at all, zeros.
     """
     flat, step = rule.flat, rule.step
+    bits = jax.random.bits(key, grads.shape, jnp.uint32)
+
+    def signs(t: int | Array) -> Array:
+        return 1 - 2 * (bits >> jnp.uint32(t) & 1).astype(grads.dtype)
 
     def warmed(state: OptState) -> OptState:
-        keys = jax.random.split(key, WARM_UP)
-        signs = partial(jax.random.rademacher, shape=grads.shape, dtype=grads.dtype)
-        return lax.scan(lambda state, key: (step(state, signs(key) * grads)[1], None), state, keys)[0]
+        return lax.fori_loop(0, WARM_UP, lambda t, state: step(state, signs(t) * grads)[1], state)
 
     state = lax.cond(warm, lambda state: state, warmed, state)
 
@@ -103,11 +104,11 @@ def linear_response(
             rows.append(row)
         return jnp.stack(rows)
 
-    signs = jax.random.rademacher(jax.random.fold_in(key, 1), grads.shape, grads.dtype)
+    crossing = signs(WARM_UP)
     answers = jax.vmap(lambda v: -jax.jvp(updates_after, (jnp.zeros_like(grads),), (v,))[1])(
-        jnp.stack([jnp.ones_like(grads), signs])
+        jnp.stack([jnp.ones_like(grads), crossing])
     )
-    h, crossed = answers[0], answers[1] * signs[None]
+    h, crossed = answers[0], answers[1] * crossing[None]
     sums = flat.leaf_sums(h)  # [WATCHED, leaves]
     some = jnp.abs(sums[1]) > DECAYED * jnp.abs(sums[0])
     factor = jnp.where(some, sums[2] / jnp.where(some, sums[1], 1), 0)

@@ -74,7 +74,7 @@ class Run:
         if stopped:
             if self.prober is not None:
                 self.prober.survey(self.step, self.carry, chunk)
-            indices = np.asarray(chunk.indices[chunk.first + taken])
+            indices = np.asarray(chunk.indices[chunk.start + chunk.first + taken])
             batch = jax.tree.map(lambda leaf: jnp.asarray(leaf[indices]), parts.data)
             loss, grad_norm = float(records.loss[taken]), float(records.grad_norm[taken])
             step = NonFiniteStep(jax.device_get(self.carry.params), batch, loss, grad_norm)

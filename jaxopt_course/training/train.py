@@ -27,7 +27,7 @@ from jaxopt_course.training.feed import Chunk, Feed, StepPlan, plan_chunks, tota
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
-from jaxopt_course.training.prober import Minibatch, Prober, Viewpoint, look
+from jaxopt_course.training.prober import Prober, Viewpoint, look
 from jaxopt_course.training.probes import Probe
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.progress import progress_bar
@@ -36,6 +36,7 @@ from jaxopt_course.training.states import continued_state
 from jaxopt_course.training.steps import Carry, Record, init_carry, train_steps
 
 CHECKPOINT_EVERY = 1000
+AHEAD = 4  # chunks for which the order of the examples is made at once
 
 
 def train(
@@ -181,7 +182,7 @@ def train(
         has_aux=has_aux,
         on_nonfinite=on_nonfinite,
         everywhere=feed.everywhere,
-        minibatch=Minibatch(size, size == plan.num_examples),
+        at_once=feed.steps_at_once,
     )
     parts = RunParts(
         objective, optimizer, params, state, data, plan, bool(has_aux), on_nonfinite, eval_fn is not None, probe_stride
@@ -198,10 +199,10 @@ def train(
             show = contexts.enter_context(progress_bar("train", progress, total))
             if run.step == 0:
                 run.evaluate()
-            for chunk in feed.chunks(plan_chunks(plan, run.step, total, feed.steps_at_once, stops)):
+            for chunk in feed.chunks(plan_chunks(plan, run.step, total, feed.steps_at_once, stops, AHEAD)):
                 view = None if prober is None else prober.viewpoint(run.step, run.carry, chunk)
                 run.carry, records, seen = advance(
-                    run.carry, chunk.data, chunk.plan, np.int32(chunk.first), np.int32(chunk.last), view
+                    run.carry, chunk.data, chunk.plan, *map(np.int32, (chunk.start, chunk.first, chunk.last)), view
                 )
                 if prober is not None and seen is not None:
                     prober.keep(run.step, seen)
@@ -240,12 +241,13 @@ def _optional_number(name: str, value: Any, least: int, needed: Any = True, what
     return whole_number("train", name, value, least)
 
 
-@partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere", "minibatch"), donate_argnums=1)
+@partial(Program, static_argnames=("has_aux", "on_nonfinite", "everywhere", "at_once"), donate_argnums=1)
 def _compiled_steps(
     callables: tuple[Objective, AnyOptimizer],
     carry: Carry,
     data: Any,
     plan: Array | None,
+    start: Array,
     first: Array,
     last: Array,
     view: Viewpoint | None,
@@ -253,9 +255,11 @@ def _compiled_steps(
     has_aux: bool,
     on_nonfinite: str,
     everywhere: NamedSharding | None,
-    minibatch: Minibatch,
+    at_once: int,
 ) -> tuple[Carry, Record, tuple[Probe, Array] | None]:
-    seen = None if view is None else look(callables, carry, data, plan, view, minibatch, has_aux)
+    if plan is not None and len(plan) > at_once:
+        plan = lax.dynamic_slice_in_dim(plan, start, at_once)
+    seen = None if view is None else look(callables, carry, data, plan, view, has_aux)
     steps = partial(train_steps, *callables, has_aux=has_aux, on_nonfinite=on_nonfinite, check_rows=False)
     ended = (*steps(carry, data, plan, first, last), seen)  # the plan is right by construction
     return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)
