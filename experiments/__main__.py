@@ -61,6 +61,11 @@ COMMANDS = {
         arguments.pathologies,
         "experiments.pathologies",
     ),
+    "diagnose": Command(
+        "a run that is spoiled on purpose: what jc.diagnose finds, and whether its advice helps",
+        arguments.diagnose,
+        "experiments.diagnose",
+    ),
     "lab": Command(
         "a page to play with every optimizer on every surface, without a network", arguments.lab, "experiments.lab"
     ),

@@ -10,6 +10,8 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorre
 BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors", "sweeps")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
 PATHOLOGIES = ("ravines", "saddles", "minima", "noise")
+MODELS = ("linear", "mlp", "conv")
+SPOILS = ("rate", "slow", "batch", "layer", "saddle", "frozen")
 LEAST_SEEDS = 3
 BATCH_SIZE = 128
 PROFILED = (
@@ -171,6 +173,19 @@ def pathologies(parser: argparse.ArgumentParser) -> None:
     add("--starts", type=whole(10), default=1_000_000, metavar="N", help="of the map of basins (default: %(default)s)")
     add("--runs", type=whole(1), default=1000, metavar="R", help="from each saddle (default: %(default)s)")
     outcome(parser, "pathologies")
+
+
+def diagnose(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    image_set(parser)
+    add("--model", default="mlp", choices=MODELS, help="(default: %(default)s)")
+    spoiled = "rate x 10 or (slow) / 30, batch of 1, a layer scaled by 1,000, a start at a saddle, a frozen layer"
+    add("--spoil", default="rate", choices=("nothing", *SPOILS), help=f"{spoiled} (default: %(default)s)")
+    add("--all", action="store_true", help="every spoil of every model on digits and patch10, in a table")
+    add("--steps", type=whole(20), default=200, metavar="T", help="of each run (default: %(default)s)")
+    fresh = "runs with and without what the diagnosis advises, on seeds of their own (default: %(default)s)"
+    add("--fresh-seeds", type=whole(2), default=5, metavar="F", help=fresh)
+    outcome(parser, "diagnose")
 
 
 def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:

@@ -131,18 +131,19 @@ class Evidence(NamedTuple):
 
 def _looks(probes: Probes) -> Looks:
     pair = jax.tree.map(lambda rows: np.asarray(rows, float), probes.looks.pair)
-    signal, noise = (_of_neighbours(part.sum(-1)) for part in (pair.signal, pair.noise))
     with np.errstate(divide="ignore", invalid="ignore"):
-        noise_scale = np.where(signal > 0, int(probes.batch_size) * noise / signal, np.nan)
+        clear = _of_neighbours(pair.signal.sum(-1) / pair.noise.sum(-1))
+        noise_scale = np.where(clear > 0, int(probes.batch_size) / clear, np.nan)
         ratio = np.sqrt(pair.update / pair.size)
     return Looks(probes.steps, np.asarray(probes.looks.sharpness, float) / 2, noise_scale, pair.cosine, ratio)
 
 
 def _of_neighbours(values: np.ndarray) -> np.ndarray:
-    """Sums over the looks around each, 2 `NEAR` + 1 where there are so many."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    return sums[np.minimum(at + NEAR + 1, len(values))] - sums[np.maximum(at - NEAR, 0)]
+    """Means over the looks around each, 2 `NEAR` + 1 where there are so many."""
+    padded = np.pad(values, NEAR, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1)
+    inside = np.lib.stride_tricks.sliding_window_view(np.pad(np.ones(len(values), bool), NEAR), 2 * NEAR + 1)
+    return np.array([window[here].mean() for window, here in zip(windows, inside, strict=True)])
 
 
 def _excess(losses: np.ndarray, last: Moment, exact: bool) -> Estimate:

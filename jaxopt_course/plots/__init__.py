@@ -1,6 +1,7 @@
 """What did it look like? Data in, a matplotlib Figure out; nothing is computed here."""
 
 from jaxopt_course.plots.comparisons import contract_grid, difference_curves
+from jaxopt_course.plots.diagnosis import diagnosis
 from jaxopt_course.plots.figures import (
     confusion_matrix,
     gradient_costs,
@@ -37,6 +38,7 @@ __all__ = [
     "contract_grid",
     "convergence_curves",
     "curves",
+    "diagnosis",
     "difference_curves",
     "expected_best",
     "gradient_arrows",

@@ -184,8 +184,9 @@ def _label_ends(
     axes: Axes,
     ends: Mapping[str, tuple[float, float]],
     styles: Mapping[str, Mapping[str, Any]] | None = None,
+    gap: float = 0.062,
 ) -> None:
-    """Write each name at the end of its line, moved apart where they would touch, with a thread back to the line.
+    """Write each name at the end of its line, `gap` of the height apart, with a thread back to the line.
 
     A name whose line has no end (not finite) stands at the top, without a thread.
     """
@@ -193,7 +194,6 @@ def _label_ends(
     styles = line_styles(ends) if styles is None else styles
     low, high = axes.get_ylim()
     to_axes = axes.transScale + axes.transLimits
-    gap = 0.062
     found = {name: np.isfinite(end).all() for name, end in ends.items()}
     places = {name: float(to_axes.transform(end)[1]) if found[name] else 1.0 for name, end in ends.items()}
     order = sorted(places, key=lambda name: places[name])

@@ -20,6 +20,7 @@ from jaxopt_course.training.probes import (
     Survey,
     brief_probe,
     condensed,
+    has_forward,
     survey,
 )
 from jaxopt_course.training.programs import Program
@@ -163,7 +164,8 @@ def _scene(callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch,
     def loss(params: Params, batch: Batch) -> Array:
         return scalar_and_aux("train", objective(params, batch), has_aux)[0]
 
-    return Scene(loss, data, Rule(Vectors(carry.params), optimizer, carry.params), carry.state)
+    params, one = carry.params, jax.tree.map(lambda leaf: leaf[:1], data)
+    return Scene(loss, data, Rule(Vectors(params), optimizer, params), carry.state, has_forward(loss, params, one))
 
 
 @partial(Program, static_argnames="has_aux")

@@ -114,12 +114,14 @@ class Survey(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """The loss of minibatches at a point, and the rule that moves it, on flat vectors."""
+    """The loss of minibatches at a point, and the rule that moves it, on flat vectors. `has_forward`: whether the
+    gradient of the loss has a forward derivative."""
 
     loss: Callable[[Params, Batch], Array]
     data: Batch
     rule: Rule
     state: OptState
+    has_forward: bool
 
     @property
     def flat(self) -> Vectors:
@@ -136,9 +138,9 @@ class Scene(NamedTuple):
     def bend(self, rows: Int[Array, " B"], v: Float[Array, " n"]) -> tuple[Array, Array]:
         """The gradient, and the Hessian times v; by reverse mode twice where the loss has no forward mode."""
         gradient, tree = jax.grad(lambda w: self.loss(w, self._batch(rows))), self.flat.tree(v)
-        try:
+        if self.has_forward:
             grads, product = jax.jvp(gradient, (self.rule.params,), (tree,))
-        except TypeError:  # JAX's error for a custom_vjp
+        else:
             grads, back = jax.vjp(gradient, self.rule.params)
             product = back(tree)[0]
         return self.flat.vector(grads), self.flat.vector(product)
@@ -155,6 +157,19 @@ class Scene(NamedTuple):
 
     def _batch(self, rows: Array) -> Batch:
         return jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), self.data)
+
+
+def has_forward(loss: Callable[[Params, Batch], Array], params: Params, batch: Batch) -> bool:
+    """Whether JAX can differentiate the gradient in forward mode; it cannot where the loss has a custom_vjp."""
+
+    def product(tangent: Params) -> Params:
+        return jax.jvp(jax.grad(lambda w: loss(w, batch)), (params,), (tangent,))[1]
+
+    try:  # JAX says so at once under vmap, and without it when it compiles, if at all
+        jax.eval_shape(jax.vmap(product), jax.tree.map(lambda leaf: leaf[None], params))
+    except TypeError:
+        return False
+    return True
 
 
 def brief_probe(scene: Scene, sight: Sight, rows: Int[Array, "3 B"]) -> tuple[Probe, Array]:

@@ -1,0 +1,163 @@
+"""Training runs of real images that are spoiled on purpose: what is trained, and what is done to it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxopt_course as jc
+from jaxopt_course import Cause
+
+BATCH_SIZE, RHO = 64, 0.9
+RATES = np.logspace(-4, 0.5, 19)  # four a decade
+SCALE = 1e3  # of a leaf
+HIDDEN, CHANNELS = 64, (8, 16)
+
+Make = Callable[[Any], optax.GradientTransformation]
+
+
+class Setup(NamedTuple):
+    """A training run: `first` is the leaf of `params` that a spoil is done to, by its name."""
+
+    objective: Callable[[Any, Any], jax.Array]
+    init: Callable[[jax.Array], Any]
+    make: Make
+    data: Any
+    first: str
+    rate: float = 0.0
+    batch_size: int = BATCH_SIZE
+
+
+class Spoil(NamedTuple):
+    """What is done to a run, in words; the cause that should be found, and how the run is changed."""
+
+    said: str
+    cause: Cause
+    change: Callable[[Setup], Setup]
+
+
+def setup(dataset: jc.data.Dataset, model: str) -> Setup:
+    """Softmax regression on standardized images, by a linear, an MLP or a convolutional model, and momentum."""
+    inputs = np.asarray(dataset.train[0], np.float32)
+    images = (inputs - inputs.mean()) / inputs.std()
+    init, score_fn, first = MODELS[model](dataset)
+    data = jnp.asarray(images), jnp.asarray(dataset.train[1])
+    objective = jc.empirical_risk(score_fn, jc.losses.softmax_cross_entropy)
+    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first)
+
+
+def linear(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str]:
+    features = dataset.train[0].shape[1]
+    init = partial(jc.scores.init_linear, num_classes=len(dataset.class_names), num_features=features)
+    return init, jc.scores.linear, "b"
+
+
+def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str]:
+    classes, features = len(dataset.class_names), dataset.train[0].shape[1]
+
+    def init(key: jax.Array) -> Any:
+        layers = jc.scores.init_mlp(key, classes, features, HIDDEN, gain=1.0)
+        return {f"{layer} {name}": leaf for layer, leaves in layers.items() for name, leaf in leaves.items()}
+
+    def score_fn(params: Any, images: Any) -> jax.Array:
+        layers = {layer: {name: params[f"{layer} {name}"] for name in "Wb"} for layer in ("hidden", "output")}
+        return jc.scores.mlp(layers, images, activation=jnp.tanh)
+
+    return init, score_fn, "hidden W"
+
+
+def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str]:
+    """Two convolutions with a stride of 2, tanh after each, and a linear layer."""
+    shape = (*dataset.image_shape, 1)[:3]
+    height, width, depth = shape
+    classes, flat = len(dataset.class_names), -(-height // 4) * -(-width // 4) * CHANNELS[1]
+    kernels = {"first kernel": (5, 5, depth, CHANNELS[0]), "second kernel": (3, 3, *CHANNELS)}
+
+    def init(key: jax.Array) -> Any:
+        keys = jax.random.split(key, 3)
+        params: Any = {}
+        for k, (name, size) in zip(keys, kernels.items(), strict=False):
+            params[name] = jax.random.normal(k, size) / np.sqrt(np.prod(size[:3]))
+            params[name.replace("kernel", "bias")] = jnp.zeros(size[3])
+        return params | {"W": jax.random.normal(keys[2], (flat, classes)) / np.sqrt(flat), "b": jnp.zeros(classes)}
+
+    def score_fn(params: Any, images: Any) -> jax.Array:
+        x = images.reshape(-1, *shape)
+        for name in kernels:
+            x = jax.lax.conv_general_dilated(
+                x, params[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jnp.tanh(x + params[name.replace("kernel", "bias")][None, None, None])
+        return x.reshape(len(x), -1) @ params["W"] + params["b"][None]
+
+    return init, score_fn, "first kernel"
+
+
+MODELS = {"linear": linear, "mlp": mlp, "conv": conv}
+
+
+def rescaled(run: Setup) -> Setup:
+    """The first leaf in units of a thousandth: the same function, and the rate that its curvature then allows."""
+
+    def objective(params: Any, batch: Any) -> jax.Array:
+        return run.objective(params | {run.first: params[run.first] * SCALE}, batch)
+
+    def init(key: jax.Array) -> Any:
+        params = run.init(key)
+        return params | {run.first: params[run.first] / SCALE}
+
+    return run._replace(objective=objective, init=init, rate=run.rate / SCALE**2)
+
+
+def zero(run: Setup) -> Setup:
+    return run._replace(init=lambda key: jax.tree.map(jnp.zeros_like, run.init(key)))
+
+
+def frozen(run: Setup) -> Setup:
+    def make(learning_rate: Any) -> optax.GradientTransformation:
+        def labels(params: Any) -> dict[str, str]:
+            return {name: "frozen" if name == run.first else "moves" for name in params}
+
+        return optax.partition({"moves": run.make(learning_rate), "frozen": optax.set_to_zero()}, labels)
+
+    return run._replace(make=make)
+
+
+SPOILS = {
+    "rate": Spoil("learning rate x 10", Cause.RATE_TOO_HIGH, lambda run: run._replace(rate=10 * run.rate)),
+    "slow": Spoil("learning rate / 30", Cause.RATE_TOO_LOW, lambda run: run._replace(rate=run.rate / 30)),
+    "batch": Spoil("batch of 1", Cause.NOISE_LIMITED, lambda run: run._replace(batch_size=1)),
+    "layer": Spoil("a layer scaled by 1,000", Cause.MIXED_SCALES, rescaled),
+    "saddle": Spoil("all parameters zero", Cause.SADDLE, zero),
+    "frozen": Spoil("a layer frozen", Cause.DEAD_PARAMETERS, frozen),
+}
+
+
+def spoils_of(model: str) -> list[str]:
+    """A linear model has no saddle to start from."""
+    return [name for name in SPOILS if name != "saddle" or model != "linear"]
+
+
+def tuned_rate(run: Setup, key: jax.Array, steps: int) -> float:
+    """The rate at which the loss ends lowest, of four a decade."""
+    tuned = jc.sweep(
+        run.objective, run.make, {"learning_rate": RATES}, run.init, run.data, key=key, num_seeds=2,
+        batch_size=run.batch_size, num_steps=steps, progress=False,
+    )  # fmt: skip
+    return float(tuned.best().hyperparameters["learning_rate"])
+
+
+def trained(run: Setup, key: jax.Array, steps: int) -> jc.TrainResult:
+    """The run with probes; what there is of it where it did not stay finite."""
+    start, order = jax.random.split(key)
+    try:
+        return jc.train(
+            run.objective, run.make(run.rate), run.init(start), run.data, key=order, batch_size=run.batch_size,
+            num_steps=steps, probe_every=max(1, steps // 30), progress=False,
+        )  # fmt: skip
+    except jc.training.NonFiniteError as error:
+        return error.result
