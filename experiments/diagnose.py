@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.problems import describe
 from experiments.report import Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
-from experiments.spoiled import MODELS, SPOILS, Setup, setup, spoils_of, trained, tuned_rate
+from experiments.spoiled import LANES, MODELS, SPOILS, Setup, setup, spoils_of, trained, tuned_rate
 from jaxopt_course import Cause
 from jaxopt_course.diagnosis import Evidence, Finding
 
@@ -62,15 +62,13 @@ def run(args: argparse.Namespace) -> int:
         described = [describe(dataset) for dataset in sets.values()]
         folder.note(dtype="float32", data={key: ", ".join(str(one[key]) for one in described) for key in described[0]})
         cases, rates = [], {}
-        with Progress(console=Console(stderr=True), disable=args.quiet, transient=True) as bar:
-            task = bar.add_task("diagnose", total=len(wanted))
-            for data, model, spoil in wanted:
-                key = jax.random.key(args.seed)
-                base = setup(sets[data], model)
-                if (data, model) not in rates:
-                    rates[data, model] = tuned_rate(base, key, args.steps)
-                cases.append(diagnosed((data, model, spoil), base._replace(rate=rates[data, model]), key, args))
-                bar.advance(task)
+        for data, model, spoil in track(wanted, "diagnose", console=Console(stderr=True), disable=args.quiet):
+            key = jax.random.key(args.seed)
+            base = setup(sets[data], model)
+            if (data, model) not in rates:
+                rates[data, model] = tuned_rate(base, key, args.steps)
+            cases.append(diagnosed((data, model, spoil), base._replace(rate=rates[data, model]), key, args))
+            folder.write_csv("findings.csv", map(row, cases))
         report(folder, cases, args, "; ".join(dataset.source for dataset in sets.values()))
     judged = [case.is_right for case in cases if case.spoil != "nothing"]
     return 0 if sum(judged) >= 0.9 * len(judged) else 1
@@ -102,7 +100,8 @@ def raced(run: Setup, rate: float, key: jax.Array, args: argparse.Namespace) -> 
     grid = {"as it was": {"learning_rate": [run.rate]}, "as advised": {"learning_rate": [rate]}}
     race = jc.race(
         run.objective, dict.fromkeys(grid, run.make), grid, run.init, run.data, key=jax.random.fold_in(key, 2),
-        num_seeds=1, num_fresh_seeds=args.fresh_seeds, batch_size=run.batch_size, num_steps=args.steps, progress=False,
+        num_seeds=1, num_fresh_seeds=args.fresh_seeds, batch_size=run.batch_size, num_steps=args.steps,
+        lanes=LANES, progress=False,
     )  # fmt: skip
     compared = race.compare("as advised", "as it was")
     return Advice(rate, compared.difference, None if compared.better is None else compared.better == "as advised")
@@ -111,7 +110,6 @@ def raced(run: Setup, rate: float, key: jax.Array, args: argparse.Namespace) -> 
 def report(folder: Run, cases: list[Case], args: argparse.Namespace, source: str) -> None:
     """Write rows, pictures and the page, and print what was found."""
     rows = [row(case) for case in cases]
-    folder.write_csv("findings.csv", rows)
     blocks: list[Any] = [table(cases)] if args.all else []
     for case in cases:
         name = f"{case.data}-{case.model}-{case.spoil}"

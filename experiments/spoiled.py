@@ -15,6 +15,7 @@ from jaxopt_course import Cause
 BATCH_SIZE, RHO = 64, 0.9
 RATES = np.logspace(-4, 0.5, 19)  # four a decade
 SCALE = 1e3  # of a leaf
+LANES = 1  # at a time: on a CPU, convolutions with kernels of their own are slow side by side
 HIDDEN, CHANNELS = 64, (8, 16)
 
 Make = Callable[[Any], optax.GradientTransformation]
@@ -86,7 +87,7 @@ def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable
         return params | {"W": jax.random.normal(keys[2], (flat, classes)) / np.sqrt(flat), "b": jnp.zeros(classes)}
 
     def score_fn(params: Any, images: Any) -> jax.Array:
-        x = images.reshape(-1, *shape)
+        x = images.reshape(-1, *shape).astype(params["W"].dtype)
         for name in kernels:
             x = jax.lax.conv_general_dilated(
                 x, params[name], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -146,7 +147,7 @@ def tuned_rate(run: Setup, key: jax.Array, steps: int) -> float:
     """The rate at which the loss ends lowest, of four a decade."""
     tuned = jc.sweep(
         run.objective, run.make, {"learning_rate": RATES}, run.init, run.data, key=key, num_seeds=2,
-        batch_size=run.batch_size, num_steps=steps, progress=False,
+        batch_size=run.batch_size, num_steps=steps, lanes=LANES, progress=False,
     )  # fmt: skip
     return float(tuned.best().hyperparameters["learning_rate"])
 

@@ -79,17 +79,19 @@ def mean_ratio_interval(
     n = len(numerators)
     if n < 2 or not (np.isfinite(numerators).all() and np.isfinite(denominators).all()):
         return -math.inf, math.inf
+    units = [float(np.max(np.abs(values))) or 1.0 for values in (numerators, denominators)]
+    numerators, denominators = (values / unit for values, unit in zip((numerators, denominators), units, strict=True))
+    unit = units[0] / units[1]
     a, b = float(np.mean(numerators)), float(np.mean(denominators))
     spread = _t_quantile((1 + confidence) / 2, n - 1) ** 2 / n * np.cov(numerators, denominators, ddof=1)
-    square, middle, rest = b * b - spread[1, 1], a * b - spread[0, 1], a * a - spread[0, 0]
+    square, middle, rest = (float(x) for x in (b * b - spread[1, 1], a * b - spread[0, 1], a * a - spread[0, 0]))
     root = middle * middle - square * rest
     if square > 0 and b > 0:
         reach = math.sqrt(max(root, 0.0))
-        return float(middle - reach) / float(square), float(middle + reach) / float(square)
-    if root <= 0 or square == 0:
+        return (middle - reach) / square * unit, (middle + reach) / square * unit
+    if root <= 0 or square == 0 or rest <= 0 or a <= 0:
         return -math.inf, math.inf
-    ends = [float(middle + sign * math.sqrt(root)) / float(square) for sign in (-1, 1)]
-    return (max(ends), math.inf) if rest > 0 and a > 0 else (-math.inf, math.inf)
+    return (middle - math.sqrt(root)) / square * unit, math.inf
 
 
 def probability_below_zero(differences: np.ndarray) -> float:

@@ -1,14 +1,18 @@
 """What `jc.diagnose` says of runs whose trouble was planted, and what its probes measure against closed forms."""
 
+import functools
+from functools import partial
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import jaxopt_course as jc
+from jaxopt_course.diagnosis import Evidence
 from jaxopt_course.landscape.quadratic_theory import Settings, stability_limit
 from jaxopt_course.training.response import Rule, linear_response
 from jaxopt_course.training.vectors import Vectors
@@ -100,6 +104,69 @@ def test_noise_and_gradient_are_those_of_the_data() -> None:
     assert np.mean(pair.signal) == pytest.approx(np.sum(H**2), rel=0.01)
     left = probes_of(result).surveys.left[-1].sum(-1)
     assert np.mean(left) == pytest.approx(np.sum(H) / 2, rel=0.01)
+
+
+@functools.cache
+def network() -> tuple[Any, Any, Any]:
+    """A small network on digits: objective, parameters, and 256 examples in float64."""
+    images, labels = jc.data.load("digits").train
+    data = jnp.asarray(images[:256, ::4], float) / 16, jnp.asarray(labels[:256])
+    params = jc.scores.init_mlp(jax.random.key(3), 10, 16, 8)
+    return jc.empirical_risk(partial(jc.scores.mlp, activation=jnp.tanh), jc.losses.softmax_cross_entropy), params, data
+
+
+def test_sharpness_is_that_of_power_iteration_and_of_the_whole_hessian() -> None:
+    objective, params, data = network()
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    gradient = jax.grad(lambda w: objective(unravel(w), data))
+    product = jax.jit(lambda v: jax.jvp(gradient, (flat,), (v,))[1])
+    v = jax.random.normal(KEY, flat.shape)
+    for _ in range(300):
+        v = product(v) / jnp.linalg.norm(product(v))
+    largest = float(v @ product(v))
+    assert largest == pytest.approx(float(jnp.linalg.eigvalsh(jax.jacfwd(gradient)(flat))[-1]), rel=1e-6)
+    result = jc.train(objective, jc.sgd(1e-9), params, data, key=KEY, batch_size=256, num_steps=2, probe_every=1)
+    assert np.allclose(probes_of(result).surveys.highest.value / 1e-9, largest, rtol=1e-3)
+
+
+def test_noise_scale_and_critical_batch_are_those_of_every_single_gradient() -> None:
+    objective, params, data = network()
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+
+    def loss(w: Any, rows: Any) -> Any:
+        return objective(unravel(w), rows)
+
+    every = jax.vmap(jax.grad(loss), (None, 0))(flat, jax.tree.map(lambda leaf: leaf[:, None], data))
+    mean, H = every.mean(0), jax.hessian(loss)(flat, data)
+    apart = every - mean[None]
+    scale = float(jnp.sum(apart**2) / len(every) / (mean @ mean))
+    critical = float(jnp.sum((apart @ H) * apart) / len(every) / (mean @ H @ mean))
+    result = jc.train(objective, jc.sgd(1e-9), params, data, key=KEY, batch_size=64, num_steps=2, probe_every=1)
+    for moment in (seen := Evidence.of(result)).first, seen.last:
+        assert moment.noise_scale.low < scale < moment.noise_scale.high
+        assert moment.noise_scale.mean == pytest.approx(scale, rel=0.3)
+        assert moment.critical_batch.low < critical < moment.critical_batch.high
+    assert (seen.looks.noise_scale > 0).all()
+    assert (np.abs(seen.looks.cosine) < 1).all()
+
+
+def test_an_update_is_set_beside_the_parameters() -> None:
+    seen = Evidence.of(trained(jc.sgd(1e-3), steps=20, every=1))
+    first = np.linalg.norm(1e-3 * H) / np.sqrt(3)
+    assert seen.looks.update_ratio[0] == pytest.approx(first, rel=0.05)
+    assert seen.looks.cosine[0] > 0.99
+
+
+def test_the_figure_has_the_loss_and_three_panels_under_it() -> None:
+    figure = jc.plots.diagnosis(trained(jc.momentum(0.001, 0.9)), title="a bowl")
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["loss", "rate / stability limit", "noise scale / batch", "update / parameters"]
+    with pytest.raises(jc.training.NonFiniteError) as failed:
+        trained(jc.sgd(10.0), steps=300)
+    figure = jc.plots.diagnosis(failed.value.result)
+    assert figure.axes[1].get_ylim()[1] > 100
+    with pytest.raises(ValueError, match="probe_every="):
+        jc.plots.diagnosis(trained(jc.sgd(0.001), every=None))
 
 
 def test_probes_change_nothing_of_the_run() -> None:

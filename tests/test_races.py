@@ -12,6 +12,7 @@ import pytest
 
 import jaxopt_course as jc
 from jaxopt_course.statistics import (
+    mean_ratio_interval,
     paired_interval,
     probability_below_zero,
     ratio_interval,
@@ -54,6 +55,22 @@ def made(losses: dict[str, Any], tuned: Any = None, target: float | None = None,
 
 
 # --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_ratio_of_means_covers_it() -> None:
+    rng = np.random.default_rng(0)
+    for mean, level in ((5.0, 0.95), (1.0, 0.9)):
+        held = 0
+        for _ in range(2000):
+            b = mean + rng.standard_normal(8)
+            a = 2 * b + rng.standard_normal(8)
+            low, high = mean_ratio_interval(a, b, level)
+            held += low <= 2 <= high
+        assert held / 2000 == pytest.approx(level, abs=0.02)
+    assert mean_ratio_interval(np.ones(1), np.ones(1)) == (-np.inf, np.inf)
+    low, high = mean_ratio_interval(5 + rng.standard_normal(8), rng.standard_normal(8) / 10)
+    assert low > 1
+    assert high == np.inf
 
 
 def test_the_interval_is_students() -> None:

@@ -201,7 +201,8 @@ def estimate(samples: ArrayLike) -> Estimate:
     mean = float(samples.mean())
     if len(samples) == 1 or not math.isfinite(mean):
         return Estimate(mean, mean, mean)
-    return Estimate(mean, *paired_interval(samples, confidence=CONFIDENCE))
+    with np.errstate(over="ignore"):  # of runs that have diverged
+        return Estimate(mean, *paired_interval(samples, confidence=CONFIDENCE))
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:

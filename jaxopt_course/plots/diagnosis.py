@@ -11,6 +11,7 @@ from jaxopt_course.training import TrainResult
 
 SMOOTH = 25  # of a run: the part that a smoothed loss is averaged over
 MANY = 300  # times the least: from there on only decades are written
+BEYOND = 1e30  # of a loss, or of a ratio: a run that has diverged, left out
 LEAVES = 8  # whose updates are drawn, the largest first
 
 
@@ -60,7 +61,7 @@ def diagnosis(result: TrainResult, *, title: str = "") -> Figure:
 
 
 def _loss(axes: Axes, seen: Evidence) -> None:
-    losses = np.ma.masked_invalid(seen.losses)
+    losses = np.ma.masked_invalid(np.where(np.abs(seen.losses) < BEYOND, seen.losses, np.nan))
     steps, window = np.arange(1, len(losses) + 1), max(1, len(losses) // SMOOTH)
     axes.plot(steps, losses, color="0.75", lw=0.6)
     axes.plot(
@@ -75,14 +76,16 @@ def _loss(axes: Axes, seen: Evidence) -> None:
     minimum = seen.last.loss.mean - seen.last.left.mean
     if np.isfinite([minimum, seen.last.floor.mean]).all() and minimum > 0 and seen.last.floor.mean > 0:
         axes.axhspan(minimum, minimum + seen.last.floor.mean, color="#e69f00", alpha=0.25, lw=0)
-        _note(axes, "held up by noise", (len(losses), minimum + seen.last.floor.mean), (-4, 2), ha="right", size=9)
+        _note(
+            axes, "held up by noise", (float(len(losses)), minimum + seen.last.floor.mean), (-4, 2), ha="right", size=9
+        )
 
 
 def _against_one(axes: Axes, steps: np.ndarray, values: np.ndarray, above: str) -> None:
-    shown = np.ma.masked_invalid(np.where(values > 0, values, np.nan))
+    shown = np.ma.masked_invalid(np.where((values > 0) & (values < BEYOND), values, np.nan))
     axes.plot(steps, shown, "o-", color="#0072b2", lw=1.4, ms=3)
     around = [*shown.compressed(), 1.0]
-    _log_scale(axes, "y", decades=max(around) > MANY * min(around))
+    _log_scale(axes, "y", decades=bool(max(around) > MANY * min(around)))
     axes.axhline(1.0, color="0.35", lw=1.0, ls=(0, (4, 3)))
     _note(axes, above, (float(steps[-1]), 1.0), (-2, 3), ha="right", size=9)
     axes.set_ylim(min(around) / 2, max(around) * 2)
@@ -90,7 +93,7 @@ def _against_one(axes: Axes, steps: np.ndarray, values: np.ndarray, above: str) 
 
 def _updates(figure: Figure, axes: Axes, seen: Evidence) -> None:
     ratios = np.where(seen.looks.update_ratio > 0, seen.looks.update_ratio, np.nan)
-    ratios = np.where(np.isfinite(ratios), ratios, np.nan)
+    ratios = np.where(ratios < BEYOND, ratios, np.nan)
     largest = np.argsort(-seen.sizes, kind="stable")[:LEAVES]
     ends = {}
     for leaf, style in zip(largest, line_styles(seen.names[leaf] for leaf in largest).values(), strict=True):
@@ -99,5 +102,5 @@ def _updates(figure: Figure, axes: Axes, seen: Evidence) -> None:
             last = np.flatnonzero(~np.isnan(ratios[:, leaf]))[-1]
             ends[seen.names[leaf]] = (float(seen.looks.steps[last]), float(ratios[last, leaf]))
     known = ratios[:, largest][~np.isnan(ratios[:, largest])]
-    _log_scale(axes, "y", decades=len(known) > 0 and known.max() > MANY * known.min())
+    _log_scale(axes, "y", decades=bool(len(known) and known.max() > MANY * known.min()))
     _label_ends(figure, axes, ends, gap=0.12)
