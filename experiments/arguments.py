@@ -179,7 +179,9 @@ def diagnose(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     image_set(parser)
     add("--model", default="mlp", choices=MODELS, help="(default: %(default)s)")
-    spoiled = "rate x 10 or (slow) / 30, batch of 1, a layer scaled by 1,000, a start at a saddle, a frozen layer"
+    spoiled = (
+        "rate x 10 or (slow) / 30, batch of 1, (layer) a bias scaled by 1,000, a start at a saddle, a frozen layer"
+    )
     add("--spoil", default="rate", choices=("nothing", *SPOILS), help=f"{spoiled} (default: %(default)s)")
     add("--all", action="store_true", help="every spoil of every model on digits and patch10, in a table")
     add("--steps", type=whole(20), default=200, metavar="T", help="of each run (default: %(default)s)")

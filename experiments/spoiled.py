@@ -22,13 +22,14 @@ Make = Callable[[Any], optax.GradientTransformation]
 
 
 class Setup(NamedTuple):
-    """A training run: `first` is the leaf of `params` that a spoil is done to, by its name."""
+    """A training run. Leaves of `params`, by name: `first` is the one that is frozen, `last` the one that is scaled."""
 
     objective: Callable[[Any, Any], jax.Array]
     init: Callable[[jax.Array], Any]
     make: Make
     data: Any
     first: str
+    last: str
     rate: float = 0.0
     batch_size: int = BATCH_SIZE
 
@@ -42,22 +43,22 @@ class Spoil(NamedTuple):
 
 
 def setup(dataset: jc.data.Dataset, model: str) -> Setup:
-    """Softmax regression on standardized images, by a linear, an MLP or a convolutional model, and momentum."""
+    """Softmax regression on images of norm sqrt(D), by a linear, an MLP or a convolutional model, and momentum."""
     inputs = np.asarray(dataset.train[0], np.float32)
-    images = (inputs - inputs.mean()) / inputs.std()
-    init, score_fn, first = MODELS[model](dataset)
+    images = inputs * np.sqrt(inputs.shape[1]) / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-6)
+    init, score_fn, first, last = MODELS[model](dataset)
     data = jnp.asarray(images), jnp.asarray(dataset.train[1])
     objective = jc.empirical_risk(score_fn, jc.losses.softmax_cross_entropy)
-    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first)
+    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first, last)
 
 
-def linear(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str]:
+def linear(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
     features = dataset.train[0].shape[1]
     init = partial(jc.scores.init_linear, num_classes=len(dataset.class_names), num_features=features)
-    return init, jc.scores.linear, "b"
+    return init, jc.scores.linear, "W", "b"
 
 
-def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str]:
+def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
     classes, features = len(dataset.class_names), dataset.train[0].shape[1]
 
     def init(key: jax.Array) -> Any:
@@ -68,10 +69,10 @@ def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[
         layers = {layer: {name: params[f"{layer} {name}"] for name in "Wb"} for layer in ("hidden", "output")}
         return jc.scores.mlp(layers, images, activation=jnp.tanh)
 
-    return init, score_fn, "hidden W"
+    return init, score_fn, "hidden W", "output b"
 
 
-def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str]:
+def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
     """Two convolutions with a stride of 2, tanh after each, and a linear layer."""
     shape = (*dataset.image_shape, 1)[:3]
     height, width, depth = shape
@@ -95,21 +96,21 @@ def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable
             x = jnp.tanh(x + params[name.replace("kernel", "bias")][None, None, None])
         return x.reshape(len(x), -1) @ params["W"] + params["b"][None]
 
-    return init, score_fn, "first kernel"
+    return init, score_fn, "first kernel", "b"
 
 
 MODELS = {"linear": linear, "mlp": mlp, "conv": conv}
 
 
 def rescaled(run: Setup) -> Setup:
-    """The first leaf in units of a thousandth: the same function, and the rate that its curvature then allows."""
+    """The last leaf in units of a thousandth: the same function, and the rate that its curvature then allows."""
 
     def objective(params: Any, batch: Any) -> jax.Array:
-        return run.objective(params | {run.first: params[run.first] * SCALE}, batch)
+        return run.objective(params | {run.last: params[run.last] * SCALE}, batch)
 
     def init(key: jax.Array) -> Any:
         params = run.init(key)
-        return params | {run.first: params[run.first] / SCALE}
+        return params | {run.last: params[run.last] / SCALE}
 
     return run._replace(objective=objective, init=init, rate=run.rate / SCALE**2)
 
@@ -132,7 +133,7 @@ SPOILS = {
     "rate": Spoil("learning rate x 10", Cause.RATE_TOO_HIGH, lambda run: run._replace(rate=10 * run.rate)),
     "slow": Spoil("learning rate / 30", Cause.RATE_TOO_LOW, lambda run: run._replace(rate=run.rate / 30)),
     "batch": Spoil("batch of 1", Cause.NOISE_LIMITED, lambda run: run._replace(batch_size=1)),
-    "layer": Spoil("a layer scaled by 1,000", Cause.MIXED_SCALES, rescaled),
+    "layer": Spoil("a bias scaled by 1,000", Cause.MIXED_SCALES, rescaled),
     "saddle": Spoil("all parameters zero", Cause.SADDLE, zero),
     "frozen": Spoil("a layer frozen", Cause.DEAD_PARAMETERS, frozen),
 }

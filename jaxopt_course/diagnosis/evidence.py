@@ -81,7 +81,8 @@ class Evidence(NamedTuple):
     """Of a whole run: the `first` and `last` survey, the brief `looks`, and what was recorded. `names`, `sizes` of
     leaves; `losses[S]` of each step, `evals` the scalars that `eval_fn` returned after `eval_steps`.
 
-    `excess`: the mean loss of the last quarter of the run above the minimum that the last survey expects.
+    `ending`: the mean loss of the last quarter of the run, and `excess` what it is above the minimum that the last
+    survey expects; `best`: the lowest mean loss of a stretch before that.
     """
 
     names: list[str]
@@ -90,6 +91,8 @@ class Evidence(NamedTuple):
     num_steps: int
     first: Moment
     last: Moment
+    ending: Estimate
+    best: Estimate
     excess: Estimate
     looks: Looks
     losses: np.ndarray
@@ -114,6 +117,7 @@ class Evidence(NamedTuple):
         evals = jax.tree_util.tree_leaves_with_path(result.trace.evals)
         scalars = {jax.tree_util.keystr(path): np.asarray(leaf, float) for path, leaf in evals if np.ndim(leaf) == 1}
         losses = np.asarray(result.trace.loss, float)
+        ending = _ending(losses, exact=bool(probes.batch_size == probes.num_examples))
         return cls(
             names=flat.names,
             sizes=np.array(flat.sizes),
@@ -121,7 +125,9 @@ class Evidence(NamedTuple):
             num_steps=len(losses),
             first=first,
             last=last,
-            excess=_excess(losses, last, exact=bool(probes.batch_size == probes.num_examples)),
+            ending=ending,
+            best=_best(losses),
+            excess=_above(ending, last),
             looks=_looks(probes),
             losses=losses,
             eval_steps=result.trace.eval_steps,
@@ -146,15 +152,29 @@ def _of_neighbours(values: np.ndarray) -> np.ndarray:
     return np.array([window[here].mean() for window, here in zip(windows, inside, strict=True)])
 
 
-def _excess(losses: np.ndarray, last: Moment, exact: bool) -> Estimate:
+def _ending(losses: np.ndarray, exact: bool) -> Estimate:
+    """The mean of the last quarter; of a single step it is exact where a minibatch is all examples."""
     quarter = losses[-max(1, len(losses) // 4) :]
     quarter = quarter[np.isfinite(quarter)]
-    means = [part.mean() for part in np.array_split(quarter, min(SEGMENTS, max(1, len(quarter))))]
-    mean = estimate(np.array(means))
-    if len(means) == 1 and not exact:
-        mean = Estimate(mean.mean, -math.inf, math.inf)
-    low = mean.low - last.loss.high + last.left.low
-    return Estimate(mean.mean - last.loss.mean + last.left.mean, low, mean.high - last.loss.low + last.left.high)
+    if len(quarter) > 1:
+        return estimate(np.array([part.mean() for part in np.array_split(quarter, min(SEGMENTS, len(quarter)))]))
+    mean = float(quarter.mean()) if len(quarter) else math.nan
+    return Estimate(mean, mean, mean) if exact else Estimate(mean, -math.inf, math.inf)
+
+
+def _best(losses: np.ndarray) -> Estimate:
+    """The lowest of the means of stretches as long as the segments of the last quarter; of a short run, nothing."""
+    before = losses[: len(losses) - len(losses) // 4]
+    if len(before) < 3 * SEGMENTS * SEGMENTS:
+        return Estimate(math.inf, math.inf, math.inf)
+    stretches = np.array_split(before, 3 * SEGMENTS)
+    lowest = min(stretches, key=lambda stretch: float(np.mean(stretch)))
+    return estimate(np.array([part.mean() for part in np.array_split(lowest, SEGMENTS)]))
+
+
+def _above(ending: Estimate, last: Moment) -> Estimate:
+    low = ending.low - last.loss.high + last.left.low
+    return Estimate(ending.mean - last.loss.mean + last.left.mean, low, ending.high - last.loss.low + last.left.high)
 
 
 def _moment(survey: Survey, probes: Probes) -> Moment:

@@ -25,9 +25,12 @@ def findings(e: Evidence) -> tuple[Finding, ...]:
 
 
 def rose(e: Evidence) -> bool:
-    """Whether the loss is higher at the end than at the start, beyond what minibatches explain."""
+    """Whether the loss is higher at the end than at the start, or than it once was for a while, beyond what minibatches
+    explain."""
     end = e.last.loss
-    return not math.isfinite(end.mean) or end.low > e.first.loss.high + 1e-6 * abs(e.first.loss.high)
+    if not math.isfinite(end.mean) or end.low > e.first.loss.high + 1e-6 * abs(e.first.loss.high):
+        return True
+    return e.ending.low > e.best.high + WORTH * abs(e.best.high)
 
 
 def gained(e: Evidence) -> float:
@@ -112,15 +115,17 @@ def rate_too_low(e: Evidence) -> list[Weighed]:
         return []
     # beyond a pace of 2 / (1 + stability) a step is limited by friction: its own in gradient descent, or momentum's
     useful = 2 / (1 + stability(m)) / pace(m)
-    k = min(_inverse(m.over.mean), _inverse(2 * noise_share(e).mean), useful)
+    over = max(m.over.mean, *e.looks.over[len(e.looks.over) // 2 :])
+    k = min(_inverse(2 * over), _inverse(2 * noise_share(e).mean), useful)
     if k < TWICE:
         return []
     certain = (
-        _inverse(m.over.high) >= TWICE and noise_share(e).high <= 1 / (2 * TWICE) and m.regular
+        _inverse(2 * m.over.high) >= TWICE and noise_share(e).high <= 1 / (2 * TWICE) and m.regular
         and surely_worth_going_on(e) and m.upward > 1 - HALF
     )  # fmt: skip
     sentence = (
-        f"a learning rate {k:.3g} times as high would be stable (now {m.over} of the limit) and gain faster: "
+        f"a learning rate {k:.3g} times as high would be stable by half or more (now {m.over} of the limit) and gain "
+        f"faster: "
         f"a step takes {pace(m):.2g} of the way, and noise maintains {noise_share(e).mean:.2g} of what is left"
     )
     return [(k, Finding(Cause.RATE_TOO_LOW, certain, k, None, sentence))]
@@ -192,7 +197,8 @@ def saddle(e: Evidence) -> list[Weighed]:
         return []
     growth = -m.lowest.mean * float(np.sum(m.lowest_share * m.steadiness))
     along = m.upward < HALF and m.descent.low > 0  # the step itself goes along negative curvature
-    stalled = not worth_going_on(e) or m.descent.high <= 0
+    nothing_gained = e.first.loss.low <= m.loss.high and m.descent.low <= 0
+    stalled = not worth_going_on(e) or m.descent.high <= 0 or nothing_gained
     if growth <= 0 or not (along or stalled):
         return []
     certain = m.regular and bends_down(m) and (along or growth * e.num_steps >= 1)
