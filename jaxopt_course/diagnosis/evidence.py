@@ -15,6 +15,8 @@ from jaxopt_course.training.vectors import Vectors
 
 CONFIDENCE = 0.999  # of every interval: a diagnosis rests on a few of them
 SEGMENTS = 8  # of the last quarter, whose means tell how far the mean of all may be off
+FEWEST = 4  # steps of a stretch whose mean loss is told from another's
+TOO_MUCH = 2.0  # times what is seen to be gained
 NEAR = 3  # looks to either side that are taken together for a ratio of noise to signal
 NEIGHBOURS = 1000  # errors within which a close neighbour of an extreme eigenvalue may hide: see `Extreme`
 
@@ -165,11 +167,11 @@ def _ending(losses: np.ndarray, exact: bool) -> Estimate:
 def _best(losses: np.ndarray) -> Estimate:
     """The lowest of the means of stretches as long as the segments of the last quarter; of a short run, nothing."""
     before = losses[: len(losses) - len(losses) // 4]
-    if len(before) < 3 * SEGMENTS * SEGMENTS:
+    if len(before) < 3 * SEGMENTS * FEWEST:
         return Estimate(math.inf, math.inf, math.inf)
     stretches = np.array_split(before, 3 * SEGMENTS)
     lowest = min(stretches, key=lambda stretch: float(np.mean(stretch)))
-    return estimate(np.array([part.mean() for part in np.array_split(lowest, SEGMENTS)]))
+    return estimate(np.array([part.mean() for part in np.array_split(lowest, min(SEGMENTS, len(lowest)))]))
 
 
 def _above(ending: Estimate, last: Moment) -> Estimate:
@@ -193,7 +195,8 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
     floor = estimate(total["diffusion"] * drawn / 4)
     typical, steepest = max(1 - over.mean / 2, 0.5), max(1 - over.high, 1e-3)
     floor = Estimate(floor.mean / typical, floor.low, floor.high / steepest)  # 1 / (1 - over) along each direction
-    left, steady, alternating = (np.asarray(part, float) for part in (survey.left, survey.steady, survey.alternating))
+    steady, alternating = (np.asarray(part, float) for part in (survey.steady, survey.alternating))
+    left = _believable(np.asarray(survey.left, float), np.asarray(survey.gains, float))
     return Moment(
         loss=estimate(survey.losses),
         over=over,
@@ -213,6 +216,12 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
         steadiness=steady / np.maximum(alternating, np.finfo(float).tiny),
         regular=bool(survey.regular),
     )
+
+
+def _believable(left: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """What is left to gain, cut to what the loss was seen to gain where the quadratic model promises far too much."""
+    promised, seen = float(left.sum(-1).mean()), float(np.max(gains.mean(0), initial=0.0))
+    return left if not promised > TOO_MUCH * seen else left * (seen / promised)
 
 
 def estimate(samples: ArrayLike) -> Estimate:

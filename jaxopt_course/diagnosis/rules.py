@@ -75,24 +75,33 @@ def condition_number(m: Moment) -> float:
 
 
 def rate_too_high(e: Evidence) -> list[Weighed]:
-    if not rose(e):
+    over, share = e.first.over, noise_share(e)
+    unsettled = share.mean > HALF and floor_matters(e)
+    if not (rose(e) or (unsettled and over.low > 1)):
         return []
-    over = e.first.over
+    what = "rose" if rose(e) else f"does not settle (noise maintains {share.mean:.2g} of the excess)"
     if over.low > 1 and e.first.regular:
         leaf = _leaf(e, e.first.highest_share)
         sentence = (
-            f"the loss rose, and the learning rate is {over} times the stability limit at the start; divide it by "
+            f"the loss {what}, and the learning rate is {over} times the stability limit at the start; divide it by "
             f"more than {over.high:.3g}; the steepest direction lies mostly in {leaf}"
         )
-        return [(math.inf, Finding(Cause.RATE_TOO_HIGH, True, over.mean, leaf, sentence))]
+        certain = rose(e) or share.low > HALF
+        return [(math.inf, Finding(Cause.RATE_TOO_HIGH, certain, over.mean, leaf, sentence))]
     later = float(np.nanmax(e.looks.over, initial=0))
     if max(over.high, later, e.last.over.high) < NEAR and e.first.regular and e.last.regular:
         return []  # it was stable wherever it was looked at
     sentence = (
-        f"the loss rose; at the start the rate was {over} times the stability limit, later up to {later:.3g}; "
+        f"the loss {what}; at the start the rate was {over} times the stability limit, later up to {later:.3g}; "
         "probes at every step would tell what came first"
     )
-    return [(math.inf, Finding(Cause.RATE_TOO_HIGH, False, max(later, over.mean), None, sentence))]
+    weight = math.inf if over.mean >= NEAR else 1.0  # else what noise explains is more likely due to it
+    return [(weight, Finding(Cause.RATE_TOO_HIGH, False, max(later, over.mean), None, sentence))]
+
+
+def floor_matters(e: Evidence) -> bool:
+    """Whether what noise maintains is something beside what was gained."""
+    return e.last.floor.mean > WORTH * gained(e) or rose(e)
 
 
 def edge_of_stability(e: Evidence) -> list[Weighed]:
@@ -133,9 +142,8 @@ def rate_too_low(e: Evidence) -> list[Weighed]:
 
 def noise_limited(e: Evidence) -> list[Weighed]:
     m, B = e.last, e.batch_size
-    matters = m.floor.mean > WORTH * gained(e) or rose(e)
     share = noise_share(e)
-    if share.mean <= HALF or not matters or m.over.low >= 1:
+    if share.mean <= HALF or not floor_matters(e) or m.over.low >= 1:
         return []
     sentence = (
         f"at this rate and a batch of {B} noise holds the loss about {m.floor.mean:.3g} above the minimum, "
@@ -162,11 +170,11 @@ def ill_conditioned(e: Evidence) -> list[Weighed]:
 
 def mixed_scales(e: Evidence) -> list[Weighed]:
     found = _mixed_leaf(e)
-    if found is None or rose(e) or not worth_going_on(e):
+    if found is None or not worth_going_on(e):
         return []
     ratio, flat, steep = found
     m = e.last
-    certain = m.regular and noise_share(e).high < HALF and surely_worth_going_on(e)
+    certain = m.regular and noise_share(e).high < HALF and surely_worth_going_on(e) and not rose(e)
     sentence = (
         f"{steep} limits the rate of all: its largest curvature is {ratio:.2g} times that within {flat}, where most of "
         "what is left to gain lies; a rate for each leaf or entry (Adam, RMSProp) would mend it"

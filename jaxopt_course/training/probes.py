@@ -32,6 +32,7 @@ AT_ONCE = 256  # examples whose gradients are computed side by side
 FEWEST = 2  # minibatches for a product with the Hessian
 PRODUCTS = 16  # with the Hessian, for both ends of the spectrum, and as many for the way to the minimum
 SINGULAR = 1e-6  # curvature that counts as none, relative to the largest
+PARTS = 6  # of the way to the minimum that are tried: the whole, a quarter, a quarter of that ...
 LEAF_PRODUCTS = 8  # for the largest curvature within each leaf, where there are at most
 MOST_LEAVES = 32
 
@@ -87,7 +88,8 @@ class Survey(NamedTuple):
       `lowest_fresh` `[blocks]`: their Rayleigh quotients on each minibatch of another set.
     - `highest_share`, `lowest_share`: `[leaves]`, of the squared vectors; `leaf_highest`: `[leaves]`, the largest
       eigenvalue of M within each leaf, NaN where there are too many leaves.
-    - `left` `[blocks, leaves]`: what conjugate gradients on one set of minibatches find to gain, judged on another set;
+    - `left` `[blocks, leaves]`: what conjugate gradients on one set of minibatches expect to gain, by the gradients of
+      another set; `gains` `[blocks, PARTS]`: what the loss of those gains at parts of that way, from the whole down;
       `upward`: the part of the descent along directions of positive curvature, from 0 to 1.
     - `still` `[leaves]`: entries whose gradient was 0 in every minibatch; `unmoved`: entries that are as at the start.
     - `steady`, `alternating` `[leaves]`: mean responses of the entries; `regular` as in `Response`.
@@ -105,6 +107,7 @@ class Survey(NamedTuple):
     lowest_share: Float[Array, " leaves"]
     leaf_highest: Float[Array, " leaves"]
     left: Float[Array, "blocks leaves"]
+    gains: Float[Array, "blocks parts"]
     upward: Float[Array, ""]
     still: Int[Array, " leaves"]
     unmoved: Int[Array, " leaves"]
@@ -134,6 +137,10 @@ class Scene(NamedTuple):
             params = optax.apply_updates(params, self.flat.tree(update))
         value, grads = jax.value_and_grad(self.loss)(params, self._batch(rows))
         return value, self.flat.vector(grads)
+
+    def value(self, rows: Int[Array, " B"], update: Float[Array, " n"]) -> Array:
+        """The loss of the minibatch after an update of the parameters."""
+        return self.loss(optax.apply_updates(self.rule.params, self.flat.tree(update)), self._batch(rows))
 
     def bend(self, rows: Int[Array, " B"], v: Float[Array, " n"]) -> tuple[Array, Array]:
         """The gradient, and the Hessian times v; by reverse mode twice where the loss has no forward mode."""
@@ -213,14 +220,17 @@ def survey(
         products = jax.vmap(lambda v: scene.bend(rows[3], v)[1])(directions)
         forms = directions @ products.T
         update = scene.rule.step(scene.state, gradients[0])[0]
+        ahead = lax.map(
+            lambda part: scene.value(rows[2], -part * root * way), 0.25 ** jnp.arange(PARTS, dtype=way.dtype)
+        )
         return (
             values[0], scene.pair(response.steady, update, gradients[0], gradients[1], rows[3]),
-            flat.leaf_sums(gradients[1] * root * way) / 2, jnp.any(gradients != 0, axis=0),
+            flat.leaf_sums(gradients[1] * root * way) / 2, values[1] - ahead, jnp.any(gradients != 0, axis=0),
             forms[0, 0], forms[1, 1], forms[2, 3], (forms[2, 2] - 2 * forms[2, 3] + forms[3, 3]) / 2,
         )  # fmt: skip
 
     seen = over(block, jnp.swapaxes(rows, 0, 1))
-    losses, pairs, left, moving, lowest_fresh, highest_fresh, curved_signal, curved_noise = seen
+    losses, pairs, left, gains, moving, lowest_fresh, highest_fresh, curved_signal, curved_noise = seen
     sizes, at_once = jnp.array(flat.sizes, flat.dtype), flat.leaf_sums(response.immediate)
     steady, alternating = flat.leaf_sums(response.steady), flat.leaf_sums(response.alternating)
     sight = Sight(
@@ -241,6 +251,7 @@ def survey(
         lowest_share=flat.leaf_sums(jnp.square(lowest.vector)),
         leaf_highest=leaf_highest,
         left=left,
+        gains=gains,
         upward=upward,
         still=flat.leaf_sums((~jnp.any(moving, axis=0)).astype(int)),
         unmoved=flat.leaf_sums((flat.vector(scene.rule.params) == start).astype(int)),
