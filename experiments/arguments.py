@@ -184,7 +184,7 @@ def diagnose(parser: argparse.ArgumentParser) -> None:
     )
     add("--spoil", default="rate", choices=("nothing", *SPOILS), help=f"{spoiled} (default: %(default)s)")
     add("--all", action="store_true", help="every spoil of every model on digits and patch10, in a table")
-    add("--steps", type=whole(20), default=200, metavar="T", help="of each run (default: %(default)s)")
+    add("--steps", type=whole(20), default=100, metavar="T", help="of each run (default: %(default)s)")
     fresh = "runs with and without what the diagnosis advises, on seeds of their own (default: %(default)s)"
     add("--fresh-seeds", type=whole(2), default=5, metavar="F", help=fresh)
     outcome(parser, "diagnose")

@@ -46,7 +46,7 @@ class Case(NamedTuple):
 
     @property
     def is_right(self) -> bool:
-        return self.spoil == "nothing" or self.found.cause is SPOILS[self.spoil].cause
+        return self.spoil == "nothing" or self.found.cause in SPOILS[self.spoil].causes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -136,7 +136,7 @@ def row(case: Case) -> dict[str, Any]:
         "data": case.data,
         "model": case.model,
         "spoil": case.spoil,
-        "expected": None if case.spoil == "nothing" else SPOILS[case.spoil].cause.value,
+        "expected": None if case.spoil == "nothing" else " ".join(SPOILS[case.spoil].causes),
         "found": first.cause.value,
         "certain": first.certain,
         "factor": first.factor,
@@ -158,7 +158,8 @@ def table(cases: list[Case]) -> Table:
     helped = sum(bool(advice.helps) for advice in advised)
     note = (
         f"{sum(case.is_right for case in judged)} of {len(judged)} spoiled runs have the cause that was planted first; "
-        f"{len(wrong)} have another one first that is called certain. A question mark: not certain. Rate advised, "
+        f"{len(wrong)} have another one first that is called certain. A question mark: not certain. A rate x 10 may show as noise: both "
+        f"sentences say to lower it. Rate advised, "
         f"raced on fresh seeds against the run as it was: the loss is shown to end lower in {helped} of {len(advised)}."
     )
     lines = [

@@ -35,10 +35,10 @@ class Setup(NamedTuple):
 
 
 class Spoil(NamedTuple):
-    """What is done to a run, in words; the cause that should be found, and how the run is changed."""
+    """What is done to a run, in words; the causes of which one should be found, and how the run is changed."""
 
     said: str
-    cause: Cause
+    causes: tuple[Cause, ...]
     change: Callable[[Setup], Setup]
 
 
@@ -130,12 +130,14 @@ def frozen(run: Setup) -> Setup:
 
 
 SPOILS = {
-    "rate": Spoil("learning rate x 10", Cause.RATE_TOO_HIGH, lambda run: run._replace(rate=10 * run.rate)),
-    "slow": Spoil("learning rate / 30", Cause.RATE_TOO_LOW, lambda run: run._replace(rate=run.rate / 30)),
-    "batch": Spoil("batch of 1", Cause.NOISE_LIMITED, lambda run: run._replace(batch_size=1)),
-    "layer": Spoil("a bias scaled by 1,000", Cause.MIXED_SCALES, rescaled),
-    "saddle": Spoil("all parameters zero", Cause.SADDLE, zero),
-    "frozen": Spoil("a layer frozen", Cause.DEAD_PARAMETERS, frozen),
+    "rate": Spoil(
+        "learning rate x 10", (Cause.RATE_TOO_HIGH, Cause.NOISE_LIMITED), lambda run: run._replace(rate=10 * run.rate)
+    ),
+    "slow": Spoil("learning rate / 30", (Cause.RATE_TOO_LOW,), lambda run: run._replace(rate=run.rate / 30)),
+    "batch": Spoil("batch of 1", (Cause.NOISE_LIMITED,), lambda run: run._replace(batch_size=1)),
+    "layer": Spoil("a bias scaled by 1,000", (Cause.MIXED_SCALES,), rescaled),
+    "saddle": Spoil("all parameters zero", (Cause.SADDLE,), zero),
+    "frozen": Spoil("a layer frozen", (Cause.DEAD_PARAMETERS,), frozen),
 }
 
 

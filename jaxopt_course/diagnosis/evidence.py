@@ -15,6 +15,7 @@ from jaxopt_course.training.vectors import Vectors
 
 CONFIDENCE = 0.999  # of every interval: a diagnosis rests on a few of them
 SEGMENTS = 8  # of the last quarter, whose means tell how far the mean of all may be off
+STRETCHES = 12  # of the first three quarters, whose mean losses are compared
 FEWEST = 4  # steps of a stretch whose mean loss is told from another's
 TOO_MUCH = 2.0  # times what is seen to be gained
 NEAR = 3  # looks to either side that are taken together for a ratio of noise to signal
@@ -84,7 +85,7 @@ class Evidence(NamedTuple):
     leaves; `losses[S]` of each step, `evals` the scalars that `eval_fn` returned after `eval_steps`.
 
     `ending`: the mean loss of the last quarter of the run, and `excess` what it is above the minimum that the last
-    survey expects; `best`: the lowest mean loss of a stretch before that.
+    survey expects; `fall`: from the third quarter to the last; `best`: the lowest mean loss of a stretch before that.
     """
 
     names: list[str]
@@ -94,6 +95,7 @@ class Evidence(NamedTuple):
     first: Moment
     last: Moment
     ending: Estimate
+    fall: Estimate
     best: Estimate
     excess: Estimate
     looks: Looks
@@ -119,7 +121,8 @@ class Evidence(NamedTuple):
         evals = jax.tree_util.tree_leaves_with_path(result.trace.evals)
         scalars = {jax.tree_util.keystr(path): np.asarray(leaf, float) for path, leaf in evals if np.ndim(leaf) == 1}
         losses = np.asarray(result.trace.loss, float)
-        ending = _ending(losses, exact=bool(probes.batch_size == probes.num_examples))
+        exact, quarter = bool(probes.batch_size == probes.num_examples), max(1, len(losses) // 4)
+        third, ending = _mean(losses[-2 * quarter : -quarter], exact), _mean(losses[-quarter:], exact)
         return cls(
             names=flat.names,
             sizes=np.array(flat.sizes),
@@ -128,6 +131,7 @@ class Evidence(NamedTuple):
             first=first,
             last=last,
             ending=ending,
+            fall=Estimate(third.mean - ending.mean, third.low - ending.high, third.high - ending.low),
             best=_best(losses),
             excess=_above(ending, last),
             looks=_looks(probes),
@@ -154,22 +158,21 @@ def _of_neighbours(values: np.ndarray) -> np.ndarray:
     return np.array([window[here].mean() for window, here in zip(windows, inside, strict=True)])
 
 
-def _ending(losses: np.ndarray, exact: bool) -> Estimate:
-    """The mean of the last quarter; of a single step it is exact where a minibatch is all examples."""
-    quarter = losses[-max(1, len(losses) // 4) :]
-    quarter = quarter[np.isfinite(quarter)]
-    if len(quarter) > 1:
-        return estimate(np.array([part.mean() for part in np.array_split(quarter, min(SEGMENTS, len(quarter)))]))
-    mean = float(quarter.mean()) if len(quarter) else math.nan
+def _mean(losses: np.ndarray, exact: bool) -> Estimate:
+    """The mean loss of some steps; of a single one it is exact where a minibatch is all examples."""
+    losses = losses[np.isfinite(losses)]
+    if len(losses) > 1:
+        return estimate(np.array([part.mean() for part in np.array_split(losses, min(SEGMENTS, len(losses)))]))
+    mean = float(losses.mean()) if len(losses) else math.nan
     return Estimate(mean, mean, mean) if exact else Estimate(mean, -math.inf, math.inf)
 
 
 def _best(losses: np.ndarray) -> Estimate:
-    """The lowest of the means of stretches as long as the segments of the last quarter; of a short run, nothing."""
+    """The lowest of the mean losses of stretches of the first three quarters; of a short run, nothing."""
     before = losses[: len(losses) - len(losses) // 4]
-    if len(before) < 3 * SEGMENTS * FEWEST:
+    if len(before) < STRETCHES * FEWEST:
         return Estimate(math.inf, math.inf, math.inf)
-    stretches = np.array_split(before, 3 * SEGMENTS)
+    stretches = np.array_split(before, STRETCHES)
     lowest = min(stretches, key=lambda stretch: float(np.mean(stretch)))
     return estimate(np.array([part.mean() for part in np.array_split(lowest, min(SEGMENTS, len(lowest)))]))
 

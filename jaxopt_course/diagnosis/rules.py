@@ -39,13 +39,19 @@ def gained(e: Evidence) -> float:
 
 
 def worth_going_on(e: Evidence) -> bool:
-    """Whether what is left to gain matters beside what was gained."""
-    return e.last.left.mean > WORTH * gained(e)
+    """Whether what is left to gain matters beside what was gained: by the curvature here, or because the loss still
+    falls."""
+    return max(e.last.left.mean, e.fall.mean) > WORTH * gained(e)
 
 
 def surely_worth_going_on(e: Evidence) -> bool:
     """The same, beyond the error of the estimate."""
-    return e.last.left.low > WORTH * gained(e)
+    return max(e.last.left.low, e.fall.low) > WORTH * gained(e)
+
+
+def still_falls(e: Evidence) -> bool:
+    """Whether the loss may still be falling by something that matters."""
+    return e.fall.mean > WORTH * gained(e)
 
 
 def pace(m: Moment) -> float:
@@ -170,7 +176,7 @@ def ill_conditioned(e: Evidence) -> list[Weighed]:
 
 def mixed_scales(e: Evidence) -> list[Weighed]:
     found = _mixed_leaf(e)
-    if found is None or not worth_going_on(e):
+    if found is None or noise_share(e).mean > HALF or not worth_going_on(e):
         return []
     ratio, flat, steep = found
     m = e.last
@@ -261,7 +267,7 @@ def overfitting(e: Evidence) -> list[Weighed]:
 def _healthy(e: Evidence) -> Finding:
     m = e.last
     quiet = noise_share(e).high < HALF or not worth_going_on(e)
-    resolved = m.regular and m.over.high < 1 and quiet and not bends_down(m) and not rose(e)
+    resolved = m.regular and m.over.high < 1 and quiet and not (bends_down(m) or rose(e) or still_falls(e))
     sentence = (
         f"nothing of what is looked for: the rate is {m.over} of the stability limit, noise maintains "
         f"{noise_share(e).mean:.2g} of what is left, and about {m.left} is left to gain of {gained(e):.3g} gained"
