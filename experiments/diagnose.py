@@ -158,9 +158,9 @@ def table(cases: list[Case]) -> Table:
     helped = sum(bool(advice.helps) for advice in advised)
     note = (
         f"{sum(case.is_right for case in judged)} of {len(judged)} spoiled runs have the cause that was planted first; "
-        f"{len(wrong)} have another one first that is called certain. A question mark: not certain. A rate x 10 may show as noise: both "
-        f"sentences say to lower it. Rate advised, "
-        f"raced on fresh seeds against the run as it was: the loss is shown to end lower in {helped} of {len(advised)}."
+        f"{len(wrong)} have another one first that is called certain. A question mark: not certain. A rate x 10 may "
+        "show as noise: both sentences say to lower it. Rate advised, raced on fresh seeds against the run as it was: "
+        f"the loss is shown to end lower in {helped} of {len(advised)}."
     )
     lines = [
         [

@@ -72,7 +72,7 @@ def mean_ratio_interval(
       >>> import numpy as np
       >>> low, high = mean_ratio_interval(np.array([2.0, 2.1, 1.9]), np.array([1.0, 1.0, 1.1]))
       >>> f"{low:.2f} {high:.2f}"
-      '1.52 2.40'
+      '1.50 2.50'
 
     Source: Fieller (1954), "Some problems in interval estimation", JRSS B 16(2), section 4.
     """

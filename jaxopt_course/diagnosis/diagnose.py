@@ -49,7 +49,7 @@ def diagnose(
       >>> slow = jc.train(objective, jc.sgd(1e-4), params, digits.train, key=jax.random.key(1), batch_size=64,
       ...                 num_steps=200, probe_every=50)
       >>> found = diagnose(slow).findings[0]
-      >>> found.cause.name, found.certain, found.factor > 100
+      >>> found.cause.name, found.certain, found.factor > 20
       ('RATE_TOO_LOW', True, True)
       >>> bowl = jc.surfaces.bowl(25.0)
       >>> print(diagnose(jc.landscape.Settings(0.136), bowl.fn, bowl.start))
