@@ -130,7 +130,7 @@ def rate_too_low(e: Evidence) -> list[Weighed]:
         return []
     # beyond a pace of 2 / (1 + stability) a step is limited by friction: its own in gradient descent, or momentum's
     useful = 2 / (1 + stability(m)) / pace(m)
-    over = max(m.over.mean, *e.looks.over[len(e.looks.over) // 2 :])
+    over = float(max(m.over.mean, *e.looks.over[len(e.looks.over) // 2 :]))
     k = min(_inverse(2 * over), _inverse(2 * noise_share(e).mean), useful)
     if k < TWICE:
         return []
