@@ -13,7 +13,7 @@ from experiments.arguments import UsageError
 from experiments.problems import describe
 from experiments.report import Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
-from experiments.spoiled import LANES, MODELS, SPOILS, Setup, setup, spoils_of, trained, tuned_rate
+from experiments.spoiled import MODELS, SPOILS, Setup, setup, spoils_of, trained, tuned_rate
 from jaxopt_course import Cause
 from jaxopt_course.diagnosis import Evidence, Finding
 
@@ -101,7 +101,7 @@ def raced(run: Setup, rate: float, key: jax.Array, args: argparse.Namespace) -> 
     race = jc.race(
         run.objective, dict.fromkeys(grid, run.make), grid, run.init, run.data, key=jax.random.fold_in(key, 2),
         num_seeds=1, num_fresh_seeds=args.fresh_seeds, batch_size=run.batch_size, num_steps=args.steps,
-        lanes=LANES, progress=False,
+        progress=False,
     )  # fmt: skip
     compared = race.compare("as advised", "as it was")
     return Advice(rate, compared.difference, None if compared.better is None else compared.better == "as advised")
