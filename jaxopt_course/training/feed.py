@@ -140,9 +140,11 @@ def plan_chunks(
             rows, row = plan.shape[-2], step - begun
             while row < rows and step < last_step:
                 stretch = min(rows - row, last_step - step, *(every - step % every for every in stops))
-                count = -(-stretch // -(-stretch // at_once))  # chunks of nearly equal length
-                yield PlannedSteps(plan, row, row + count)
-                row, step = row + count, step + count
+                count, stop = -(-stretch // -(-stretch // at_once)), row + stretch  # chunks of nearly equal length
+                while row < stop:
+                    taken = min(count, stop - row)
+                    yield PlannedSteps(plan, row, row + taken)
+                    row, step = row + taken, step + taken
             begun += rows
 
 
