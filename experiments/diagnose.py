@@ -142,7 +142,7 @@ def row(case: Case) -> dict[str, Any]:
         "factor": first.factor,
         "leaf": first.leaf,
         "right": case.is_right,
-        "all": " ".join(f"{f.cause}{'' if f.certain else '?'}" for f in case.found.findings),
+        "all": " ".join(map(name_of, case.found.findings)),
         "rate": case.run.rate,
         "advised_rate": case.advice.rate if case.advice else None,
         "loss_difference": case.advice.difference if case.advice else None,

@@ -98,10 +98,7 @@ def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable
 
 
 def patches(x: jax.Array, side: int) -> jax.Array:
-    """`[N, H / 2, W / 2, side * side * C]`: what each place of a convolution with a stride of 2 sees.
-
-    A product with these is as fast inside a compiled loop as outside, which XLA's convolutions on a CPU are not.
-    """
+    """The inputs of each output of a convolution with a stride of 2: `[N, H / 2, W / 2, side * side * C]`."""
     half, (_, height, width, _) = side // 2, x.shape
     x = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
     shifts = [(i, j) for i in range(side) for j in range(side)]

@@ -7,9 +7,10 @@ from typing import NamedTuple
 class Cause(StrEnum):
     """What limits a training run.
 
-    - `RATE_TOO_HIGH`: beyond the rule's stability limit, and the loss rose; `factor`: rate over the limit.
+    - `RATE_TOO_HIGH`: beyond the rule's stability limit, and the loss rose or does not settle; `factor`: rate over the
+      limit.
     - `EDGE_OF_STABILITY`: at the limit without diverging; `factor`: rate over the limit.
-    - `RATE_TOO_LOW`: a rate `factor` times as high would be stable and gain faster.
+    - `RATE_TOO_LOW`: a rate `factor` times as high would be at most half of the limit, and gain faster.
     - `NOISE_LIMITED`: minibatch noise undoes at least half of what steps gain; `factor`: the batch size that would
       halve the noise.
     - `ILL_CONDITIONED`: what is left to gain lies in directions `factor` times flatter than the steepest.
