@@ -140,7 +140,8 @@ def rate_too_low(e: Evidence) -> list[Weighed]:
     )  # fmt: skip
     sentence = (
         f"a learning rate {k:.3g} times as high would stay below half of the stability limit (now {m.over} of it), and "
-        f"gain faster: a step takes {pace(m):.2g} of the way, and noise maintains {noise_share(e).mean:.2g} of what is left"
+        f"gain faster: a step takes {pace(m):.2g} of the way, and noise maintains "
+        f"{noise_share(e).mean:.2g} of what is left"
     )
     return [(k, Finding(Cause.RATE_TOO_LOW, certain, k, None, sentence))]
 
