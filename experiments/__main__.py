@@ -57,7 +57,7 @@ COMMANDS = {
         "experiments.lecture",
     ),
     "pathologies": Command(
-        "ravines, saddles, local minima and noise: what they cost each optimizer, measured beside the theory",
+        "ravines, saddles, local minima and noise: what they cost each optimizer, beside the theory; planted diagnoses",
         arguments.pathologies,
         "experiments.pathologies",
     ),

@@ -9,7 +9,7 @@ DATASETS = ("digits", "mnist5k", "cifar10", "patch10", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
 BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors", "sweeps")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
-PATHOLOGIES = ("ravines", "saddles", "minima", "noise")
+PATHOLOGIES = ("ravines", "saddles", "minima", "noise", "diagnosis")
 MODELS = ("linear", "mlp", "conv")
 SPOILS = ("rate", "slow", "batch", "layer", "saddle", "frozen")
 LEAST_SEEDS = 3
@@ -177,13 +177,15 @@ def pathologies(parser: argparse.ArgumentParser) -> None:
 
 def diagnose(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    image_set(parser)
-    add("--model", default="mlp", choices=MODELS, help="(default: %(default)s)")
+    add("--data", choices=DATASETS, help="image set (default: digits)")
+    folder(parser)
+    add("--model", choices=MODELS, help="(default: mlp)")
     spoiled = (
         "rate x 10 or (slow) / 30, batch of 1, (layer) a bias scaled by 1,000, a start at a saddle, a frozen layer"
     )
-    add("--spoil", default="rate", choices=("nothing", *SPOILS), help=f"{spoiled} (default: %(default)s)")
-    add("--all", action="store_true", help="every spoil of every model on digits and patch10, in a table")
+    add("--spoil", choices=("nothing", *SPOILS), help=f"{spoiled} (default: rate)")
+    every = "every spoil of every model on digits and patch10, in a table; --data, --model, --spoil choose among them"
+    add("--all", action="store_true", help=every)
     add("--steps", type=whole(20), default=100, metavar="T", help="of each run (default: %(default)s)")
     fresh = "runs with and without what the diagnosis advises, on seeds of their own (default: %(default)s)"
     add("--fresh-seeds", type=whole(2), default=5, metavar="F", help=fresh)

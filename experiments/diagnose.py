@@ -51,12 +51,8 @@ class Case(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """One run, or all of them; 1 if fewer than 9 in 10 are diagnosed right."""
-    if not args.all and args.spoil not in ("nothing", *spoils_of(args.model)):
-        raise UsageError(f"--spoil {args.spoil}: a {args.model} model has none")
     asked = {name: value for name, value in vars(args).items() if name != "command"}
-    wanted = [(args.data, args.model, args.spoil)]
-    if args.all:
-        wanted = [(data, model, spoil) for data in SETS for model in MODELS for spoil in ("nothing", *spoils_of(model))]
+    wanted = runs_wanted(args)
     with start_run("diagnose", asked, args.out) as folder:
         sets = {name: jc.data.load(name, root=args.root) for name in dict.fromkeys(data for data, _, _ in wanted)}
         described = [describe(dataset) for dataset in sets.values()]
@@ -72,6 +68,21 @@ def run(args: argparse.Namespace) -> int:
         report(folder, cases, args, "; ".join(dataset.source for dataset in sets.values()))
     judged = [case.is_right for case in cases if case.spoil != "nothing"]
     return 0 if sum(judged) >= 0.9 * len(judged) else 1
+
+
+def runs_wanted(args: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """Data, model and spoil of each run: one, or every combination of what was named and exists."""
+    sets, models, spoils = ([name] if name else None for name in (args.data, args.model, args.spoil))
+    every = [
+        (data, model, spoil)
+        for data in sets or (SETS if args.all else ("digits",))
+        for model in models or (MODELS if args.all else ("mlp",))
+        for spoil in spoils or (("nothing", *SPOILS) if args.all else ("rate",))
+        if spoil in ("nothing", *spoils_of(model))
+    ]
+    if not every:
+        raise UsageError(f"--spoil {args.spoil}: a {args.model} model has none")
+    return every
 
 
 def diagnosed(names: tuple[str, str, str], base: Setup, key: jax.Array, args: argparse.Namespace) -> Case:
@@ -197,6 +208,7 @@ def measured(case: Case) -> Table:
         "loss": "loss", "rate / stability limit": "over", "lowest curvature, in units of the rate": "lowest",
         "left to gain, units of loss": "left", "held up by noise, units of loss": "floor",
         "noise scale, examples": "noise_scale", "critical batch, examples": "critical_batch",
+        "trace of the Hessian": "trace",
     }  # fmt: skip
     lines = [[name, str(getattr(seen.first, field)), str(getattr(seen.last, field))] for name, field in named.items()]
     cosines = seen.looks.cosine

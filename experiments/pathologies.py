@@ -19,6 +19,7 @@ from jax import lax
 
 import jaxopt_course as jc
 from experiments.contestants import CONTESTANTS, contestants
+from experiments.planted_runs import SIZE, plant
 from experiments.problems import describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
@@ -45,6 +46,7 @@ FLOOR_RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.15])
 FLOOR_RUNS, FLOOR_STEPS = 64, 4000
 L2, IMAGE_RATES, IMAGE_BATCHES = 1e-2, np.array([0.02, 0.05, 0.1, 0.2, 0.4]), (4, 16, 64)
 IMAGE_STEPS, IMAGE_SEEDS, IMAGE_EVERY = 4000, 2, 50
+PLANTED_RULES, PLANTED_BATCHES, PLANTED_SEEDS = ("momentum",), (32,), 3
 
 Row = dict[str, Any]
 
@@ -483,16 +485,45 @@ def ensemble_picture(folder: Run, args: argparse.Namespace) -> Picture:
 
 
 def both(measured: float | None, theory: float | None, unit: str) -> str:
-    """Measured / theory as text: "0" whole numbers, "%" shares, "e" few digits."""
-    form: dict[str, Callable[[float], str]] = {"0": "{:,.0f}".format, "%": "{:.1%}".format, "e": "{:.2e}".format}
+    """Measured / theory as text: "0" whole numbers, "%" shares, "e" and "g" few digits."""
+    form: dict[str, Callable[[float], str]] = {
+        "0": "{:,.0f}".format, "%": "{:.1%}".format, "e": "{:.2e}".format, "g": "{:.3g}".format,
+    }  # fmt: skip
     shown = ["-" if measured is None else form[unit](measured), *([form[unit](theory)] if theory is not None else [])]
     return " / ".join(shown)
 
 
-PARTS = {"ravines": conditioning, "saddles": saddles, "minima": minima, "noise": noise}
+# Diagnosis
+
+
+def diagnosis(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> Part:
+    """Runs with each cause of `jc.Cause` planted, and what `jc.diagnose` says of them."""
+    rows: list[Row] = []
+    lines = []
+    for cause in jc.Cause:
+        runs = [plant(cause.name, args.seed + s, PLANTED_RULES, PLANTED_BATCHES) for s in range(PLANTED_SEEDS)]
+        found = [jc.diagnose(run.result).findings for run in runs]
+        for run, (first, *_) in zip(runs, found, strict=True):
+            rows.append(row("diagnosis", cause.name, first.cause.name, PLANTED_BATCHES[0], first.factor, run.factor))
+        right = [findings[0].cause is cause for findings in found]
+        wrong = [f for run, findings in zip(runs, found, strict=True) for f in findings
+                 if f.certain and f.cause.name not in {cause.name, *run.also}]  # fmt: skip
+        shown = [both(findings[0].factor, run.factor, "g") for run, findings in zip(runs, found, strict=True)]
+        lines.append([cause.name, f"{sum(right)} of {len(runs)}", str(len(wrong)), *shown])
+    columns = ["planted", "found first", "wrong, certain", *(f"run {s + 1}" for s in range(PLANTED_SEEDS))]
+    note = (
+        f"Quadratics of {SIZE} parameters in float32 with curvature, noise and rate chosen for each cause; momentum "
+        f"{RHO}, minibatches of {PLANTED_BATCHES[0]}. The factor of the first finding / that which was planted, where "
+        "theory has one; what it counts depends on the cause (`jc.Finding`)."
+    )
+    return Part(rows, [Table(columns, lines, "Diagnosis: what jc.diagnose finds in runs with a planted cause", note)])
+
+
+PARTS = {"ravines": conditioning, "saddles": saddles, "minima": minima, "noise": noise, "diagnosis": diagnosis}
 INTRODUCTION = (
     "The four things that the lecture warns of, each measured with the library's own optimizers beside what theory "
-    "says of it: a large condition number, a saddle, local minima, and gradients of minibatches. Nothing of the theory "
-    "is fitted: it is computed from curvatures and noise alone. It is exact on quadratics, in the limit of little "
-    "noise at saddles, and an approximation elsewhere; the tables say which."
+    "says of it: a large condition number, a saddle, local minima, and gradients of minibatches; and what a diagnosis "
+    "says of training runs in which the cause of trouble was planted. Nothing of the theory is fitted: it is computed "
+    "from curvatures and noise alone. It is exact on quadratics, in the limit of little noise at saddles, and an "
+    "approximation elsewhere; the tables say which."
 )

@@ -1,5 +1,6 @@
 """Runs that are spoiled on purpose, from the command line."""
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxopt_course as jc
-from experiments import arguments, spoiled
+from experiments import arguments, diagnose, spoiled
 from experiments.__main__ import main
 
 
@@ -32,6 +33,22 @@ def test_what_cannot_be_spoiled_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "a linear model has none" in capsys.readouterr().err
     assert tuple(spoiled.SPOILS) == arguments.SPOILS
     assert tuple(spoiled.MODELS) == arguments.MODELS
+
+
+@pytest.mark.parametrize(
+    ("flags", "count"),
+    [("", 1), ("--all", 2 * (6 + 7 + 7)), ("--all --data digits", 20), ("--all --model linear --spoil saddle", 0),
+     ("--all --spoil saddle", 4), ("--all --model linear", 12)],
+)  # fmt: skip
+def test_the_runs_are_those_that_were_named(flags: str, count: int) -> None:
+    parser = argparse.ArgumentParser()
+    arguments.diagnose(parser)
+    args = parser.parse_args(flags.split())
+    if not count:
+        with pytest.raises(arguments.UsageError):
+            diagnose.runs_wanted(args)
+    else:
+        assert len(set(diagnose.runs_wanted(args))) == count
 
 
 @pytest.mark.parametrize("model", arguments.MODELS)

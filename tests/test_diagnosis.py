@@ -12,11 +12,11 @@ import optax
 import pytest
 
 import jaxopt_course as jc
+from experiments.planted_runs import plant
 from jaxopt_course.diagnosis import Evidence
 from jaxopt_course.landscape.quadratic_theory import Settings, stability_limit
 from jaxopt_course.training.response import Rule, linear_response
 from jaxopt_course.training.vectors import Vectors
-from tests.planted_runs import plant
 
 CASES = 50  # of each cause
 KEY = jax.random.key(0)
@@ -146,8 +146,23 @@ def test_noise_scale_and_critical_batch_are_those_of_every_single_gradient() -> 
         assert moment.noise_scale.low < scale < moment.noise_scale.high
         assert moment.noise_scale.mean == pytest.approx(scale, rel=0.3)
         assert moment.critical_batch.low < critical < moment.critical_batch.high
+        assert moment.trace.low < jnp.trace(H) < moment.trace.high
     assert (seen.looks.noise_scale > 0).all()
     assert (np.abs(seen.looks.cosine) < 1).all()
+
+
+def test_the_trace_by_hutchinson() -> None:
+    """Exact where the Hessian is diagonal; otherwise an estimate of several draws, of a single minibatch too."""
+    for moment in (seen := Evidence.of(trained(jc.sgd(1e-6), steps=2, every=1))).first, seen.last:
+        assert moment.trace.mean == pytest.approx(H.sum(), rel=1e-9)
+    objective, params, data = network()
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    trace = float(jnp.trace(jax.hessian(lambda w: objective(unravel(w), data))(flat)))
+    result = jc.train(objective, jc.sgd(1e-9), params, data, key=KEY, batch_size=256, num_steps=2, probe_every=1)
+    estimated = Evidence.of(result).first.trace
+    assert estimated.low < trace < estimated.high
+    assert estimated.mean == pytest.approx(trace, rel=0.2)
+    assert estimated.high - estimated.low > 0.01 * trace
 
 
 def test_an_update_is_set_beside_the_parameters() -> None:

@@ -25,6 +25,7 @@ SMALL = (
     "p.MAP_RATES, p.MAP_RHOS = p.MAP_RATES[::30], p.MAP_RHOS[::20]\n"
     "p.FLOOR_STEPS, p.IMAGE_STEPS, p.IMAGE_BATCHES = 800, 800, (64,)\n"
     "p.FLOOR_RATES, p.IMAGE_RATES = p.FLOOR_RATES[3:], p.IMAGE_RATES[2:]\n"
+    "p.PLANTED_SEEDS = 1\n"
     "sys.exit(main(['pathologies', *sys.argv[1:]]))\n"
 )
 
@@ -54,13 +55,13 @@ def test_what_it_leaves(folder: Path, rows: list[dict[str, Any]]) -> None:
     for path in (folder / "figures").iterdir():
         assert imread(path)[..., :3].std() > 0.02
     page = (folder / "report.html").read_text()
-    assert page.count("<table>") == 6
+    assert page.count("<table>") == 7
     assert page.count("<img ") == len(names)
     assert "http" not in page.replace("http-equiv", "")
     with (folder / "metrics.csv").open() as file:
         written = list(csv.DictReader(file))
     assert [(r["optimizer"], float(r["at"])) for r in written] == [(r["optimizer"], r["at"]) for r in rows]
-    assert {r["pathology"] for r in rows} == {"ravines", "saddles", "minima", "speed", "noise"}
+    assert {r["pathology"] for r in rows} == {"ravines", "saddles", "minima", "speed", "noise", "diagnosis"}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,9 @@ def test_what_it_leaves(folder: Path, rows: list[dict[str, Any]]) -> None:
         ("minima", "styblinski_tang", 1, 0.1),
         ("noise", "bowl", 9, 0.2),
         ("noise", "digits", 6, 0.35),
+        ("diagnosis", "RATE_TOO_HIGH", 1, 0.1),
+        ("diagnosis", "NOISE_LIMITED", 1, 0.1),
+        ("diagnosis", "SADDLE", 1, 0.01),
     ],
 )
 def test_theory_is_what_was_measured(

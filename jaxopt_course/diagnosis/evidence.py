@@ -40,10 +40,11 @@ class Moment(NamedTuple):
     Units of loss: `left`, what is to gain by the curvature here; `floor`, the part of the loss above the minimum that
     noise maintains, at least and at most; `descent`, what a step gains to first order. `over`: the rate over the
     stability limit; `lowest`: the least eigenvalue, in the unit in which the limit is 2; `upward`: the share of the
-    descent along positive curvature. In examples: `noise_scale`, the batch whose gradient is half noise, tr(C) = |G|^2;
-    `critical_batch`, the same weighed by curvature, beyond which larger batches save few steps. By leaf: `leaf_left`,
-    `leaf_over`, shares of the extreme directions, entries without gradient (`still`) or as at the start (`unmoved`),
-    and `steadiness`, steady over alternating response.
+    descent along positive curvature; `trace`: that of the Hessian, in units of loss and parameters. In examples:
+    `noise_scale`, the batch whose gradient is half noise, tr(C) = |G|^2; `critical_batch`, the same weighed by
+    curvature, beyond which larger batches save few steps. By leaf: `leaf_left`, `leaf_over`, shares of the extreme
+    directions, entries without gradient (`still`) or as at the start (`unmoved`), and `steadiness`, steady over
+    alternating response.
     """
 
     loss: Estimate
@@ -54,6 +55,7 @@ class Moment(NamedTuple):
     left: Estimate
     noise_scale: Estimate
     critical_batch: Estimate
+    trace: Estimate
     upward: float
     leaf_left: np.ndarray
     leaf_over: np.ndarray
@@ -209,6 +211,7 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
         left=estimate(left.sum(-1)),
         noise_scale=ratio(B * total["noise"], total["signal"]),
         critical_batch=ratio(B * np.asarray(survey.curved_noise, float), np.asarray(survey.curved_signal, float)),
+        trace=estimate(survey.trace),
         upward=float(survey.upward),
         leaf_left=left.mean(0),
         leaf_over=np.asarray(survey.leaf_highest, float) / 2,

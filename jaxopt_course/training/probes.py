@@ -10,7 +10,8 @@ $$G^T A G \approx g_1^T A g_2, \qquad \mathrm{tr}(A C) \approx \tfrac12 (g_1 - g
 where v and x, a few steps of conjugate gradients on H x = g, come from other minibatches.
 
 Source: McCandlish et al. (2018), "An empirical model of large-batch training", arXiv:1812.06162, appendix A; Cohen et
-al. (2021), ICLR; `landscape.lanczos` for the curvatures.
+al. (2021), ICLR; `landscape.lanczos` for the curvatures; Hutchinson (1990), Commun. Stat. Simul. Comput. 19(2), for
+the trace.
 """
 
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class Survey(NamedTuple):
     - `pairs`, `losses`: of independent minibatches, `[blocks]`.
     - `curved_signal`, `curved_noise` `[blocks]`: $g_1^T H_3 g_2$, which estimates $G^T H G$, and
       $\\tfrac12 (g_1 - g_2)^T H_3 (g_1 - g_2)$, tr(H C).
+    - `trace` `[draws]`: $z^T H_3 z$ for random signs z, which estimates tr(H) (Hutchinson); at least `BLOCKS` draws.
     - `highest`, `lowest`: extreme eigenvalues of M on one set of minibatches, without vectors; `highest_fresh`,
       `lowest_fresh` `[blocks]`: their Rayleigh quotients on each minibatch of another set.
     - `highest_share`, `lowest_share`: `[leaves]`, of the squared vectors; `leaf_highest`: `[leaves]`, the largest
@@ -99,6 +101,7 @@ class Survey(NamedTuple):
     losses: Float[Array, " blocks"]
     curved_signal: Float[Array, " blocks"]
     curved_noise: Float[Array, " blocks"]
+    trace: Float[Array, " draws"]
     highest: Extreme
     lowest: Extreme
     highest_fresh: Float[Array, " blocks"]
@@ -205,8 +208,8 @@ def survey(
     flat, root, (_, blocks, size) = scene.flat, jnp.sqrt(response.alternating), rows.shape
     fit = rows[0, : min(blocks, max(FEWEST, -(-EXAMPLES // size)))]
 
-    def over(fn: Callable[[Array], Any], rows: Array) -> Any:
-        return lax.map(fn, rows, batch_size=max(1, AT_ONCE // size))
+    def over(fn: Callable[[Any], Any], given: Any) -> Any:
+        return lax.map(fn, given, batch_size=max(1, AT_ONCE // size))
 
     def product(v: ArrayLike) -> Array:
         return jnp.mean(over(lambda row: root * scene.bend(row, root * v)[1], fit), axis=0)
@@ -214,9 +217,11 @@ def survey(
     descent = root * jnp.mean(over(lambda row: scene.gradient(row)[1], rows[0]), axis=0)
     lowest, highest, way, upward, leaf_highest = _spectra(flat, product, descent, key)
 
-    def block(rows: Array) -> tuple[Any, ...]:
+    def block(given: tuple[Array, Array]) -> tuple[Any, ...]:
+        rows, key = given
         values, gradients = jax.vmap(scene.gradient)(rows[1:3])
-        directions = jnp.stack([root * lowest.vector, root * highest.vector, *gradients])
+        signs = jax.random.rademacher(key, (-(-BLOCKS // blocks), flat.size), flat.dtype)
+        directions = jnp.stack([root * lowest.vector, root * highest.vector, *gradients, *signs])
         products = jax.vmap(lambda v: scene.bend(rows[3], v)[1])(directions)
         forms = directions @ products.T
         update = scene.rule.step(scene.state, gradients[0])[0]
@@ -227,10 +232,11 @@ def survey(
             values[0], scene.pair(response.steady, update, gradients[0], gradients[1], rows[3]),
             flat.leaf_sums(gradients[1] * root * way) / 2, values[1] - ahead, jnp.any(gradients != 0, axis=0),
             forms[0, 0], forms[1, 1], forms[2, 3], (forms[2, 2] - 2 * forms[2, 3] + forms[3, 3]) / 2,
+            jnp.diagonal(forms)[4:],
         )  # fmt: skip
 
-    seen = over(block, jnp.swapaxes(rows, 0, 1))
-    losses, pairs, left, gains, moving, lowest_fresh, highest_fresh, curved_signal, curved_noise = seen
+    seen = over(block, (jnp.swapaxes(rows, 0, 1), jax.random.split(jax.random.fold_in(key, 0x74726163), blocks)))
+    losses, pairs, left, gains, moving, lowest_fresh, highest_fresh, curved_signal, curved_noise, trace = seen
     sizes, at_once = jnp.array(flat.sizes, flat.dtype), flat.leaf_sums(response.immediate)
     steady, alternating = flat.leaf_sums(response.steady), flat.leaf_sums(response.alternating)
     sight = Sight(
@@ -243,6 +249,7 @@ def survey(
         losses=losses,
         curved_signal=curved_signal,
         curved_noise=curved_noise,
+        trace=trace.ravel(),
         highest=highest._replace(vector=jnp.zeros(0)),
         lowest=lowest._replace(vector=jnp.zeros(0)),
         highest_fresh=highest_fresh,

@@ -6,6 +6,7 @@ Curvature and noise are part of the data, so that all runs of a rule and batch s
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -62,10 +63,13 @@ def elsewhere(params: Any) -> Any:
     return jnp.mean((params["a"] - 0.5) ** 2)
 
 
-def plant(cause: str, seed: int) -> Plant:
-    """The run number `seed` with that trouble."""
+def plant(cause: str, seed: int, rules: Sequence[str] = tuple(RULES), batches: Sequence[int] = BATCHES) -> Plant:
+    """The run number `seed` with that trouble, of one of the rules and a batch size of these.
+
+    NOISE_LIMITED needs a batch that is not all the data.
+    """
     rng = np.random.default_rng([seed, *map(ord, cause)])
-    name, batch = str(rng.choice(list(RULES))), int(rng.choice(BATCHES))
+    name, batch = str(rng.choice(list(rules))), int(rng.choice(batches))
     rule, steps, noise, factor, also, eval_fn = RULES[name], 300, 0.0, None, set(), None
     kappa = rng.uniform(2, 5)
     h = np.concatenate([[1, 1 / kappa], rng.uniform(1 / kappa, 1, SIZE - 2)])
@@ -82,7 +86,7 @@ def plant(cause: str, seed: int) -> Plant:
         over = 1 / float(rng.choice([20, 100, 1000])) if name == "sgd" else 1e-3
         steps = int(np.clip(0.5 * kappa / (over * rule.limit * rule.steady), 20, 400))
     elif cause == "NOISE_LIMITED":
-        batch, steps = int(rng.choice(BATCHES[:-1])), 600
+        batch, steps = int(rng.choice([size for size in batches if size < N])), 600
         over, noise, factor = rng.uniform(0.1, 0.6), float(rng.choice([1, 10])) * math.sqrt(batch), 2.0 * batch
         also = {"RATE_TOO_HIGH"} if over > 0.5 else set()
     elif cause == "ILL_CONDITIONED":
