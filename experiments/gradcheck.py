@@ -262,7 +262,7 @@ def valleys(problem: Problem, folder: Run, steps: np.ndarray = STEPS) -> Part:
     errors: dict[str, dict[str, Any]] = {dtype: {} for dtype in DTYPES}
     predicted, optima = deepcopy(errors), deepcopy(errors)
     found: list[Row] = []
-    slopes = []
+    slopes: list[tuple[str, float, float, float]] = []
     for dtype, kind in DTYPES.items():
         loss, here = loss_in(kind)
         noise = float(jnp.finfo(kind).eps) / 2 * f
@@ -276,8 +276,10 @@ def valleys(problem: Problem, folder: Run, steps: np.ndarray = STEPS) -> Part:
             right = (2.5 * best < steps) & (steps <= 0.2)
             fits = [slope(steps[side], error[side]) if side.sum() >= 3 else None for side in (left, right)]
             if dtype == "float64":
-                places = [np.flatnonzero(side)[side.sum() // part] for side, part in ((left, 2), (right, 6))]
-                slopes += [(method, steps[k], error[k], fit) for k, fit in zip(places, fits, strict=True)]
+                for side, part, fit in zip((left, right), (2, 6), fits, strict=True):
+                    if fit is not None:
+                        k = np.flatnonzero(side)[side.sum() // part]
+                        slopes.append((method, float(steps[k]), float(error[k]), fit))
             found.append(
                 {
                     "dtype": dtype,

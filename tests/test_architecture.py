@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+import jaxopt_course as jc
+
 PACKAGE = Path(__file__).parent.parent / "jaxopt_course"
 FLOORS = {
     "annotations": 0,
@@ -232,9 +234,46 @@ def test_the_gradient_room_is_built_in_one_direction() -> None:
         assert modules <= set(GRADIENTS[:number]), name
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    unwanted = HEAVY | {"jaxtyping", "beartype", "scipy.optimize", "pytest"}
-    code = f"import sys, jaxopt_course; print(*sorted({unwanted!r} & sys.modules.keys()))"
+def printed(code: str) -> list[str]:
+    """The words that a new process prints."""
     ran = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == []
+    return ran.stdout.split()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    unwanted = HEAVY | {"jaxtyping", "beartype", "scipy.optimize", "pytest"}
+    rooms = "import sys, jaxopt_course as jc; [getattr(jc, name) for name in jc.__all__ if name != 'plots']"
+    assert printed(f"{rooms}; print(*sorted({unwanted!r} & sys.modules.keys()))") == []
+
+
+def test_a_room_is_loaded_when_it_is_used() -> None:
+    ours = "print(*sorted(name for name in sys.modules if name.startswith('jaxopt_course')))"
+    assert printed(f"import sys, jaxopt_course; {ours}") == ["jaxopt_course"]
+    loaded = printed(f"import sys, jaxopt_course as jc; jc.sgd; {ours}")
+    assert {name.split(".")[1] for name in loaded if "." in name} <= {"annotations", "dtypes", "optimizers", "status"}
+
+
+def test_type_checkers_and_users_see_the_same_names_at_the_front_door() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    shown = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert shown == set(jc.__all__)
+    assert set(jc.__all__) <= set(dir(jc))
+    for name in jc.__all__:
+        assert getattr(jc, name) is not None
+    with pytest.raises(AttributeError, match="'adamm'"):
+        _ = jc.adamm  # type: ignore[attr-defined]
+
+
+def test_a_room_may_be_loaded_under_a_trace() -> None:
+    """Nothing is computed by JAX when a module is loaded: it would become part of the program that is traced."""
+    code = (
+        "import importlib, pkgutil, jax, jaxopt_course\n"
+        "def f(x):\n"
+        "    for module in pkgutil.walk_packages(jaxopt_course.__path__, 'jaxopt_course.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "    return x\n"
+        "print(len(jax.make_jaxpr(f)(1.0).eqns))"
+    )
+    assert printed(code) == ["0"]

@@ -169,7 +169,7 @@ def test_rates_below_zero_keep_their_marks() -> None:
     losses = {"SGD": np.array([[0.4], [-0.7], [np.inf]]), "Adam": np.array([[0.2], [0.1], [0.3]])}
     (axes,) = jc.plots.rate_robustness(RATES[:3], losses, title="T", ylabel="loss", ceiling=2.3).axes
     assert (axes.get_yscale(), axes.get_xscale()) == ("linear", "log")
-    marks = [line.get_xydata()[0].tolist() for line in axes.lines if line.get_marker() == "o"]  # type: ignore[attr-defined]
+    marks = [np.asarray(line.get_xydata())[0].tolist() for line in axes.lines if line.get_marker() == "o"]
     assert marks == [[RATES[1], -0.7], [RATES[1], 0.1]]
     assert axes.get_ylim()[0] < -0.7
     with pytest.raises(ValueError, match="symlog"):

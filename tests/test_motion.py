@@ -20,7 +20,7 @@ def test_curves_are_the_data() -> None:
     lines = {"square": X**2, "cube": X**3}
     figure = jc.plots.curves(X, lines, title="two", xlabel="x", ylabel="y")
     (axes,) = figure.axes
-    drawn: list[Any] = axes.lines
+    drawn: list[Any] = list(axes.lines)
     for line, values in zip(drawn, lines.values(), strict=True):
         np.testing.assert_array_equal(line.get_xydata(), np.column_stack([X, values]))
     assert {text.get_text() for text in axes.texts} == set(lines)
