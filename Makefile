@@ -24,11 +24,7 @@ types: $(TESTING)
 	$(BIN)/mypy
 
 bench: $(TESTING)
-	$(BIN)/python -m experiments bench training
-	$(BIN)/python -m experiments bench updates
-	$(BIN)/python -m experiments bench gradcheck
-	$(BIN)/python -m experiments bench solvers
-	$(BIN)/python -m experiments bench neighbors
+	$(BIN)/python -m experiments bench all
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -77,9 +77,7 @@ COMMANDS = {
     "doctor": Command(
         "what there is on this machine, and what is missing for which command", arguments.doctor, "experiments.doctor"
     ),
-    "bench": Command(
-        "how fast is it? (training, updates, gradcheck, solvers, neighbors)", arguments.bench, "experiments.bench"
-    ),
+    "bench": Command(f"how fast is it? ({', '.join(arguments.BENCHMARKS)})", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated"
 

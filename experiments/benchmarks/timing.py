@@ -44,7 +44,8 @@ class Timing(NamedTuple):
 class Ratio(NamedTuple):
     """A ratio of medians and what it should be (`relation` is "<=" or ">=").
 
-    How much to believe it: `best` is the ratio of minima, `low` to `high` the middle half of the rounds' own ratios.
+    How much to believe it: `best` is the ratio of minima, `low` to `high` the middle half of `rounds`, the ratios of
+    single rounds; there are none where something was measured once.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Ratio(NamedTuple):
     best: float
     low: float
     high: float
+    rounds: tuple[float, ...] = ()
 
     @property
     def met(self) -> bool:
@@ -139,7 +141,8 @@ def ratio(name: str, over: Timing, under: Timing, relation: str, target: float) 
         return Ratio(name, nan, relation, target, nan, nan, nan)
     rounds = [a / b for a, b in zip(over.seconds, under.seconds, strict=True)]
     low, _, high = statistics.quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else rounds * 3
-    return Ratio(name, over.median / under.median, relation, target, over.best / under.best, low, high)
+    best = over.best / under.best
+    return Ratio(name, over.median / under.median, relation, target, best, low, high, tuple(rounds))
 
 
 def race_lines(timings: Mapping[str, Timing], reference: str, scale: float = 1e6) -> list[list[str]]:
