@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +22,29 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, print_b
 settings.load_profile("repeatable")
 
 
+# Most of the time of the tests is compiling. These flags take a third to a half of it: XLA's optimizations of the
+# program stay, which tests look at, and LLVM's of the machine code go. `XLA_FLAGS= make test` runs what users run.
+QUICK_CODE = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+os.environ.setdefault("XLA_FLAGS", QUICK_CODE)  # read when JAX first computes
+COMPILED = Path(sys.prefix) / "compiled"  # goes with the environment
+MOST_COMPILED = 4e9  # bytes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The first process of a run lets go what earlier runs have compiled where that has grown too large."""
+    first = "PYTEST_XDIST_WORKER" not in os.environ
+    if first and COMPILED.exists() and sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
+        shutil.rmtree(COMPILED)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What one process of the run has compiled the others need not, nor the commands that they start."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    """What one process has compiled no other compiles again: no later run, and no command that a test starts."""
+    in_environment = sys.prefix != sys.base_prefix
     options = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_compilation_cache_dir": str(COMPILED if in_environment else tmp_path_factory.getbasetemp() / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
