@@ -1,7 +1,6 @@
 """The site: `make docs` writes it to docs/_build/html. No page loads anything from a network."""
 
 import re
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,6 @@ extensions = [
     "sphinx_copybutton",  # a button on every cell
 ]
 exclude_patterns = ["_build"]
-suppress_warnings = ["mystnb.unknown_mime_type"]
-nitpicky = False
 
 # Pages. In a page, $...$ and $$...$$ are formulas.
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -48,6 +45,7 @@ html_title = f"jaxopt_course {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_show_copyright = False
 html_theme_options: dict[str, Any] = {"navigation_with_keys": True}
 copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
@@ -56,7 +54,6 @@ copybutton_prompt_is_regexp = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-add_module_names = False
 maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -72,8 +69,8 @@ def mathml(latex: str, display: str) -> str:
     latex = re.sub(r"\\(begin|end)\{(aligned|split)\}", r"\\\1{align*}", latex)
     if "&" in re.sub(r"\\begin\{(align\*|cases|\w*matrix|array)\}.*?\\end\{\1\}", "", latex, flags=re.DOTALL):
         latex = rf"\begin{{align*}}{latex}\end{{align*}}"
-    # An empty <mo> of class "op" after log, max and the like leaves the space that LaTeX leaves.
-    return convert(latex, display=display)
+    spaced = re.sub(r"(<m([io])>(?:log|exp|sin|cos)</m\2>)(?!<mo)", r'\1<mspace width="0.17em" />', convert(latex, display=display))
+    return spaced
 
 
 def visit_math(self: Any, node: nodes.math) -> None:
@@ -178,7 +175,6 @@ def write_notebooks(app: Any) -> None:
     for page in sorted(CHAPTERS.glob("[0-9]*.md")):
         notebook = jupytext.read(page)
         notebook.cells.insert(0, nbformat.v4.new_code_cell(INSTALL))
-        notebook.cells[0].pop("id", None)
         jupytext.write(notebook, NOTEBOOKS / f"{page.stem}.ipynb")
 
 
