@@ -69,8 +69,8 @@ def mathml(latex: str, display: str) -> str:
     latex = re.sub(r"\\(begin|end)\{(aligned|split)\}", r"\\\1{align*}", latex)
     if "&" in re.sub(r"\\begin\{(align\*|cases|\w*matrix|array)\}.*?\\end\{\1\}", "", latex, flags=re.DOTALL):
         latex = rf"\begin{{align*}}{latex}\end{{align*}}"
-    spaced = re.sub(r"(<m([io])>(?:log|exp|sin|cos)</m\2>)(?!<mo)", r'\1<mspace width="0.17em" />', convert(latex, display=display))
-    return spaced
+    formula = convert(latex, display=display)
+    return re.sub(r"(<m([io])>(?:log|exp|sin|cos)</m\2>)(?!<mo)", r'\1<mspace width="0.17em" />', formula)
 
 
 def visit_math(self: Any, node: nodes.math) -> None:
