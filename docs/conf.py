@@ -53,5 +53,5 @@ autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_use_param = False  # arguments that share a line of a docstring share one here
 toc_object_entries_show_parents = "hide"

@@ -10,9 +10,29 @@ READY = "\x00"  # begins a line that is reStructuredText already
 def translate(lines: list[str]) -> list[str]:
     """Translate the lines of a docstring; examples stay as they are."""
     out, in_example = [], False
-    for line in join_spans(math_blocks(tables(lines))):
+    for line in join_spans(math_blocks(tables(code_blocks(returns(lines))))):
         in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
         out.append(line.removeprefix(READY) if in_example or line.startswith(READY) else inline(line))
+    return out
+
+
+def returns(lines: list[str]) -> list[str]:
+    """Turn "Returns:" into a field, because napoleon takes what stands before a colon for a type."""
+    return [READY + line.replace("Returns:", ":returns:") if line.strip() == "Returns:" else line for line in lines]
+
+
+def code_blocks(lines: list[str]) -> list[str]:
+    """Mark paragraphs that are indented by four, below text that is not, as code."""
+    out: list[str] = []
+    in_code, above = False, ""
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not in_code and above[:1].strip() and out and not out[-1].strip():
+            in_code = True
+            out += [f"{READY}.. code-block:: python", ""]
+        in_code = in_code and (indented or not line.strip())
+        out.append(READY + line if in_code else line)
+        above = line if line.strip() else above
     return out
 
 

@@ -5,6 +5,9 @@ from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
 
 TIGHT = r"&#x0007C;|&#x02016;|&#x02225;|&#x0002F;|/|\|"  # bars and slash: no space around, no stretching
 WITH_COLUMNS = r"\\begin\{(align\*|cases|\w*matrix|array)\}.*?\\end\{\1\}"
@@ -12,10 +15,13 @@ WITH_COLUMNS = r"\\begin\{(align\*|cases|\w*matrix|array)\}.*?\\end\{\1\}"
 
 def mathml(latex: str, display: str) -> str:
     """Convert a formula, and add what latex2mathml lacks: `aligned`, and the spaces that TeX sets."""
+    latex = re.sub(r"\\arg\s*\\(min|max)", r"\\operatorname{arg\1}", latex)
     latex = re.sub(r"\\(begin|end)\{(aligned|split)\}", r"\\\1{align*}", latex)
     if "&" in re.sub(WITH_COLUMNS, "", latex, flags=re.DOTALL):
         latex = rf"\begin{{align*}}{latex}\end{{align*}}"
     formula = convert(latex, display=display)
+    if unknown := re.search(r"\\\w+", formula):
+        logger.warning("formula: latex2mathml does not know %s in %s", unknown[0], latex)
     formula = re.sub(rf"<mo[^>]*>({TIGHT})</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula)
     formula = formula.replace('<mn mathvariant="double-struck">1</mn>', "<mn>&#x1D7D9;</mn>")
     formula = re.sub(r"<mi>(log|exp|sin|cos)</mi>", r"<mo>\1</mo>", formula)
