@@ -24,7 +24,7 @@ types: $(TESTING)
 	$(BIN)/mypy
 
 docs: $(VENV)/docs-$(TAG).stamp
-	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+	$(BIN)/python -m sphinx -b html -j auto -W --keep-going -q docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 bench: $(TESTING)
