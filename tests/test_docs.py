@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -116,6 +117,12 @@ def test_every_page_of_the_reference_is_in_its_index() -> None:
     index = (DOCS / "reference" / "index.md").read_text()
     for page in (DOCS / "reference").glob("*.md"):
         assert page.stem == "index" or f"({page.name})" in index
+
+
+@pytest.mark.parametrize("kind", [jc.Status, jc.gradients.Verdict, jc.comparison.Parity, jc.contract.Outcome])
+def test_every_status_and_verdict_is_explained(kind: type[Enum]) -> None:
+    page = (DOCS / "reference" / "statuses.md").read_text()
+    assert [member.name for member in kind if f"`{member.name}`" not in page] == []
 
 
 @pytest.mark.parametrize("chapter", sorted((DOCS / "course").glob("[0-9]*.md")), ids=lambda path: path.stem)
