@@ -1,4 +1,4 @@
-# make demo, make test: each works alone in a fresh clone, on a machine that has Python >= 3.11 and make.
+# make demo, make test, make docs: each works alone in a fresh clone, on a machine that has Python >= 3.11 and make.
 # make test PYTHON=python3.13 tests with another Python; PEERS=1 adds the cross-checks against torch and the others.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TESTING := $(VENV)/test-$(TAG)$(if $(PEERS),-with-peers).stamp
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types docs bench clean
 
 demo: $(VENV)/demo-$(TAG).stamp
 	$(BIN)/python -m experiments race
@@ -23,11 +23,15 @@ lint: $(TESTING)
 types: $(TESTING)
 	$(BIN)/mypy
 
+docs: $(VENV)/docs-$(TAG).stamp
+	$(BIN)/python -m sphinx -b html -j auto -W --keep-going -q docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 bench: $(TESTING)
 	$(BIN)/python -m experiments bench all
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One environment, made anew when another Python is asked for; a stamp is written when an install is complete.
 
@@ -40,6 +44,10 @@ $(VENV)/python-$(TAG).stamp:
 
 $(VENV)/demo-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
 	$(PIP) --editable '.[experiments]'
+	@touch $@
+
+$(VENV)/docs-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
+	$(PIP) --editable '.[experiments,data]' --group docs
 	@touch $@
 
 $(TESTING): pyproject.toml | $(VENV)/python-$(TAG).stamp
