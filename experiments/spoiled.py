@@ -1,5 +1,6 @@
 """Training runs of real images that are spoiled on purpose: what is trained, and what is done to it."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,15 +14,20 @@ import jaxopt_course as jc
 from jaxopt_course import Cause
 
 BATCH_SIZE, RHO = 64, 0.9
-RATES = np.logspace(-4, 0.5, 19)  # four a decade
+RATES = np.logspace(-10, 0.5, 22)  # two a decade
 SCALE = 1e3  # of a leaf
 HIDDEN, CHANNELS = 64, (8, 16)
 
 Make = Callable[[Any], optax.GradientTransformation]
+Model = tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str, tuple[str, ...]]
 
 
 class Setup(NamedTuple):
-    """A training run. Leaves of `params`, by name: `first` is the one that is frozen, `last` the one that is scaled."""
+    """A training run; a `rate` of NaN is to be tuned.
+
+    Leaves of `params`, by name: `first` is the one that is frozen, `last` the one that is scaled; all but `kept` are 0
+    in a start at a saddle.
+    """
 
     objective: Callable[[Any, Any], jax.Array]
     init: Callable[[jax.Array], Any]
@@ -29,7 +35,8 @@ class Setup(NamedTuple):
     data: Any
     first: str
     last: str
-    rate: float = 0.0
+    kept: tuple[str, ...] = ()
+    rate: float = math.nan
     batch_size: int = BATCH_SIZE
 
 
@@ -45,19 +52,19 @@ def setup(dataset: jc.data.Dataset, model: str) -> Setup:
     """Softmax regression on images of norm sqrt(D), by a linear, an MLP or a convolutional model, and momentum."""
     inputs = np.asarray(dataset.train[0], np.float32)
     images = inputs * np.sqrt(inputs.shape[1]) / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-6)
-    init, score_fn, first, last = MODELS[model](dataset)
+    init, score_fn, *leaves = MODELS[model](dataset)
     data = jnp.asarray(images), jnp.asarray(dataset.train[1])
     objective = jc.empirical_risk(score_fn, jc.losses.softmax_cross_entropy)
-    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first, last)
+    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, *leaves)
 
 
-def linear(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
+def linear(dataset: jc.data.Dataset) -> Model:
     features = dataset.train[0].shape[1]
     init = partial(jc.scores.init_linear, num_classes=len(dataset.class_names), num_features=features)
-    return init, jc.scores.linear, "W", "b"
+    return init, jc.scores.linear, "W", "b", ()
 
 
-def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
+def mlp(dataset: jc.data.Dataset) -> Model:
     classes, features = len(dataset.class_names), dataset.train[0].shape[1]
 
     def init(key: jax.Array) -> Any:
@@ -68,11 +75,14 @@ def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[
         layers = {layer: {name: params[f"{layer} {name}"] for name in "Wb"} for layer in ("hidden", "output")}
         return jc.scores.mlp(layers, images, activation=jnp.tanh)
 
-    return init, score_fn, "hidden W", "output b"
+    return init, score_fn, "hidden W", "output b", ()
 
 
-def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
-    """Two convolutions with a stride of 2, tanh after each, and a linear layer."""
+def conv(dataset: jc.data.Dataset) -> Model:
+    """Two convolutions with a stride of 2, tanh after each, and a linear layer.
+
+    Three layers of zeros have no curvature, and no optimizer leaves them; two are a saddle, so the first is kept.
+    """
     shape = (*dataset.image_shape, 1)[:3]
     height, width, depth = shape
     classes, flat = len(dataset.class_names), -(-height // 4) * -(-width // 4) * CHANNELS[1]
@@ -94,7 +104,7 @@ def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable
             x = jnp.tanh(patches(x, side) @ params[name] + bias[None, None, None])
         return x.reshape(len(x), -1) @ params["W"] + params["b"][None]
 
-    return init, score_fn, "first kernel", "b"
+    return init, score_fn, "first kernel", "b", ("first kernel", "first bias")
 
 
 def patches(x: jax.Array, side: int) -> jax.Array:
@@ -109,7 +119,7 @@ MODELS = {"linear": linear, "mlp": mlp, "conv": conv}
 
 
 def rescaled(run: Setup) -> Setup:
-    """The last leaf in units of a thousandth: the same function, and the rate that its curvature then allows."""
+    """The last leaf in units of a thousandth: the same function, and a rate that is tuned for it."""
 
     def objective(params: Any, batch: Any) -> jax.Array:
         return run.objective(params | {run.last: params[run.last] * SCALE}, batch)
@@ -118,11 +128,18 @@ def rescaled(run: Setup) -> Setup:
         params = run.init(key)
         return params | {run.last: params[run.last] / SCALE}
 
-    return run._replace(objective=objective, init=init, rate=run.rate / SCALE**2)
+    return run._replace(objective=objective, init=init, rate=math.nan)
 
 
-def zero(run: Setup) -> Setup:
-    return run._replace(init=lambda key: jax.tree.map(jnp.zeros_like, run.init(key)))
+def at_saddle(run: Setup) -> Setup:
+    def init(key: jax.Array) -> Any:
+        return {name: leaf if name in run.kept else jnp.zeros_like(leaf) for name, leaf in run.init(key).items()}
+
+    return run._replace(init=init)
+
+
+def with_rate(run: Setup, factor: float) -> Setup:
+    return run._replace(rate=factor * run.rate)
 
 
 def frozen(run: Setup) -> Setup:
@@ -136,13 +153,11 @@ def frozen(run: Setup) -> Setup:
 
 
 SPOILS = {
-    "rate": Spoil(
-        "learning rate x 10", (Cause.RATE_TOO_HIGH, Cause.NOISE_LIMITED), lambda run: run._replace(rate=10 * run.rate)
-    ),
-    "slow": Spoil("learning rate / 30", (Cause.RATE_TOO_LOW,), lambda run: run._replace(rate=run.rate / 30)),
+    "rate": Spoil("learning rate x 10", (Cause.RATE_TOO_HIGH, Cause.NOISE_LIMITED), partial(with_rate, factor=10)),
+    "slow": Spoil("learning rate / 30", (Cause.RATE_TOO_LOW,), partial(with_rate, factor=1 / 30)),
     "batch": Spoil("batch of 1", (Cause.NOISE_LIMITED,), lambda run: run._replace(batch_size=1)),
-    "layer": Spoil("a bias scaled by 1,000", (Cause.MIXED_SCALES,), rescaled),
-    "saddle": Spoil("all parameters zero", (Cause.SADDLE,), zero),
+    "layer": Spoil("a bias scaled by 1,000, rate tuned", (Cause.MIXED_SCALES,), rescaled),
+    "saddle": Spoil("two layers zero", (Cause.SADDLE,), at_saddle),
     "frozen": Spoil("a layer frozen", (Cause.DEAD_PARAMETERS,), frozen),
 }
 
@@ -153,7 +168,7 @@ def spoils_of(model: str) -> list[str]:
 
 
 def tuned_rate(run: Setup, key: jax.Array, steps: int) -> float:
-    """The rate at which the loss ends lowest, of four a decade."""
+    """The rate at which the loss ends lowest, of two a decade."""
     tuned = jc.sweep(
         run.objective, run.make, {"learning_rate": RATES}, run.init, run.data, key=key, num_seeds=2,
         batch_size=run.batch_size, num_steps=steps, progress=False,
