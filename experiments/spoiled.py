@@ -52,10 +52,10 @@ def setup(dataset: jc.data.Dataset, model: str) -> Setup:
     """Softmax regression on images of norm sqrt(D), by a linear, an MLP or a convolutional model, and momentum."""
     inputs = np.asarray(dataset.train[0], np.float32)
     images = inputs * np.sqrt(inputs.shape[1]) / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-6)
-    init, score_fn, *leaves = MODELS[model](dataset)
+    init, score_fn, first, last, kept = MODELS[model](dataset)
     data = jnp.asarray(images), jnp.asarray(dataset.train[1])
     objective = jc.empirical_risk(score_fn, jc.losses.softmax_cross_entropy)
-    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, *leaves)
+    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first, last, kept)
 
 
 def linear(dataset: jc.data.Dataset) -> Model:
