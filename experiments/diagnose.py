@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -90,8 +89,6 @@ def diagnosed(names: tuple[str, str, str], base: Setup, key: jax.Array, args: ar
     """Spoil, train, diagnose, and race what is advised against the run as it was."""
     spoil = names[2]
     spoiled = base if spoil == "nothing" else SPOILS[spoil].change(base)
-    if math.isnan(spoiled.rate):
-        spoiled = spoiled._replace(rate=tuned_rate(spoiled, key, args.steps))
     result = trained(spoiled, jax.random.fold_in(key, 1), args.steps)
     found = jc.diagnose(result)
     rate = advised_rate(found.findings[0], spoiled.rate)
