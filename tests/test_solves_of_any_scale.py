@@ -128,7 +128,11 @@ def test_a_kink_beside_a_slope_is_no_question_of_precision(name: str) -> None:
     result = jc.minimize(
         lambda w: jnp.abs(w[0]) + 0.1 * w[1] ** 2 + w[1], SEARCHING[name], jnp.array([1.0, 3.0]), max_steps=100
     )
-    assert result.status in (Status.LINE_SEARCH_FAILED, Status.MAX_STEPS), str(result)
+    if result.status == Status.ROUNDOFF_LIMITED:  # at the minimum, which lies in the kink, that is what it is
+        assert "a kink" in str(result)
+        np.testing.assert_allclose(result.params, [0, -5], atol=1e-12)
+    else:
+        assert result.status in (Status.LINE_SEARCH_FAILED, Status.MAX_STEPS), str(result)
     assert result.value < 3.9 - 0.5
 
 
