@@ -1,4 +1,5 @@
 # make demo, make test, make docs: each works alone in a fresh clone, on a machine that has Python >= 3.11 and make.
+# make quick tests the mathematics only, make quick QUICK=tests/test_race.py what is named.
 # make test PYTHON=python3.13 tests with another Python; PEERS=1 adds the cross-checks against torch and the others.
 
 PYTHON ?= python3
@@ -8,13 +9,20 @@ TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TESTING := $(VENV)/test-$(TAG)$(if $(PEERS),-with-peers).stamp
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types docs bench clean
+QUICK ?= $(patsubst %,tests/test_%.py,architecture style arrays hyperparameters losses scores risk surfaces \
+	statistics quadratic_theory line_search batches identity train_arguments first_order)
+
+.PHONY: demo test quick lint types docs bench clean
 
 demo: $(VENV)/demo-$(TAG).stamp
 	$(BIN)/python -m experiments race
 
 test: lint types
 	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal
+
+quick: $(TESTING)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal $(QUICK)
 
 lint: $(TESTING)
 	$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from experiments import arguments
+from jaxopt_course.extras import missing
 
 
 class Command(NamedTuple):
@@ -98,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except arguments.UsageError as error:
         print(f"python -m experiments {args.command}: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"python -m experiments {args.command}: failed: {missing('the command', error)}", file=sys.stderr)
+        return 1
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
         print(f"python -m experiments {args.command}: failed: {error}", file=sys.stderr)
         return 1

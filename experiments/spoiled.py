@@ -1,5 +1,6 @@
 """Training runs of real images that are spoiled on purpose: what is trained, and what is done to it."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,20 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
 from jaxopt_course import Cause
 
 BATCH_SIZE, RHO = 64, 0.9
 RATES = np.logspace(-4, 0.5, 19)  # four a decade
+EXAMPLES, PRODUCTS = 512, 16  # for the curvature at a start
 SCALE = 1e3  # of a leaf
 HIDDEN, CHANNELS = 64, (8, 16)
 
 Make = Callable[[Any], optax.GradientTransformation]
+Model = tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str, tuple[str, ...]]
 
 
 class Setup(NamedTuple):
-    """A training run. Leaves of `params`, by name: `first` is the one that is frozen, `last` the one that is scaled."""
+    """A training run; a `rate` of NaN is not tuned yet.
+
+    Leaves of `params`, by name: `first` is the one that is frozen, `last` the one that is scaled; all but `kept` are 0
+    in a start at a saddle.
+    """
 
     objective: Callable[[Any, Any], jax.Array]
     init: Callable[[jax.Array], Any]
@@ -29,7 +37,8 @@ class Setup(NamedTuple):
     data: Any
     first: str
     last: str
-    rate: float = 0.0
+    kept: tuple[str, ...] = ()
+    rate: float = math.nan
     batch_size: int = BATCH_SIZE
 
 
@@ -45,19 +54,19 @@ def setup(dataset: jc.data.Dataset, model: str) -> Setup:
     """Softmax regression on images of norm sqrt(D), by a linear, an MLP or a convolutional model, and momentum."""
     inputs = np.asarray(dataset.train[0], np.float32)
     images = inputs * np.sqrt(inputs.shape[1]) / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-6)
-    init, score_fn, first, last = MODELS[model](dataset)
+    init, score_fn, first, last, kept = MODELS[model](dataset)
     data = jnp.asarray(images), jnp.asarray(dataset.train[1])
     objective = jc.empirical_risk(score_fn, jc.losses.softmax_cross_entropy)
-    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first, last)
+    return Setup(objective, init, partial(jc.momentum, rho=RHO), data, first, last, kept)
 
 
-def linear(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
+def linear(dataset: jc.data.Dataset) -> Model:
     features = dataset.train[0].shape[1]
     init = partial(jc.scores.init_linear, num_classes=len(dataset.class_names), num_features=features)
-    return init, jc.scores.linear, "W", "b"
+    return init, jc.scores.linear, "W", "b", ()
 
 
-def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
+def mlp(dataset: jc.data.Dataset) -> Model:
     classes, features = len(dataset.class_names), dataset.train[0].shape[1]
 
     def init(key: jax.Array) -> Any:
@@ -68,11 +77,14 @@ def mlp(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[
         layers = {layer: {name: params[f"{layer} {name}"] for name in "Wb"} for layer in ("hidden", "output")}
         return jc.scores.mlp(layers, images, activation=jnp.tanh)
 
-    return init, score_fn, "hidden W", "output b"
+    return init, score_fn, "hidden W", "output b", ()
 
 
-def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, str]:
-    """Two convolutions with a stride of 2, tanh after each, and a linear layer."""
+def conv(dataset: jc.data.Dataset) -> Model:
+    """Two convolutions with a stride of 2, tanh after each, and a linear layer.
+
+    Three layers of zeros have no curvature, and no optimizer leaves them; two are a saddle, so the first is kept.
+    """
     shape = (*dataset.image_shape, 1)[:3]
     height, width, depth = shape
     classes, flat = len(dataset.class_names), -(-height // 4) * -(-width // 4) * CHANNELS[1]
@@ -94,7 +106,7 @@ def conv(dataset: jc.data.Dataset) -> tuple[Callable[[jax.Array], Any], Callable
             x = jnp.tanh(patches(x, side) @ params[name] + bias[None, None, None])
         return x.reshape(len(x), -1) @ params["W"] + params["b"][None]
 
-    return init, score_fn, "first kernel", "b"
+    return init, score_fn, "first kernel", "b", ("first kernel", "first bias")
 
 
 def patches(x: jax.Array, side: int) -> jax.Array:
@@ -109,7 +121,7 @@ MODELS = {"linear": linear, "mlp": mlp, "conv": conv}
 
 
 def rescaled(run: Setup) -> Setup:
-    """The last leaf in units of a thousandth: the same function, and the rate that its curvature then allows."""
+    """The last leaf in units of a thousandth: the same function, and the rate that its curvature allows."""
 
     def objective(params: Any, batch: Any) -> jax.Array:
         return run.objective(params | {run.last: params[run.last] * SCALE}, batch)
@@ -118,11 +130,39 @@ def rescaled(run: Setup) -> Setup:
         params = run.init(key)
         return params | {run.last: params[run.last] / SCALE}
 
-    return run._replace(objective=objective, init=init, rate=run.rate / SCALE**2)
+    scaled = run._replace(objective=objective, init=init)
+    return scaled._replace(rate=run.rate * steepest(run) / steepest(scaled))
 
 
-def zero(run: Setup) -> Setup:
-    return run._replace(init=lambda key: jax.tree.map(jnp.zeros_like, run.init(key)))
+def steepest(run: Setup) -> float:
+    """The largest curvature at a start, on some examples."""
+    some = jax.tree.map(lambda leaf: leaf[:EXAMPLES], run.data)
+    start, unravel = ravel_pytree(run.init(jax.random.key(0)))
+    gradient = jax.grad(lambda w: run.objective(unravel(w), some))
+    key = jax.random.key(1)
+
+    @jax.jit
+    def largest(start: jax.Array) -> jax.Array:
+        draw = jax.random.normal(key, start.shape)
+        product = partial(jvp_of, gradient, start)
+        return jnp.asarray(jc.landscape.extremes(product, draw, key, num_products=PRODUCTS)[1].value)
+
+    return float(largest(start))
+
+
+def jvp_of(fn: Callable[[jax.Array], jax.Array], at: jax.Array, v: jax.Array) -> jax.Array:
+    return jax.jvp(fn, (at,), (v,))[1]
+
+
+def at_saddle(run: Setup) -> Setup:
+    def init(key: jax.Array) -> Any:
+        return {name: leaf if name in run.kept else jnp.zeros_like(leaf) for name, leaf in run.init(key).items()}
+
+    return run._replace(init=init)
+
+
+def with_rate(run: Setup, factor: float) -> Setup:
+    return run._replace(rate=factor * run.rate)
 
 
 def frozen(run: Setup) -> Setup:
@@ -136,13 +176,11 @@ def frozen(run: Setup) -> Setup:
 
 
 SPOILS = {
-    "rate": Spoil(
-        "learning rate x 10", (Cause.RATE_TOO_HIGH, Cause.NOISE_LIMITED), lambda run: run._replace(rate=10 * run.rate)
-    ),
-    "slow": Spoil("learning rate / 30", (Cause.RATE_TOO_LOW,), lambda run: run._replace(rate=run.rate / 30)),
+    "rate": Spoil("learning rate x 10", (Cause.RATE_TOO_HIGH, Cause.NOISE_LIMITED), partial(with_rate, factor=10)),
+    "slow": Spoil("learning rate / 30", (Cause.RATE_TOO_LOW,), partial(with_rate, factor=1 / 30)),
     "batch": Spoil("batch of 1", (Cause.NOISE_LIMITED,), lambda run: run._replace(batch_size=1)),
     "layer": Spoil("a bias scaled by 1,000", (Cause.MIXED_SCALES,), rescaled),
-    "saddle": Spoil("all parameters zero", (Cause.SADDLE,), zero),
+    "saddle": Spoil("two layers zero", (Cause.SADDLE,), at_saddle),
     "frozen": Spoil("a layer frozen", (Cause.DEAD_PARAMETERS,), frozen),
 }
 

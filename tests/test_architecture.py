@@ -1,6 +1,7 @@
 """The house stays as it was drawn: imports run downwards, rooms keep their names, heavy packages load on use."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ FLOORS = {
     "annotations": 0,
     "arrays": 0,
     "dtypes": 0,
+    "extras": 0,
     "statistics": 0,
     "status": 0,
     "problems": 1,
@@ -277,3 +279,28 @@ def test_a_room_may_be_loaded_under_a_trace() -> None:
         "print(len(jax.make_jaxpr(f)(1.0).eqns))"
     )
     assert printed(code) == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "said"),
+    [
+        (
+            "matplotlib",
+            "import jaxopt_course as jc; jc.plots.learning_curves",
+            "jaxopt_course.plots needs .*matplotlib",
+        ),
+        ("rich", "from experiments.__main__ import main; sys.exit(main(['contract', '--quiet']))", "needs .*rich"),
+        (
+            "sklearn",
+            "from experiments.__main__ import main; sys.exit(main(['data', 'digits']))",
+            "needs .*scikit-learn",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(module: str, code: str, said: str) -> None:
+    hidden = f"import sys; sys.modules[{module!r}] = None; {code}"
+    ran = subprocess.run(
+        [sys.executable, "-c", hidden], cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert re.search(said + r".*pip install 'jaxopt_course\[experiments\]'", ran.stderr), ran.stderr

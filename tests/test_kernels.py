@@ -44,4 +44,5 @@ def test_one_kernel_a_leaf(rule: str) -> None:
 
     state = jax.eval_shape(optimizer.init, params)
     text = jax.jit(update, donate_argnums=(0, 1)).lower(params, state, params).compile().as_text()
+    assert text is not None
     assert len(launches(text)) <= len(SHAPES), launches(text)

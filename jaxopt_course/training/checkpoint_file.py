@@ -15,6 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxopt_course.extras import missing
+
 VERSION = 2  # 1 did not know the objective, the optimizer, the start and most of the data
 NAME = re.compile(r"step-(\d{12})-([0-9a-f]{64})\.safetensors")
 
@@ -80,10 +82,7 @@ def load_safetensors() -> Any:
         import safetensors
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError(
-            "train: checkpoints need the package safetensors: pip install safetensors, "
-            f"or this project's extra: pip install 'jaxopt_course[checkpoints]' ({error})"
-        ) from error
+        raise missing("train: checkpoint_dir", error) from error
     return safetensors
 
 

@@ -1,18 +1,22 @@
 """A progress bar on stderr, where somebody is there to see it."""
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from jaxopt_course.extras import missing
 
 
 def is_bar_wanted(caller: str, progress: bool | None) -> bool:
     """Whether a bar was asked for, or nothing was said, stderr is a terminal and rich is installed."""
     wanted = progress if progress is not None else sys.stderr.isatty()
-    if wanted and importlib.util.find_spec("rich") is None:
-        if progress:
-            raise ImportError(f"{caller}: progress=True needs the package rich: pip install rich")
-        return False
+    if wanted:
+        try:
+            import rich  # noqa: F401
+        except ImportError as error:
+            if progress:
+                raise missing(f"{caller}: progress=True", error) from error
+            return False
     return wanted
 
 
