@@ -10,6 +10,7 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 TIGHT = r"&#x0007C;|&#x02016;|&#x02225;|&#x0002F;|/|\|"  # bars and slash: no space around, no stretching
+PRIMED = r"<msup>(<mi>[^<]*</mi>)<mi>(&#x0203[2-7];)</mi></msup>"  # fonts draw a prime raised and small already
 WITH_COLUMNS = r"\\begin\{(align\*|cases|\w*matrix|array)\}.*?\\end\{\1\}"
 
 
@@ -23,6 +24,7 @@ def mathml(latex: str, display: str) -> str:
     if unknown := re.search(r"\\\w+", formula):
         logger.warning("formula: latex2mathml does not know %s in %s", unknown[0], latex)
     formula = re.sub(rf"<mo[^>]*>({TIGHT})</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', formula)
+    formula = re.sub(PRIMED, r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', formula)
     formula = formula.replace('<mn mathvariant="double-struck">1</mn>', "<mn>&#x1D7D9;</mn>")
     formula = re.sub(r"<mi>(log|exp|sin|cos)</mi>", r"<mo>\1</mo>", formula)
     formula = re.sub(r"<mo>([A-Za-z]{2,})</mo>(?!<mo)", r'<mo lspace="0.17em" rspace="0.17em">\1</mo>', formula)
