@@ -182,22 +182,27 @@ def mixed_scales(e: Evidence) -> list[Weighed]:
     m = e.last
     certain = m.regular and noise_share(e).high < HALF and surely_worth_going_on(e) and not rose(e)
     sentence = (
-        f"{steep} limits the rate of all: its largest curvature is {ratio:.2g} times that within {flat}, where most of "
-        "what is left to gain lies; a rate for each leaf or entry (Adam, RMSProp) would mend it"
+        f"{steep} limits the rate of all: its largest curvature is {ratio:.2g} times that within {flat}, which "
+        "holds the most of what is left to gain; a rate for each leaf or entry (Adam, RMSProp) would mend it"
     )
     return [(ratio, Finding(Cause.MIXED_SCALES, certain, ratio, steep, sentence))]
 
 
 def _mixed_leaf(e: Evidence) -> tuple[float, str, str] | None:
-    """How many times flatter the leaf is that holds most of what is left, that leaf, and the steepest."""
+    """How many times flatter than the steepest leaf the one is that holds most of what is left; it, and the steepest.
+
+    None unless leaves that are at least ten times flatter hold half of what is left together.
+    """
     m = e.last
     if len(e.names) < 2 or not np.isfinite(m.leaf_over).all():
         return None
-    flat, steep = int(np.argmax(m.leaf_left)), int(np.argmax(m.leaf_over))
-    if flat == steep or not m.leaf_over[flat] > 0 or m.leaf_left[flat] < HALF * np.sum(np.maximum(m.leaf_left, 0)):
+    steep, left = int(np.argmax(m.leaf_over)), np.maximum(m.leaf_left, 0)
+    flatter = (m.leaf_over > 0) & (TENFOLD * m.leaf_over <= m.leaf_over[steep])
+    held = np.where(flatter, left, 0)
+    if not held.sum() >= HALF * left.sum() > 0:
         return None
-    ratio = float(m.leaf_over[steep] / m.leaf_over[flat])
-    return (ratio, e.names[flat], e.names[steep]) if ratio >= TENFOLD else None
+    flat = int(np.argmax(held))
+    return float(m.leaf_over[steep] / m.leaf_over[flat]), e.names[flat], e.names[steep]
 
 
 def bends_down(m: Moment) -> bool:
