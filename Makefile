@@ -10,7 +10,7 @@ TESTING := $(VENV)/test-$(TAG)$(if $(PEERS),-with-peers).stamp
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 QUICK ?= $(patsubst %,tests/test_%.py,architecture style arrays hyperparameters losses scores risk surfaces \
-	statistics quadratic_theory line_search batches identity train_arguments first_order)
+	statistics quadratic_theory line_search batches train_arguments)
 
 .PHONY: demo test quick lint types docs bench clean
 
