@@ -514,7 +514,7 @@ def diagnosis(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -
     note = (
         f"Quadratics of {SIZE} parameters in float32 with curvature, noise and rate chosen for each cause; momentum "
         f"{RHO}, minibatches of {PLANTED_BATCHES[0]}. The factor of the first finding / that which was planted, where "
-        "theory has one; what it counts depends on the cause (`jc.Finding`)."
+        "theory has one; what it counts depends on the cause (`jc.diagnosis.Finding`)."
     )
     return Part(rows, [Table(columns, lines, "Diagnosis: what jc.diagnose finds in runs with a planted cause", note)])
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 import jaxopt_course as jc
 from jaxopt_course import Cause
@@ -137,21 +136,14 @@ def rescaled(run: Setup) -> Setup:
 def steepest(run: Setup) -> float:
     """The largest curvature at a start, on some examples."""
     some = jax.tree.map(lambda leaf: leaf[:EXAMPLES], run.data)
-    start, unravel = ravel_pytree(run.init(jax.random.key(0)))
-    gradient = jax.grad(lambda w: run.objective(unravel(w), some))
-    key = jax.random.key(1)
 
     @jax.jit
-    def largest(start: jax.Array) -> jax.Array:
-        draw = jax.random.normal(key, start.shape)
-        product = partial(jvp_of, gradient, start)
-        return jnp.asarray(jc.landscape.extremes(product, draw, key, num_products=PRODUCTS)[1].value)
+    def largest(params: Any) -> jax.Array:
+        key = jax.random.key(1)
+        _, highest = jc.landscape.extreme_curvatures(lambda w: run.objective(w, some), params, key, PRODUCTS)
+        return jnp.asarray(highest.value)
 
-    return float(largest(start))
-
-
-def jvp_of(fn: Callable[[jax.Array], jax.Array], at: jax.Array, v: jax.Array) -> jax.Array:
-    return jax.jvp(fn, (at,), (v,))[1]
+    return float(largest(run.init(jax.random.key(0))))
 
 
 def at_saddle(run: Setup) -> Setup:

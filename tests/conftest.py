@@ -26,23 +26,25 @@ settings.load_profile("repeatable")
 # the program that it compiles is the same. `XLA_FLAGS= make test` runs what users run.
 QUICK_CODE = "--xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", QUICK_CODE)  # read when JAX first computes
-COMPILED = Path(sys.prefix) / "compiled"  # goes with the environment
+IN_ENVIRONMENT = sys.prefix != sys.base_prefix
+COMPILED = Path(sys.prefix) / "compiled"  # goes with the environment; without one, with the folder of the run
 MOST_COMPILED = 4e9  # bytes
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The first process of a run lets go what earlier runs have compiled where that has grown too large."""
-    first = "PYTEST_XDIST_WORKER" not in os.environ
-    if first and COMPILED.exists() and sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
+    kept = IN_ENVIRONMENT and "PYTEST_XDIST_WORKER" not in os.environ and COMPILED.exists()
+    if kept and sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
         shutil.rmtree(COMPILED)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What one process has compiled no other compiles again: no later run, and no command that a test starts."""
-    in_environment = sys.prefix != sys.base_prefix
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     options = {
-        "jax_compilation_cache_dir": str(COMPILED if in_environment else tmp_path_factory.getbasetemp() / "compiled"),
+        "jax_compilation_cache_dir": str(COMPILED if IN_ENVIRONMENT else folder / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
