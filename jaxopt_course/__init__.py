@@ -66,7 +66,7 @@ else:  # a room is loaded when one of its names is first used; type checkers see
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return [*__all__, "__version__"]
 
 
 __version__ = "0.1.0"

@@ -25,9 +25,9 @@ DATA = {
     "surfaces.SURFACES": "problems.md",
     "surfaces.NOISY": "problems.md",
     "mgh.PROBLEMS": "problems.md",
+    "conventions.LIBRARIES": "comparison.md",
 }
-# Modules without `__all__` whose public functions and classes are shown, and those that are shown in part.
-MODULES = ("scores", "losses", "nearest_neighbor")
+MODULES = ("conventions", "losses", "mgh", "nearest_neighbor", "scores", "surfaces")  # public, beside the rooms
 # Functions without an example, and why.
 NO_EXAMPLE = {
     "surfaces.*": "each is drawn in the lab, and the examples of `Surface` and `bowl` show how they are used",
@@ -62,20 +62,11 @@ def public() -> Iterator[tuple[str, Any]]:
     seen: list[Any] = []
     rooms = [("", jc), *((f"{room}.", importlib.import_module(f"jaxopt_course.{room}")) for room in ROOMS)]
     for prefix, module in [*rooms, *((f"{name}.", getattr(jc, name)) for name in MODULES)]:
-        for name in names_of(module):
+        for name in module.__all__:
             thing = getattr(module, name)
             if not isinstance(thing, ModuleType) and not any(thing is other for other in seen):
                 seen.append(thing)
                 yield f"{prefix}{name}", thing
-
-
-def names_of(module: ModuleType) -> list[str]:
-    own = [
-        name
-        for name, thing in vars(module).items()
-        if not name.startswith("_") and getattr(thing, "__module__", None) == module.__name__
-    ]
-    return getattr(module, "__all__", own)
 
 
 PUBLIC = dict(public())
@@ -84,6 +75,18 @@ PUBLIC = dict(public())
 def test_there_is_something_to_show() -> None:
     assert {"adam", "Status", "losses.multiclass_hinge", "plots.curves", "sweeps.product"} <= PUBLIC.keys()
     assert len(PUBLIC) > 150
+
+
+@pytest.mark.parametrize("module", [jc, *(getattr(jc, name) for name in (*ROOMS, *MODULES))], ids=lambda m: m.__name__)
+def test_a_public_module_shows_its_public_names_and_no_others(module: ModuleType) -> None:
+    assert {name for name in dir(module) if not name.startswith("__")} == set(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+
+
+def test_every_module_that_is_a_public_name_is_a_public_module() -> None:
+    modules = {name for name in jc.__all__ if isinstance(getattr(jc, name), ModuleType)}
+    assert modules == {*ROOMS, *MODULES}
 
 
 def test_the_reference_shows_every_public_name() -> None:

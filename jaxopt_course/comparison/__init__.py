@@ -16,3 +16,7 @@ __all__ = [
     "parity",
     "torch_optimizer",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,6 +21,18 @@ from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import decay_rate, learning_rate_at, not_negative
 from jaxopt_course.optimizers.leaves import check_match
 
+__all__ = [
+    "LIBRARIES",
+    "Convention",
+    "ConventionState",
+    "differences",
+    "explain",
+    "explanation",
+    "get",
+    "make",
+    "names",
+]
+
 LIBRARIES = ("lecture", "optax", "torch", "keras")
 COMMON = {  # what every library calls its own way, by the name that `make` knows
     "sgd": {},
@@ -99,6 +111,10 @@ _DIFFERENT: dict[str, dict[str, dict[str, Number]]] = {  # from the lecture's
         "lion": {"decay_kind": "decoupled"},
     },
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,9 +327,9 @@ def explanation(rule: str, library: str) -> str:
     calls = [(name, c.library, c.calls[name] or "no equal call") for name in CALLS for c in (ours, theirs)]
     said = [f"  {library}'s in {name}: {call}" for name, library, call in calls]
     sources = [f"  {convention.library}: {convention.source}" for convention in (ours, theirs)]
-    return "\n".join([*columns([(rule, ours.library, theirs.library), *marked]), *said, *dict.fromkeys(sources)])
+    return "\n".join([*_columns([(rule, ours.library, theirs.library), *marked]), *said, *dict.fromkeys(sources)])
 
 
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

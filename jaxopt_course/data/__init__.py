@@ -6,3 +6,7 @@ from jaxopt_course.data.datasets import DATASETS, Dataset, load
 from jaxopt_course.data.statistics import feature_statistics
 
 __all__ = ["DATASETS", "BatchPlan", "DataFileError", "Dataset", "feature_statistics", "load", "minibatches", "shuffled"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,3 +5,7 @@ from jaxopt_course.diagnosis.diagnose import diagnose
 from jaxopt_course.diagnosis.evidence import Estimate, Evidence, Looks, Moment
 
 __all__ = ["Cause", "Diagnosis", "Estimate", "Evidence", "Finding", "Looks", "Moment", "diagnose"]
+
+
+def __dir__() -> list[str]:
+    return __all__

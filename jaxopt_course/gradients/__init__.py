@@ -19,3 +19,7 @@ __all__ = [
     "gradgradcheck",
     "numerical_gradient",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -32,3 +32,7 @@ __all__ = [
     "quadratic_theory",
     "settled",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

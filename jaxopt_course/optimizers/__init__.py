@@ -42,3 +42,7 @@ __all__ = [
     "sgd",
     "strong_wolfe",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

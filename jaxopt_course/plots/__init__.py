@@ -68,3 +68,7 @@ __all__ = [
     "write_descent",
     "write_lab",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,3 +4,7 @@ from jaxopt_course.problems import losses, mgh, nearest_neighbor, scores, surfac
 from jaxopt_course.problems.risk import accuracy, empirical_risk
 
 __all__ = ["accuracy", "empirical_risk", "losses", "mgh", "nearest_neighbor", "scores", "surfaces"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,6 +20,12 @@ from jaxopt_course.annotations import Array, ArrayLike, Float, Params, PyTree, S
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
 from jaxopt_course.problems.labels import check_labels, in_range, is_correct_class
 
+__all__ = ["crammer_singer_hinge", "l1_penalty", "l2_penalty", "multiclass_hinge", "softmax_cross_entropy"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def multiclass_hinge(
     scores: Float[ArrayLike, "*batch C"], labels: Shaped[ArrayLike, "..."], *, margin: float = 1.0

@@ -6,7 +6,7 @@ factor of one half,
     f(x) = f_1(x)^2 + ... + f_m(x)^2,
 
 and this file writes down the residuals f_i, one function a problem, in the order and with the numbering of the paper.
-The functions of problems 20 to 35 take x of other lengths too; the records are for the length of their `start`.
+The residuals of problems 20 to 35 take x of other lengths too; the records are for the length of their `start`.
 
 Overflow gives inf as anywhere in floating point. Else the gradient is finite where the function is: at a kink or a pole
 the term that has it counts as constant.
@@ -26,6 +26,12 @@ from jaxopt_course.annotations import Array, ArrayLike, Float
 from jaxopt_course.dtypes import check_floating
 from jaxopt_course.problems import mgh_data
 from jaxopt_course.problems.mgh_data import Minimum
+
+__all__ = ["PROBLEMS", "Minimum", "Problem"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Problem(NamedTuple):

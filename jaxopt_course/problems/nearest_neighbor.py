@@ -14,8 +14,14 @@ import numpy as np
 from jaxopt_course.annotations import Array, ArrayLike, Float, Int, Shaped
 from jaxopt_course.problems import neighbor_search
 
+__all__ = ["Model", "neighbors", "predict", "scores", "train", "vote"]
+
 METRICS = ("l1", "l2")
 CHUNK, CHUNK_BYTES = 2048, 12 * 2**20  # a tile of images by default, in float32: 1024 of 32x32x3
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Model(NamedTuple):

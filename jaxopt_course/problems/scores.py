@@ -9,6 +9,12 @@ import jax.numpy as jnp
 from jaxopt_course.annotations import Array, ArrayLike, Float, Shaped
 from jaxopt_course.dtypes import widest
 
+__all__ = ["init_linear", "init_mlp", "linear", "mlp", "standardized"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "*batch C"]:
     r"""Class scores of a linear classifier.

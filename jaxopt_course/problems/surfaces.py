@@ -16,6 +16,14 @@ import numpy as np
 from jaxopt_course.annotations import Array, ArrayLike
 from jaxopt_course.dtypes import check_floating
 
+__all__ = ["NOISY", "SURFACES", "CriticalPoint", "Noisy", "Surface", "bowl", "hill", "noisy"]
+__all__ += ["beale", "double_well", "himmelblau", "monkey_saddle", "plateau", "rastrigin", "rosenbrock", "saddle"]
+__all__ += ["styblinski_tang"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class CriticalPoint(NamedTuple):
     """A point of zero gradient: "minimum", "saddle", "maximum", or "degenerate" where the Hessian is singular."""
@@ -260,6 +268,7 @@ def _surface(
 
 _LOW, _TOP, _HIGH = -2.9035340277711771, 0.15673125678034010, 2.7468027709908370  # the roots of 4 z^3 - 32 z + 5
 _RIM, _DENT = 0.50254603655467463, 0.99495863765233479  # the first roots of 2 z + 20 pi sin(2 pi z) above 0
+_BEALE_SADDLE = (0.10053793732415836, -2.6445135850231250)
 
 SURFACES: dict[str, Surface] = {
     surface.name: surface
@@ -275,15 +284,7 @@ SURFACES: dict[str, Surface] = {
         _surface("plateau", plateau, (3.0, 2.0), [(0, 0)], 0.0, _square(5)),
         _surface("double_well", double_well, (0.01, 1.5), [(-1, 0), (1, 0)], 0.0, ((-2, 2), (-2, 2)), saddles=[(0, 0)]),
         _surface("rosenbrock", rosenbrock, (-1.2, 1.0), [(1, 1)], 0.0, ((-2, 2), (-1, 3))),
-        _surface(
-            "beale",
-            beale,
-            (1.0, 1.0),
-            [(3, 0.5)],
-            0.0,
-            _square(4.5),
-            saddles=[(0, 1), (0.10053793732415836, -2.6445135850231250)],
-        ),
+        _surface("beale", beale, (1.0, 1.0), [(3, 0.5)], 0.0, _square(4.5), saddles=[(0, 1), _BEALE_SADDLE]),
         _surface(
             "himmelblau",
             himmelblau,

@@ -23,3 +23,7 @@ __all__ = [
     "sweep",
     "uniform",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

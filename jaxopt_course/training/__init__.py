@@ -33,3 +33,7 @@ __all__ = [
     "train_step",
     "train_steps",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
