@@ -1,16 +1,20 @@
 # make demo, make test, make docs: each works alone in a fresh clone, on a machine that has Python >= 3.11 and make.
 # make quick tests the mathematics only, make quick QUICK=tests/test_race.py what is named.
 # make test PYTHON=python3.13 tests with another Python; PEERS=1 adds the cross-checks against torch and the others.
+# OLDEST=1 works in an environment of its own, with the oldest versions of the dependencies that pyproject.toml allows.
 
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(if $(OLDEST),-oldest)
 BIN := $(VENV)/bin
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TESTING := $(VENV)/test-$(TAG)$(if $(PEERS),-with-peers).stamp
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal
+PYTEST += $(if $(OLDEST),-W default --disable-warnings) # old releases of other packages warn of one another
 
 QUICK ?= $(patsubst %,tests/test_%.py,architecture style arrays hyperparameters losses scores risk surfaces \
-	statistics quadratic_theory line_search batches train_arguments)
+	statistics quadratic_theory line_search batches train_arguments \
+	$(if $(OLDEST),figures sweep_figures landscape_figures data first_order minimize train sweep))
 
 .PHONY: demo test quick lint types docs bench clean
 
@@ -18,11 +22,11 @@ demo: $(VENV)/demo-$(TAG).stamp
 	$(BIN)/python -m experiments race
 
 test: lint types
-	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(PYTEST)
 
 quick: $(TESTING)
 	$(BIN)/ruff check --quiet .
-	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal $(QUICK)
+	$(PYTEST) $(QUICK)
 
 lint: $(TESTING)
 	$(BIN)/ruff format --check .
@@ -39,7 +43,7 @@ bench: $(TESTING)
 	$(BIN)/python -m experiments bench all
 
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One environment, made anew when another Python is asked for; a stamp is written when an install is complete.
 
@@ -59,7 +63,8 @@ $(VENV)/docs-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
 	@touch $@
 
 $(TESTING): pyproject.toml | $(VENV)/python-$(TAG).stamp
-	$(PIP) --editable '.[experiments,data$(if $(PEERS),$(comma)peers)]' --group dev
+	$(if $(OLDEST),$(BIN)/python tests/oldest.py > $(VENV)/oldest.txt)
+	$(PIP) --editable '.[experiments,data$(if $(PEERS),$(comma)peers)]' --group dev $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
 	@touch $@
 
 comma := ,

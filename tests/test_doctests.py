@@ -1,4 +1,4 @@
-"""Every example in a docstring and in the README runs as a user would run it: in float32, with JAX's own promotion."""
+"""Every example in a docstring runs as a user would run it: in float32, with JAX's own promotion."""
 
 import doctest
 import importlib
@@ -51,14 +51,6 @@ def test_every_public_function_has_an_example() -> None:
     names = {f.__name__ for f in public if inspect.isfunction(f) and not f.__name__.startswith("_")}
     assert {"adam", "linear", "softmax_cross_entropy", "train"} <= names
     assert names <= documented
-
-
-def test_readme() -> None:
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
-    assert blocks, "the README shows no code"
-    source = "\n".join(block.split("```")[0] for block in blocks)
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        exec(compile(source, "README.md", "exec"), {"__name__": "readme"})
 
 
 def run(example: doctest.DocTest) -> None:
