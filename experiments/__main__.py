@@ -53,7 +53,7 @@ COMMANDS = {
         "experiments.contract",
     ),
     "lecture": Command(
-        "every picture of the lecture in order, on one page, with the code that made it and the number it shows",
+        "the course of the site, opened in a browser, and built first where it is not there",
         arguments.lecture,
         "experiments.lecture",
     ),

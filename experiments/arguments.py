@@ -226,9 +226,10 @@ def image_set(parser: argparse.ArgumentParser) -> None:
 
 
 def lecture(parser: argparse.ArgumentParser) -> None:
-    image_set(parser)
-    parser.add_argument("--quick", action="store_true", help="a few steps and points of everything, to see it run")
-    outcome(parser, "lecture")
+    add = parser.add_argument
+    add("--build", action="store_true", help="build the site again, even where it is built")
+    add("--no-open", dest="open", action="store_false", help="print where the course is, and open no browser")
+    add("--quiet", action="store_true", help="print nothing but errors")
 
 
 def lab(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,6 @@
 """What a run shows, on the terminal and as one HTML page that loads nothing and runs nothing."""
 
 import base64
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,15 +18,12 @@ h1, h2 { line-height: 1.2; } table { border-collapse: collapse; display: block; 
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #bbb; white-space: nowrap; }
 th.left, td.left { text-align: left; } strong { color: #b00020; } pre { overflow-x: auto; font-size: .8rem; }
 figure { margin: 2rem 0; } img { max-width: 100%; }
-figcaption, .note { color: #444; max-width: 48rem; } .text, .found { max-width: 48rem; }
-.found { border-left: .25rem solid #0072b2; padding-left: .75rem; } a { color: #0050a0; }
-nav ul { list-style: none; padding: 0; columns: 18rem; } code { font-size: .8rem; }
-details pre { background: #f4f4f4; padding: .75rem; } summary { cursor: pointer; }
+figcaption, .note { color: #444; max-width: 48rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
 dt { color: #444; } dd { margin: 0; overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) {
   body { color: #eee; background: #161616; } figcaption, .note, dt { color: #bbb; }
-  img { background: #fff; } strong { color: #ff7b7b; } a { color: #8ab4f8; } details pre { background: #222; }
+  img { background: #fff; } strong { color: #ff7b7b; }
 }
 """
 
@@ -47,23 +43,13 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture's file and what it shows; `still` is shown to those who want nothing to move."""
+    """A picture's file and what it shows."""
 
     path: Path
     caption: str
-    still: Path | None = None
 
 
-class Section(NamedTuple):
-    """The head of a part of a long page, which the page lists at its top: what it is about, what came out, by what."""
-
-    title: str
-    text: str
-    found: str
-    code: str
-
-
-Block = Table | Picture | Section | str  # a string is shown as it is typed
+Block = Table | Picture | str  # a string is shown as it is typed
 
 
 def print_blocks(*blocks: Block) -> None:
@@ -89,9 +75,6 @@ def _rich_table(table: Table) -> RichTable:
 def html_page(title: str, introduction: str, blocks: Sequence[Block], facts: Mapping[str, Any]) -> str:
     """The page as text. Every string is escaped."""
     listed = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>\n" for name, value in facts.items())
-    titles = [block.title for block in blocks if isinstance(block, Section)]
-    contents = "".join(f"<li><a href='#{_anchor(title)}'>{escape(title)}</a></li>\n" for title in titles)
-    contents = f"<nav aria-label='Contents'><ul>\n{contents}</ul></nav>\n" if titles else ""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"""<!doctype html>
 <html lang="en">
@@ -105,7 +88,7 @@ def html_page(title: str, introduction: str, blocks: Sequence[Block], facts: Map
 <body>
 <h1>{escape(title)}</h1>
 <p>{escape(introduction)}</p>
-{contents}{"".join(map(_html, blocks))}<h2>How it was made</h2>
+{"".join(map(_html, blocks))}<h2>How it was made</h2>
 <dl>
 {listed}</dl>
 </body>
@@ -116,18 +99,9 @@ def html_page(title: str, introduction: str, blocks: Sequence[Block], facts: Map
 def _html(block: Block) -> str:
     if isinstance(block, str):
         return f"<pre>{escape(block)}</pre>\n"
-    if isinstance(block, Section):
-        code = f"<pre tabindex='0'><code>{escape(block.code)}</code></pre>"
-        return (
-            f"<h2 id='{_anchor(block.title)}'>{escape(block.title)}</h2>\n<p class='text'>{escape(block.text)}</p>\n"
-            f"<p class='found'>{escape(block.found)}</p>\n<details open><summary>The code</summary>{code}</details>\n"
-        )
     if isinstance(block, Picture):
         caption = escape(block.caption, quote=True)
         picture = f"<img src='{_data_uri(block.path)}' alt='{caption}'>"
-        if block.still:
-            unmoved = f"<source media='(prefers-reduced-motion: reduce)' srcset='{_data_uri(block.still)}'>"
-            picture = f"<picture>{unmoved}{picture}</picture>"
         return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>\n"
 
     def line(tag: str, cells: Sequence[str]) -> str:
@@ -141,10 +115,6 @@ def _html(block: Block) -> str:
     note = f"<p class='note'>{escape(block.note)}</p>\n" if block.note else ""
     head, body = line("th scope='col'", block.columns), "".join(line("td", row) for row in block.rows)
     return f"{title}{note}<table><thead>{head}</thead><tbody>\n{body}</tbody></table>\n"
-
-
-def _anchor(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def _data_uri(path: Path) -> str:

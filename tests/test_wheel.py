@@ -55,5 +55,5 @@ def test_the_readme_runs_where_only_the_wheel_is_installed(wheel: Path, tmp_path
     assert done.returncode == 0, done.stderr[-2000:]
     assert Path(done.stdout.splitlines()[-1]).is_relative_to(environment)
     assert "is not shown" in done.stdout or "is better than" in done.stdout
-    commands = [python, "-m", "experiments"]  # they are in the checkout only, as the README says
+    commands = [str(python), "-m", "experiments"]  # they are in the checkout only, as the README says
     assert subprocess.run(commands, cwd=tmp_path, env=clean, capture_output=True, check=False).returncode == 1
