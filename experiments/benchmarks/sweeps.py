@@ -217,7 +217,7 @@ def peak_bytes() -> tuple[float, float, float]:
 
     import jaxopt_course as jc
     from jaxopt_course.sweeps import lanes as engine
-    from jaxopt_course.sweeps.methods import weak
+    from jaxopt_course.sweeps.methods import weakly_typed
 
     data = jax.tree.map(jnp.asarray, jc.data.load("digits").train)
     wide = 1024
@@ -242,7 +242,7 @@ def peak_bytes() -> tuple[float, float, float]:
     sweep(POINTS, LANES)
     peak = resident("VmHWM") - before
     start = jax.tree.map(lambda leaf: leaf[None], init(jax.random.key(0)))
-    point, layout = {"learning_rate": weak(np.array([0.1]))}, engine.Layout()
+    point, layout = {"learning_rate": weakly_typed(np.array([0.1]))}, engine.Layout()
     carry = engine.begin(jc.adam, point, start, layout=layout)
     plan = jc.data.minibatches(jax.random.key(0), len(data[0]), 64, 1).full.reshape(1, -1, 64)
     compiled = engine.advance.lower(
