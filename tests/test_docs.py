@@ -31,7 +31,6 @@ MODULES = ("scores", "losses", "nearest_neighbor")
 # Functions without an example, and why.
 NO_EXAMPLE = {
     "surfaces.*": "each is drawn in the lab, and the examples of `Surface` and `bowl` show how they are used",
-    "plots.*": "a picture, which a doctest cannot show; the course and the commands draw it",
     "conventions.*": "the examples of `get`, `names` and `explain` show them",
     "sweeps.choice": "the example of `random` shows it",
     "sweeps.log_uniform": "the example of `random` shows it",
