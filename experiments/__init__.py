@@ -1,1 +1,1 @@
-"""What happens if ...? Commands that leave tables, figures and a manifest behind."""
+"""Experiments: commands that write tables, figures and a manifest."""

@@ -1,4 +1,4 @@
-"""`python -m experiments NAME ...`: the one place with a command line. It imports late, so that help comes at once."""
+"""`python -m experiments NAME ...`: the command line. Commands are imported when they run, so that help is fast."""
 
 import argparse
 import importlib
@@ -23,7 +23,7 @@ COMMANDS = {
         "experiments.race",
     ),
     "classify": Command(
-        "nearest neighbour against softmax and the SVM on real images: how good, how long to train and to predict",
+        "nearest neighbour against softmax and the SVM on real images: accuracy, training time and prediction time",
         arguments.classify,
         "experiments.classify",
     ),
@@ -38,17 +38,17 @@ COMMANDS = {
         "experiments.gradcheck",
     ),
     "profiles": Command(
-        "second-order solvers beside their peers on collections of test problems: who gets there, and at what cost",
+        "second-order solvers beside their peers on collections of test problems: problems solved, and at what cost",
         arguments.profiles,
         "experiments.profiles",
     ),
     "parity": Command(
-        "two optimizers in lock step on real images: where they part, and which convention is to blame",
+        "two optimizers in lock step on real images: where they first differ, and which convention is the cause",
         arguments.parity,
         "experiments.parity",
     ),
     "contract": Command(
-        "every optimizer of ours and of optax through the contract: one grid of what is kept and what is broken",
+        "check every optimizer of ours and of optax against the contract: a grid of clauses that passed and failed",
         arguments.contract,
         "experiments.contract",
     ),
@@ -63,7 +63,7 @@ COMMANDS = {
         "experiments.pathologies",
     ),
     "diagnose": Command(
-        "a run that is spoiled on purpose: what jc.diagnose finds, and whether its advice helps",
+        "a run with a planted problem: what jc.diagnose finds, and whether its advice helps",
         arguments.diagnose,
         "experiments.diagnose",
     ),
@@ -71,14 +71,14 @@ COMMANDS = {
         "a page to play with every optimizer on every surface, without a network", arguments.lab, "experiments.lab"
     ),
     "data": Command(
-        "what is in an image set, and what it looks like; CIFAR-10 is fetched on request",
+        "the contents of an image set, with a picture; CIFAR-10 is downloaded on request",
         arguments.data,
         "experiments.data",
     ),
     "doctor": Command(
-        "what there is on this machine, and what is missing for which command", arguments.doctor, "experiments.doctor"
+        "what this machine has, and what is missing for which command", arguments.doctor, "experiments.doctor"
     ),
-    "bench": Command(f"how fast is it? ({', '.join(arguments.BENCHMARKS)})", arguments.bench, "experiments.bench"),
+    "bench": Command(f"benchmarks ({', '.join(arguments.BENCHMARKS)})", arguments.bench, "experiments.bench"),
 }
 EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated"
 

@@ -1,4 +1,4 @@
-"""What each command takes. Standard library only: help must not wait for a compiler to load."""
+"""The arguments of each command. Standard library only, so that help does not wait for JAX to load."""
 
 import argparse
 import math
@@ -35,7 +35,7 @@ FORMS = "optax.NAME, path/to/file.py:FACTORY, package.module:FACTORY"
 
 
 class UsageError(Exception):
-    """What is wrong with the arguments, where argparse cannot see it."""
+    """An error in the arguments that argparse cannot detect."""
 
 
 def race(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def race(parser: argparse.ArgumentParser) -> None:
     add("--loss", default="softmax", choices=("softmax", "hinge"), help="(default: %(default)s)")
     add("--model", default="linear", choices=("linear", "mlp"), help="mlp: one hidden layer (default: %(default)s)")
     add("--activation", default="relu", choices=("relu", "tanh"), help="of the mlp (default: %(default)s)")
-    problem = "objective(params, batch), init(key), data; if it likes grid, eval_fn(params), batch_size"
+    problem = "objective(params, batch), init(key), data; optionally grid, eval_fn(params), batch_size"
     add("--problem", type=Path, metavar="FILE", help=f"a Python file that defines another problem: {problem}")
     rules(parser, OPTIMIZERS)
     add("--epochs", type=whole(1), default=30, metavar="E", help="(default: %(default)s)")
@@ -55,11 +55,11 @@ def race(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help=f"runs at each point of the tuning, at least {LEAST_SEEDS} (default: %(default)s)",
     )
-    fresh = "runs of each optimizer at its best point, on seeds that the tuning has not seen (default: %(default)s)"
+    fresh = "runs of each optimizer at its best point, on seeds that the tuning did not use (default: %(default)s)"
     add("--fresh-seeds", type=whole(2), default=10, metavar="F", help=fresh)
     add("--x64", action="store_true", help="train in float64")
-    add("--devices", type=whole(1), metavar="N", help="devices that share the runs (CPUs are made)")
-    add("--checkpoint-dir", type=Path, metavar="DIR", help="save there, and go on from what is there")
+    add("--devices", type=whole(1), metavar="N", help="devices that share the runs (virtual devices on a CPU)")
+    add("--checkpoint-dir", type=Path, metavar="DIR", help="save checkpoints there, and resume from there")
     outcome(parser, "race")
 
 
@@ -81,7 +81,7 @@ def classify(parser: argparse.ArgumentParser) -> None:
 def gradcheck(parser: argparse.ArgumentParser) -> None:
     images(parser)
     parser.add_argument(
-        "--rounds", type=whole(1), default=5, metavar="R", help="samples of a time (default: %(default)s)"
+        "--rounds", type=whole(1), default=5, metavar="R", help="samples of each time (default: %(default)s)"
     )
     parser.add_argument(
         "--corpus", action="store_true", help="judge right and wrong functions of the test suite instead, in a table"
@@ -95,10 +95,10 @@ def profiles(parser: argparse.ArgumentParser) -> None:
         "--collection",
         default="mgh",
         choices=("mgh", "cutest", "both", "bounded"),
-        help="problems; bounded are CUTEst's with bounds; cutest takes an hour or more, and both take sif2jax "
+        help="problems; bounded: CUTEst's with bounds; cutest takes an hour or more; all but mgh need sif2jax "
         "(default: %(default)s)",
     )
-    rules(parser, PROFILED, "--solvers", "--optimizers", but=" that are for the collection")
+    rules(parser, PROFILED, "--solvers", "--optimizers", but=" that fit the collection")
     parser.set_defaults(solvers=None)
     add("--problems", nargs="+", default=[], metavar="NAME", help="of the collection (default: all)")
     add(
@@ -106,7 +106,7 @@ def profiles(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=10_000,
         metavar="N",
-        help="evaluations of value and gradient on a problem (default: %(default)s)",
+        help="most evaluations of value and gradient on a problem (default: %(default)s)",
     )
     add("--gtol", type=not_negative, default=1e-8, help="tolerance on the gradient (default: %(default)s)")
     outcome(parser, "profiles")
@@ -128,7 +128,7 @@ def solve(parser: argparse.ArgumentParser) -> None:
         type=not_negative,
         help="tolerance on the largest entry of the gradient (default: 1.5e-8; 3.5e-4 in float32)",
     )
-    add("--float32", action="store_true", help="solve in float32; what was found is still judged in float64")
+    add("--float32", action="store_true", help="solve in float32; the results are still judged in float64")
     outcome(parser, "solve")
 
 
@@ -136,8 +136,12 @@ def data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", choices=DATASETS, help="image set: %(choices)s", metavar="NAME")
     folder(parser)
-    add("--download", action="store_true", help="fetch it first, by https and pinned hash (cifar10, 162 MiB)")
-    add("--unofficial", action="store_true", help="read files that are not the official ones (cifar10)")
+    add(
+        "--download",
+        action="store_true",
+        help="download it first, over https and with a pinned hash (cifar10, 162 MiB)",
+    )
+    add("--unofficial", action="store_true", help="accept files that are not the official ones (cifar10)")
     add("--picture", type=Path, metavar="FILE", help="write images of each class as a picture")
     add("--json", action="store_true", help="print JSON instead of a table")
 
@@ -150,8 +154,14 @@ def doctor(parser: argparse.ArgumentParser) -> None:
 def parity(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("a", metavar="A", help="an optimizer as it is written: optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2)")
-    add("b", metavar="B", help=f"another, lecture.adagrad(1e-2), rule.py:mine(0.1); or a name: adam, {FORMS}")
-    add("--learning-rate", type=positive, default=1e-2, metavar="LR", help="of names alone (default: %(default)s)")
+    add("b", metavar="B", help=f"another: lecture.adagrad(1e-2), rule.py:mine(0.1); or a name: adam, {FORMS}")
+    add(
+        "--learning-rate",
+        type=positive,
+        default=1e-2,
+        metavar="LR",
+        help="for names without a call (default: %(default)s)",
+    )
     images(parser)
     add("--steps", type=whole(1), default=50, metavar="N", help="(default: %(default)s)")
     add("--float32", action="store_true", help="step in float32")
@@ -170,8 +180,14 @@ def pathologies(parser: argparse.ArgumentParser) -> None:
     image_set(parser)
     some_of(parser, "--parts", PATHOLOGIES)
     rules(parser, tuple(name for name in OPTIMIZERS if name != "adam_uncorrected"), but="; noise: those with a theory")
-    add("--starts", type=whole(10), default=1_000_000, metavar="N", help="of the map of basins (default: %(default)s)")
-    add("--runs", type=whole(1), default=1000, metavar="R", help="from each saddle (default: %(default)s)")
+    add(
+        "--starts",
+        type=whole(10),
+        default=1_000_000,
+        metavar="N",
+        help="starts in the map of basins (default: %(default)s)",
+    )
+    add("--runs", type=whole(1), default=1000, metavar="R", help="runs from each saddle (default: %(default)s)")
     outcome(parser, "pathologies")
 
 
@@ -184,28 +200,28 @@ def diagnose(parser: argparse.ArgumentParser) -> None:
         "rate x 10 or (slow) / 30, batch of 1, (layer) a bias scaled by 1,000, a start at a saddle, a frozen layer"
     )
     add("--spoil", choices=("nothing", *SPOILS), help=f"{spoiled} (default: rate)")
-    every = "every spoil of every model on digits and patch10, in a table; --data, --model, --spoil choose among them"
+    every = "every spoil of every model on digits and patch10, in a table; --data, --model, --spoil select from them"
     add("--all", action="store_true", help=every)
-    add("--steps", type=whole(20), default=100, metavar="T", help="of each run (default: %(default)s)")
-    fresh = "runs with and without what the diagnosis advises, on seeds of their own (default: %(default)s)"
+    add("--steps", type=whole(20), default=100, metavar="T", help="steps of each run (default: %(default)s)")
+    fresh = "runs with and without the advice of the diagnosis, on fresh seeds (default: %(default)s)"
     add("--fresh-seeds", type=whole(2), default=5, metavar="F", help=fresh)
     outcome(parser, "diagnose")
 
 
 def some_of(parser: argparse.ArgumentParser, flag: str, names: tuple[str, ...], but: str = "") -> None:
-    """An option that takes some of the names, and all unless given."""
+    """Add an option that takes some of the names; the default is all."""
     listed = f"of {', '.join(names)} (default: all{but})"
     parser.add_argument(flag, nargs="+", default=list(names), choices=names, metavar="NAME", help=listed)
 
 
 def rules(parser: argparse.ArgumentParser, names: tuple[str, ...], *flags: str, but: str = "") -> None:
-    """An option that takes optimizers: some of the names, of optax's, or anybody's; all of the names unless given."""
+    """Add an option that takes optimizers: some of the names, or any of the `FORMS`; the default is all names."""
 
     others = [name for name in OPTIMIZERS if name not in names]
     there = "; ".join([", ".join(names), *([", ".join(others)] if others else []), FORMS])
 
     def name(text: str) -> str:
-        if text not in (*names, *others) and not is_elsewhere(text):
+        if text not in (*names, *others) and not is_external(text):
             raise argparse.ArgumentTypeError(f"no {text!r}; there are {there}")
         return text
 
@@ -214,8 +230,8 @@ def rules(parser: argparse.ArgumentParser, names: tuple[str, ...], *flags: str, 
     parser.add_argument(*flags, nargs="+", type=name, default=list(names), metavar="NAME", help=listed)
 
 
-def is_elsewhere(name: str) -> bool:
-    """Whether a name of an optimizer has one of the `FORMS`."""
+def is_external(name: str) -> bool:
+    """Whether the name of an optimizer has one of the `FORMS`."""
     return name.startswith("optax.") or ":" in name
 
 
@@ -235,7 +251,7 @@ def lecture(parser: argparse.ArgumentParser) -> None:
 def lab(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path("lab.html"), metavar="FILE", help="the page (default: %(default)s)")
-    state = "what to show at first, as the page's address has it after #"
+    state = "what to show at first, in the form of the page's address after #"
     add("--state", default="", metavar="TEXT", help=f"{state}: 'surface=beale&run=adam,learning_rate:0.1'")
     add("--check", action="store_true", help="run the page's mathematics under node too, beside the library's")
     add("--json", action="store_true", help="print the results of --check as JSON instead of a table")
@@ -247,7 +263,7 @@ def folder(parser: argparse.ArgumentParser) -> None:
 
 
 def images(parser: argparse.ArgumentParser, batch_size: int | None = BATCH_SIZE) -> None:
-    """What an objective is made of; `batch_size` None where something else may say it too."""
+    """Add the options of an objective; `batch_size` is None if it may also be set elsewhere."""
     add = parser.add_argument
     image_set(parser)
     help_text = f"examples in a minibatch (default: {BATCH_SIZE})"
@@ -256,10 +272,10 @@ def images(parser: argparse.ArgumentParser, batch_size: int | None = BATCH_SIZE)
 
 
 def outcome(parser: argparse.ArgumentParser, name: str, seed: bool = True) -> None:
-    """Where it goes, and how it can be had again."""
+    """Add the options of the output and of the seed."""
     add = parser.add_argument
     if seed:
-        add("--seed", type=whole(0), default=0, help="of everything random (default: %(default)s)")
+        add("--seed", type=whole(0), default=0, help="seed of all random numbers (default: %(default)s)")
     add("--out", type=Path, metavar="DIR", help=f"folder to write (default: runs/{name}-<utc>)")
     add("--json", action="store_true", help="print the results as JSON instead of tables")
     add("--quiet", action="store_true", help="print nothing but errors")
@@ -271,7 +287,7 @@ def bench(parser: argparse.ArgumentParser) -> None:
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """An argparse type: a whole number that is not below `least`."""
+    """An argparse type for a whole number that is at least `least`."""
 
     def parse(text: str) -> int:
         try:

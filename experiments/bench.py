@@ -1,4 +1,4 @@
-"""`bench NAME`: hand the rest of the command line to that benchmark."""
+"""`bench NAME`: pass the rest of the command line to that benchmark."""
 
 import argparse
 import importlib

@@ -1,7 +1,7 @@
-"""Nearest neighbour against linear classifiers: no learning and slow predictions, or the other way round.
+"""Nearest neighbour against linear classifiers: no training and slow predictions, or training and fast predictions.
 
-What has to be chosen (k, the learning rate) is chosen on a part of the training set that is held out; then everything
-is trained on all of it, and the test set is looked at once.
+Hyperparameters (k, the learning rate) are chosen on a held-out part of the training set. Then every classifier is
+trained on the whole training set and evaluated once on the test set.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from experiments.problems import LOSSES, describe
 from experiments.report import Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
 
-RATES = np.logspace(-4, 0, 9)  # of Adam, two a decade
+RATES = np.logspace(-4, 0, 9)  # for Adam, two per decade
 HELD_OUT = 0.2
 TIMED_ROUNDS = 3
-SHOWN = 8  # neighbours, or mistakes, in a row of pictures
-WRONG = 3  # mistakes among the test images whose neighbours are shown
+SHOWN = 8  # neighbours, or mistakes, in a row of images
+WRONG = 3  # misclassified test images whose neighbours are shown
 METRICS = {"l2": "Nearest neighbour, L2", "l1": "Nearest neighbour, L1"}
 LINEAR = {"softmax": "Softmax", "hinge": "SVM"}
 WHAT_IT_IS = {
@@ -34,16 +34,16 @@ WHAT_IT_IS = {
 
 
 class Problem(NamedTuple):
-    """Images as pixels, for nearest neighbour, and standardised, for the linear classifiers, in one order."""
+    """Images as pixels for nearest neighbour and standardised for the linear classifiers, in the same order."""
 
     pixels: jc.data.Dataset
     features: jc.data.Dataset
-    fit: np.ndarray  # of the training set, the part to choose by
+    fit: np.ndarray  # indices of the training part while hyperparameters are chosen
     held_out: np.ndarray
 
 
 class Classifier(NamedTuple):
-    """A trained classifier and how it came about; `scores[B, C]` are those of the test images."""
+    """A trained classifier and how it was trained; `scores[B, C]` are the scores of the test images."""
 
     label: str
     model: Any
@@ -60,7 +60,7 @@ class Classifier(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train all four, write the folder, print the table."""
+    """Train all four classifiers, write the folder, print the table."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     with start_run("classify", asked, args.out) as folder:
         problem = load_problem(args)
@@ -96,7 +96,7 @@ def load_problem(args: argparse.Namespace) -> Problem:
     fit, held_out = np.split(order, [count - max(1, round(HELD_OUT * count))])
     for name, value in (("--k", max(args.k)), ("--batch-size", args.batch_size)):
         if value > len(fit):
-            raise UsageError(f"{name} {value} is more than the {len(fit)} images that are left to choose it by")
+            raise UsageError(f"{name} {value} is more than the {len(fit)} images that remain for choosing it")
     return Problem(pixels, features, fit, held_out)
 
 
@@ -163,12 +163,12 @@ def accuracy(scores: jax.Array, labels: np.ndarray) -> float:
 
 
 def best(tried: list[dict[str, Any]]) -> float:
-    """The first of the most accurate on the part held out."""
+    """The first value with the highest accuracy on the held-out part."""
     return max(tried, key=lambda row: row["validation_accuracy"])["value"]
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What a call returns, and its median time once it is compiled."""
+    """The result of a call and its median time without compilation."""
     jax.block_until_ready(call())
     seconds = []
     for _ in range(TIMED_ROUNDS):
@@ -196,7 +196,7 @@ def validation(classifier: Classifier) -> float:
 
 
 def draw(folder: Run, problem: Problem, classifiers: dict[str, Classifier]) -> list[Picture]:
-    """The figures, each with its caption."""
+    """Draw the figures, each with its caption."""
     dataset, about = problem.pixels, WHAT_IT_IS.get(problem.pixels.name, problem.pixels.name)
     metric = max(METRICS, key=lambda name: validation(classifiers[name]))
     shown = classifiers[metric]
@@ -266,7 +266,7 @@ def mistake_figure(dataset: jc.data.Dataset, classifiers: dict[str, Classifier],
 
 
 def confidences(name: str, classifier: Classifier, truth: np.ndarray) -> tuple[np.ndarray, Callable[[int], str]]:
-    """How sure a classifier is of each test image, and that in words."""
+    """The confidence of a classifier on each test image, and a function that formats it."""
     scores = classifier.scores
     top = scores.max(axis=1)
     if name == "softmax":
@@ -298,14 +298,14 @@ NOTE = (
     "Times without compiling, predictions of all test images at once."
 )
 INTRODUCTION = (
-    "Nearest neighbour remembers the training images, as pixels: training is nothing, and every prediction goes "
-    "through all of them. A linear classifier, on standardised pixels, learns for a while; then an image costs one "
-    "product with a small matrix, and the training images can be thrown away."
+    "Nearest neighbour stores the training images as pixels. It needs no training, but every prediction compares with "
+    "all of them. A linear classifier, on standardised pixels, is trained first; then an image costs one product with "
+    "a small matrix, and the training images are no longer needed."
 )
 
 
 REMARKS = {
-    "patch10": " Patches that are held out overlap with patches trained on, test patches do not: validation flatters."
+    "patch10": " Held-out patches overlap with training patches, test patches do not: validation accuracy is too high."
 }
 
 

@@ -1,6 +1,6 @@
-"""Who races whom: every first-order rule of ours beside the stock optax call that is the same rule, and rules by name.
+"""The contestants of races: every first-order rule of ours with the equal optax call, and rules by name.
 
-Each is `learning_rate, ... -> optimizer`, at the lecture's defaults otherwise; hyperparameters may be traced.
+Each factory is `learning_rate, ... -> optimizer`, with the lecture's defaults; hyperparameters may be traced.
 """
 
 import inspect
@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import optax
 
 import jaxopt_course as jc
-from experiments.arguments import FORMS, UsageError, is_elsewhere
-from experiments.loading import attribute, described, load_file, load_module
+from experiments.arguments import FORMS, UsageError, is_external
+from experiments.loading import attribute, describe_error, load_file, load_module
 
 TRIED_RATE = 0.01
-GIVEN: dict[str, dict[str, Any]] = {"noisy_sgd": {"key": 0}}  # what optax's aliases need beside a learning rate
+GIVEN: dict[str, dict[str, Any]] = {"noisy_sgd": {"key": 0}}  # arguments that optax's aliases need beside the rate
 
 
 class Contestant(NamedTuple):
-    """A label, the factory, and the factory of optax's optimizer that is the same rule, where there is one."""
+    """A label, a factory, and the factory of the optax optimizer that is the same rule, or None."""
 
     label: str
     make: Callable[..., optax.GradientTransformation]
@@ -30,9 +30,9 @@ class Contestant(NamedTuple):
 
 
 def optax_adagrad(learning_rate: Any, eps: Any = 1e-7) -> optax.GradientTransformation:
-    """AdaGrad out of optax's RMSProp: a running mean over t steps is the sum over t, and sqrt(t) cancels.
+    """AdaGrad built from optax's RMSProp: a running mean over t steps is the sum divided by t, and sqrt(t) cancels.
 
-    `optax.adagrad` is another rule: it starts from 0.1 and keeps epsilon inside the root.
+    `optax.adagrad` is a different rule: it starts from 0.1 and has epsilon inside the root.
     """
     return optax.inject_hyperparams(optax.rmsprop, static_args=("eps_in_sqrt",))(
         learning_rate=lambda t: learning_rate / jnp.sqrt(t.astype(float) + 1),
@@ -45,7 +45,7 @@ def optax_adagrad(learning_rate: Any, eps: Any = 1e-7) -> optax.GradientTransfor
 def optax_adam_uncorrected(
     learning_rate: Any, b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-7
 ) -> optax.GradientTransformation:
-    """Adam without bias correction out of optax's: a counter so high that the correction is 1."""
+    """Adam without bias correction built from optax's Adam: the counter is so high that the correction is 1."""
     adam = optax.adam(learning_rate, b1, b2, eps=eps)
 
     def init(params: Any) -> Any:
@@ -71,15 +71,15 @@ CONTESTANTS: dict[str, Contestant] = {
 
 @cache
 def contestant(name: str) -> Contestant:
-    """The rule that a name of the command line stands for.
+    """Look up the rule for a name on the command line.
 
     Args:
-      name: of ours, as in `CONTESTANTS`; `optax.lion`; `path/to/file.py:factory`; `package.module:factory`. A factory
+      name: a name in `CONTESTANTS`, `optax.lion`, `path/to/file.py:factory` or `package.module:factory`. A factory
         takes hyperparameters, the learning rate first, and returns an optax transformation.
 
     Raises:
-      UsageError: there is no such name, file, module or function, a file that raises when it is loaded, or a function
-        that makes no optimizer from a learning rate.
+      UsageError: there is no such name, file, module or function; the file raises when it is loaded; or the function
+        does not make an optimizer from a learning rate.
     """
     if name in CONTESTANTS:
         return CONTESTANTS[name]
@@ -97,14 +97,14 @@ def contestant(name: str) -> Contestant:
 
 
 def contestants(names: Iterable[str], known: Iterable[str] = CONTESTANTS) -> dict[str, Contestant]:
-    """The rules of the names, without repetition; `known` are the names to list where one is of no known form.
+    """Look up the rules of several names, without repetition; `known`: names to list in the error for an unknown name.
 
     Raises:
-      UsageError: as `contestant`; two of them would be shown under one label.
+      UsageError: as `contestant`, or if two rules have the same label.
     """
     found = {}
     for name in names:
-        if name not in CONTESTANTS and not is_elsewhere(name):
+        if name not in CONTESTANTS and not is_external(name):
             raise UsageError(f"there is no optimizer {name}; there are {', '.join(known)}, and {FORMS}")
         found[name] = contestant(name)
     by_label: dict[str, str] = {}
@@ -115,7 +115,7 @@ def contestants(names: Iterable[str], known: Iterable[str] = CONTESTANTS) -> dic
 
 
 def aliases() -> dict[str, Callable[..., Any]]:
-    """The optimizers that optax exports, `optax.adam` and so on."""
+    """The optimizers that optax exports, such as `optax.adam`."""
     return {
         f"optax.{name}": partial(function, **GIVEN[name]) if name in GIVEN else function
         for name, function in inspect.getmembers(optax, inspect.isfunction)
@@ -124,7 +124,7 @@ def aliases() -> dict[str, Callable[..., Any]]:
 
 
 def _of_optax(name: str) -> Any:
-    """A function of optax, also of its modules: `optax.contrib.muon`."""
+    """A function of optax or of its modules, such as `optax.contrib.muon`."""
     every = aliases()
     if name in every:
         return every[name]
@@ -137,7 +137,7 @@ def _of_optax(name: str) -> Any:
 
 
 def _check_factory(name: str, factory: Any) -> None:
-    """Try the factory on a learning rate."""
+    """Check that the factory makes an optimizer from a learning rate."""
     needed = "it must be a function that takes the learning rate first and returns an optax transformation"
     if not callable(factory):
         made = hasattr(factory, "init") and hasattr(factory, "update")
@@ -147,6 +147,6 @@ def _check_factory(name: str, factory: Any) -> None:
         with warnings.catch_warnings(action="ignore"):
             made = factory(TRIED_RATE)
     except Exception as error:
-        raise UsageError(f"{name}({TRIED_RATE}) raises {described(error)}; {needed}") from error
+        raise UsageError(f"{name}({TRIED_RATE}) raises {describe_error(error)}; {needed}") from error
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise UsageError(f"{name}({TRIED_RATE}) is no optimizer but a {type(made).__name__}; {needed}")

@@ -1,4 +1,4 @@
-"""Every optimizer of ours and every alias of optax through `check_optimizer`: what is kept and what is broken."""
+"""Check every optimizer of ours and every alias of optax with `check_optimizer`."""
 
 import argparse
 import inspect
@@ -33,11 +33,11 @@ OURS: dict[str, Any] = {
     "newton_cg": jc.newton_cg(),
 }
 INTRODUCTION = (
-    "What a loop, a compiler, a sweep or a checkpoint may ask of an optimizer, asked of every one. Each failure is "
-    "shown with the smallest parameters that bring it about."
+    "The properties that loops, compilers, sweeps and checkpoints rely on, checked for each optimizer. Each failure is "
+    "shown with the smallest parameters that cause it."
 )
-SLOW = ("lbfgs", "newton")  # in the name of what contains a search
-FEW = 4  # optimizers that are not worth a process of their own
+SLOW = ("lbfgs", "newton")  # words in the names of optimizers with a line search, which are slow to check
+FEW = 4  # start one process for this many optimizers
 MOST_WORKERS = 8
 
 
@@ -52,21 +52,21 @@ def label(name: str) -> str:
 
 
 def subject(name: str) -> Any:
-    """What the contract is asked of: a factory where it takes a learning rate, else an optimizer."""
+    """The argument of `check_optimizer`: a factory if it takes a learning rate, else an optimizer."""
     if name in OURS:
         return OURS[name]
     factory = contestant(name).make
     takes_rate = next(iter(inspect.signature(factory).parameters), "") == "learning_rate" and name != "optax.lbfgs"
     if name.startswith("optax.") and not takes_rate:
         return factory()
-    return lambda rate: factory(rate)  # the contract is asked at its own rate
+    return lambda rate: factory(rate)  # the contract chooses the rate
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, write the folder, print the grid. 1 if one that is not optax's breaks the contract."""
+    """Check, write the folder, print the tables. Returns 1 if an optimizer that is not optax's fails."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     chosen = list(dict.fromkeys(args.optimizers or [*OURS, *aliases()]))
-    contestants((name for name in chosen if name not in OURS), OURS)  # says at once what is wrong with a name
+    contestants((name for name in chosen if name not in OURS), OURS)  # raises early if a name is wrong
     with start_run("contract", asked, args.out) as folder:
         reports, seconds = {}, {}
         for name, report, spent in checked(chosen, quiet=args.quiet or args.json):
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def checked(names: list[str], quiet: bool) -> Iterator[Checked]:
-    """Check every optimizer, the slowest first, in as many processes as there are cores; yield them as they finish."""
+    """Check the optimizers in several processes, the slowest first, and yield the results as they finish."""
     names = sorted(names, key=lambda name: not any(word in name for word in SLOW))
     workers = min(os.cpu_count() or 1, len(names) // FEW, MOST_WORKERS)
     with Progress(
@@ -104,7 +104,7 @@ def _in_processes(names: list[str], workers: int) -> Iterator[Checked]:
 
 
 def check(name: str) -> Checked:
-    """One optimizer by its name, which is all that a process can be told."""
+    """Check one optimizer by its name, which can be passed to another process."""
     began = time.perf_counter()
     report = jc.check_optimizer(subject(name))
     return Checked(name, report, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""What is in an image set: how many, of which classes, from where, and what they look like. And CIFAR-10, fetched."""
+"""Describe an image set: number of images, classes, source, and a picture. It can download CIFAR-10."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ IN_A_ROW = 16
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch where asked to, read, print. The picture is written where asked to."""
+    """Download if requested, read, print, and write a picture if requested."""
     if args.download:
         if args.name != "cifar10":
             raise UsageError(f"--download is for cifar10; {args.name} needs no file")
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(dataset: jc.data.Dataset) -> dict[str, Any]:
-    """Of the pixels as they are."""
+    """Statistics of the raw pixels."""
     parts = {}
     for name, (pixels, labels) in (("train", dataset.train), ("test", dataset.test)):
         counts = np.bincount(labels, minlength=len(dataset.class_names))
@@ -81,7 +81,7 @@ def blocks(facts: dict[str, Any]) -> list[Table | str]:
 
 
 def picture(dataset: jc.data.Dataset) -> Any:
-    """The first training images of each class."""
+    """A figure of the first training images of each class."""
     pixels, labels = dataset.train
     classes = range(len(dataset.class_names))
     rows = [pixels[labels == number][:IN_A_ROW].reshape(-1, *dataset.image_shape) for number in classes]

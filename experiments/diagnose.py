@@ -1,4 +1,4 @@
-"""Training runs that are spoiled on purpose: what `jc.diagnose` finds, and whether following it lowers the loss."""
+"""Training runs with planted problems: what `jc.diagnose` finds, and whether its advice lowers the loss."""
 
 import argparse
 import json
@@ -18,15 +18,15 @@ from jaxopt_course import Cause
 from jaxopt_course.diagnosis import Evidence, Finding
 
 SETS = ("digits", "patch10")
-MARGIN = 1.2  # a rate that is too high is divided by so much more than what brings it to the limit
+MARGIN = 1.2  # a rate that is too high is reduced to 1 / MARGIN of the limit
 INTRODUCTION = (
-    "Runs that were good until something was done to them, on purpose: what their probes say, in sentences with "
-    "numbers; and, raced on fresh seeds, the same run with the rate changed as the diagnosis says."
+    "Good runs into which one problem was planted: what their probes show, in sentences with numbers; and, in a race "
+    "on fresh seeds, the same run with the learning rate that the diagnosis advises."
 )
 
 
 class Advice(NamedTuple):
-    """The rate that a finding advises, and by how much the loss then ends lower on fresh seeds."""
+    """The rate that a finding advises, and the difference in the final loss on fresh seeds with that rate."""
 
     rate: float
     difference: float
@@ -34,7 +34,7 @@ class Advice(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A spoiled run and what was found."""
+    """A spoiled run and its diagnosis."""
 
     data: str
     model: str
@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """One run, or all of them; 1 if fewer than 9 in 10 are diagnosed right."""
+    """Diagnose one run or all of them. Returns 1 if fewer than 9 in 10 diagnoses are right."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     wanted = runs_wanted(args)
     with start_run("diagnose", asked, args.out) as folder:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def runs_wanted(args: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """Data, model and spoil of each run: one, or every combination of what was named and exists."""
+    """Data, model and spoil of each run: one run, or every existing combination of the given names."""
     sets, models, spoils = ([name] if name else None for name in (args.data, args.model, args.spoil))
     every = [
         (data, model, spoil)
@@ -86,7 +86,7 @@ def runs_wanted(args: argparse.Namespace) -> list[tuple[str, str, str]]:
 
 
 def diagnosed(names: tuple[str, str, str], base: Setup, key: jax.Array, args: argparse.Namespace) -> Case:
-    """Spoil, train, diagnose, and race what is advised against the run as it was."""
+    """Spoil a run, train it, diagnose it, and race the advised rate against the original rate."""
     spoil = names[2]
     spoiled = base if spoil == "nothing" else SPOILS[spoil].change(base)
     result = trained(spoiled, jax.random.fold_in(key, 1), args.steps)
@@ -96,7 +96,7 @@ def diagnosed(names: tuple[str, str, str], base: Setup, key: jax.Array, args: ar
 
 
 def advised_rate(finding: Finding, rate: float) -> float | None:
-    """What the sentence of a finding says of the rate, if it speaks of it."""
+    """The rate that a finding advises; None if it does not concern the rate."""
     match finding.cause:
         case Cause.RATE_TOO_HIGH:
             return rate / (MARGIN * max(finding.factor, 1.0))
@@ -119,7 +119,7 @@ def raced(run: Setup, rate: float, key: jax.Array, args: argparse.Namespace) -> 
 
 
 def report(folder: Run, cases: list[Case], args: argparse.Namespace, source: str) -> None:
-    """Write rows, pictures and the page, and print what was found."""
+    """Write rows, figures and the page, and print the findings."""
     rows = [row(case) for case in cases]
     blocks: list[Any] = [table(cases)] if args.all else []
     for case in cases:
@@ -162,16 +162,16 @@ def row(case: Case) -> dict[str, Any]:
 
 
 def table(cases: list[Case]) -> Table:
-    """A line for each run, and how many were right."""
+    """A table with one line for each run, and the number of right diagnoses."""
     judged = [case for case in cases if case.spoil != "nothing"]
     wrong = [case for case in judged if not case.is_right and case.found.findings[0].certain]
     advised = [case.advice for case in judged if case.advice]
     helped = sum(bool(advice.helps) for advice in advised)
     note = (
-        f"{sum(case.is_right for case in judged)} of {len(judged)} spoiled runs have the cause that was planted first; "
-        f"{len(wrong)} have another one first that is called certain. A question mark: not certain. A rate x 10 may "
-        "show as noise: both sentences say to lower it. Rate advised, raced on fresh seeds against the run as it was: "
-        f"the loss is shown to end lower in {helped} of {len(advised)}."
+        f"In {sum(case.is_right for case in judged)} of {len(judged)} spoiled runs the first finding is the planted "
+        f"cause; in {len(wrong)} the first finding is another cause and is called certain. A question mark: not "
+        "certain. A rate x 10 may show as noise: both findings advise to lower it. Races of the advised rate against "
+        f"the original one, on fresh seeds: the loss is shown to be lower in {helped} of {len(advised)}."
     )
     lines = [
         [
@@ -202,7 +202,7 @@ def outcome_of(advice: Advice | None) -> str:
 
 
 def measured(case: Case) -> Table:
-    """What the probes say at the start and at the end."""
+    """A table of the probes' results at the start and at the end."""
     seen = Evidence.of(case.result)
     named = {
         "loss": "loss", "rate / stability limit": "over", "lowest curvature, in units of the rate": "lowest",

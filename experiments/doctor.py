@@ -1,4 +1,4 @@
-"""What there is on this machine, and what is missing for which command."""
+"""Show what this machine has, and what is missing for which command."""
 
 import argparse
 import json
@@ -15,9 +15,9 @@ from experiments.arguments import DATASETS
 from experiments.runs import versions
 from jaxopt_course.data import cifar
 
-MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL"}  # where they differ from the package
+MODULES = {"scikit-learn": "sklearn", "scikit-image": "skimage", "pillow": "PIL"}  # package -> module if different
 ALWAYS = ("matplotlib", "scikit-learn", "rich")
-LEAVES_OUT = {  # without these a command runs, and says what it could not compare with
+LEAVES_OUT = {  # without these packages a command runs, but leaves out comparisons
     "profiles": ("scipy", "optimistix", "jaxopt", "sif2jax"),
     "gradcheck": ("torch",),
     "bench": ("torch", "scipy", "jaxopt", "mlxtend"),
@@ -30,7 +30,7 @@ SETS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, print. 1 if a command cannot run."""
+    """Examine the machine and print the result. Returns 1 if a command cannot run."""
     found = examine(args.root)
     if args.json:
         print(json.dumps(found))
@@ -60,7 +60,7 @@ def examine(root: Path | None) -> dict[str, Any]:
 
 
 def image_set(name: str, root: Path | None) -> dict[str, Any]:
-    """Whether it can be loaded, as far as can be seen without reading it, and how it can be had."""
+    """Whether an image set can be loaded, as far as this is known without reading it, and how to get it."""
     if name == "cifar10":
         try:
             return {"found": True, "where": str(cifar.find(root)[1])}
@@ -83,10 +83,10 @@ def version(package: str) -> str | None:
 
 
 def devices() -> list[dict[str, Any]]:
-    """`memory_bytes` is what JAX may take there; None where it does not say, as on a CPU."""
+    """The devices; `memory_bytes` is the memory that JAX may use, None if it is unknown, as on a CPU."""
     try:
         found = jax.devices()
-    except RuntimeError as error:  # an accelerator was asked for, and there is none
+    except RuntimeError as error:  # an accelerator was requested, and there is none
         return [{"platform": "none", "kind": " ".join(str(error).split()), "memory_bytes": None}]
     return [
         {"platform": d.platform, "kind": d.device_kind, "memory_bytes": (d.memory_stats() or {}).get("bytes_limit")}
@@ -95,7 +95,7 @@ def devices() -> list[dict[str, Any]]:
 
 
 def host_memory() -> dict[str, int | None]:
-    """All there is, and what is free for a new program; None where the system does not say."""
+    """Total memory and memory available to a new program, in bytes; None if the system does not report it."""
     try:
         page = os.sysconf("SC_PAGE_SIZE")
         total = page * os.sysconf("SC_PHYS_PAGES")
@@ -109,7 +109,7 @@ def host_memory() -> dict[str, int | None]:
 
 
 class Section(NamedTuple):
-    """A table of words."""
+    """A table of text."""
 
     title: str
     columns: list[str]
@@ -141,7 +141,7 @@ def sections(found: dict[str, Any]) -> list[Section]:
 def show(found: list[Section]) -> None:
     try:
         from experiments.report import Table, print_blocks
-    except ImportError:  # rich is missing, which is for the doctor to say
+    except ImportError:  # rich is missing, which the output reports
         for section in found:
             print("", section.title, *("  ".join(row) for row in section.rows), sep="\n")
         return
@@ -149,4 +149,4 @@ def show(found: list[Section]) -> None:
 
 
 def gib(size: int | None) -> str:
-    return "memory not known" if size is None else f"{size / 2**30:,.1f} GiB"
+    return "memory unknown" if size is None else f"{size / 2**30:,.1f} GiB"

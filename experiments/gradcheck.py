@@ -1,6 +1,6 @@
-"""Analytic against numerical gradients: the lecture's walk over W, the best step, the price, and planted bugs.
+"""Analytic against numerical gradients: the lecture's loop over W, the best step, the cost, and planted bugs.
 
-Everything is in float64 unless a part says otherwise; the minibatch is real, the batch of the timings is not.
+Everything is in float64 unless a part states otherwise. The minibatch has real images, the timings use synthetic ones.
 """
 
 import argparse
@@ -25,18 +25,18 @@ from experiments.report import Block, Picture, Table, facts, html_page, print_bl
 from experiments.runs import Run, plain, start_run
 from jaxopt_course.gradients import NumericalGradientWarning
 
-WALKED = 8  # entries of W
+WALKED = 8  # entries of W that are shown one by one
 H = 1e-4  # the lecture's step
-STEPS = np.logspace(-12, 0, 49)  # four a decade
+STEPS = np.logspace(-12, 0, 49)  # four per decade
 DTYPES = {"float16": jnp.float16, "float32": jnp.float32, "float64": jnp.float64}
-VARIED = 100  # entries of W whose gradient is taken at every step
-WIDTHS = (8, 32, 128, 256, 512, 1024)  # features; times 10 classes
-FITTED = 4  # of the widest: narrow ones cost what a call costs
+VARIED = 100  # entries of W whose gradient is computed at every step h
+WIDTHS = (8, 32, 128, 256, 512, 1024)  # numbers of features, each with 10 classes
+FITTED = 4  # widest models, to which powers are fitted; the cost of a call dominates the others
 TIMED_BATCH = 64
-CALLS = 20  # analytic gradients are short: so many make one sample
+CALLS = 20  # analytic gradients in one sample of the time, because one is short
 INTRODUCTION = (
-    "Always use the analytic gradient, but check it with the numerical one. Here is how the numerical one is made, how "
-    "exact it can be, what it costs, and which wrong gradients a check finds."
+    "Always use the analytic gradient, but check it with the numerical one. This page shows how the numerical gradient "
+    "is computed, how exact it can be, what it costs, and which wrong gradients a check finds."
 )
 
 Row = dict[str, Any]
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a part found: tables for files, tables and figures to look at, and whether all was as it should be."""
+    """The result of a part: tables for files, tables and figures for the page, and whether all results are right."""
 
     csv: dict[str, list[Row]]
     blocks: list[Block]
@@ -72,7 +72,7 @@ class Part(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Each part in turn, written and printed. 1 if a right gradient does not pass or a wrong one does."""
+    """Run, write and print each part. Returns 1 if a right gradient does not pass or a wrong one does."""
     if args.corpus:
         return gradcheck_corpus.main(quiet=args.quiet, as_json=args.json)
     asked = {name: value for name, value in vars(args).items() if name not in ("command", "corpus")}
@@ -117,7 +117,7 @@ def table(columns: Columns, rows: list[Row], title: str, note: str, left: int = 
     )
 
 
-# 1. The lecture's walk
+# 1. The lecture's loop over the entries
 
 WALK: Columns = {
     "entry": lambda r: r["entry"],
@@ -133,12 +133,12 @@ WALK: Columns = {
 }
 WALK_NOTE = (
     "dW = (loss at W + h - loss) / h; central = (loss at W + h - loss at W - h) / 2h; errors are relative, |a - n| / "
-    "max(|a|, |n|). A pixel that is blank in every image leaves nothing but the penalty."
+    "max(|a|, |n|). At a pixel that is blank in every image, the gradient is that of the penalty alone."
 )
 
 
 def walk(problem: Problem, folder: Run) -> Part:
-    """Entry by entry, as on the slides; then all of them, with a verdict."""
+    """Show some entries one by one, as on the slides; then check all entries, with a verdict."""
     batch = jnp.asarray(problem.images), jnp.asarray(problem.labels)
     rows: list[Row] = []
     checks: list[Row] = []
@@ -190,7 +190,7 @@ def walk_over(objective: Any, params: dict[str, jax.Array], batch: tuple[jax.Arr
 
 
 def entries_to_walk(images: np.ndarray, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The first that the batch has a say in, and the first at a pixel that is blank in all of it."""
+    """The first entries that depend on the batch, and the first entry at a pixel that is blank in the whole batch."""
     blank = np.broadcast_to(~images.any(axis=0), shape).ravel()
     first_blank = np.flatnonzero(blank)[:1]
     chosen = np.sort(np.append(first_blank, np.flatnonzero(~blank)[: WALKED - len(first_blank)]))
@@ -206,7 +206,7 @@ def relative_error(a: float, n: float) -> float:
 
 
 class Theory(NamedTuple):
-    """The error at step h of an f known to within `noise`, the step at which it is least, and its order in h."""
+    """The error at step h of an f with rounding error `noise`, the step with the least error, and the order in h."""
 
     error: Callable[[Any, float, float, float], Any]  # (h, noise, |f''|, |f'''|)
     best: Callable[[float, float, float], float]
@@ -241,12 +241,12 @@ VALLEYS_NOTE = (
 
 
 def valleys(problem: Problem, folder: Run, steps: np.ndarray = STEPS) -> Part:
-    """The error of the numerical gradient at every step, beside what theory says of this very function."""
+    """The error of the numerical gradient at every step, beside the theory with this function's own derivatives."""
     W, x, y = (np.asarray(a).astype(np.float16) for a in (problem.params["W"], problem.images, problem.one_hot))
     varied = jax.random.permutation(problem.key, W.size)[:VARIED]
 
     def loss_in(dtype: Any) -> tuple[Callable[[Any], Any], jax.Array]:
-        """The same function in every dtype, for its constants are numbers of 16 bits; and the point."""
+        """The function and the point in a dtype; the same in every dtype, because its constants are 16-bit numbers."""
         weights, images, one_hot = (jnp.asarray(a, dtype) for a in (W, x, y))
 
         def loss(entries: jax.Array) -> jax.Array:
@@ -298,7 +298,7 @@ def valleys(problem: Problem, folder: Run, steps: np.ndarray = STEPS) -> Part:
     caption = (
         f"Error of the numerical gradient of {len(varied)} entries of W beside the analytic one in float64: {on}. "
         "Solid is forward, dashed central. Grey is theory: a bound for the rounding on the left, the error itself on "
-        "the right; ticks stand where theory has the least. An error of 1: the loss, or W itself, did not move at all."
+        "the right; ticks mark the least error in theory. An error of 1: the loss, or W itself, did not change at all."
     )
     rows = [
         {"dtype": dtype, "method": method, "h": h, "relative_error": error, "predicted": theory}
@@ -313,7 +313,7 @@ def valleys(problem: Problem, folder: Run, steps: np.ndarray = STEPS) -> Part:
 
 
 def derivatives(f: Callable[[Any], Any], at: jax.Array) -> tuple[np.ndarray, ...]:
-    """First, second and third along each coordinate."""
+    """First, second and third derivatives along each coordinate."""
 
     def along(direction: jax.Array) -> tuple[jax.Array, ...]:
         first = jax.grad(lambda t: f(at + t * direction))
@@ -327,16 +327,16 @@ def gradient_error(f: Callable[[Any], Any], at: jax.Array, h: float, method: str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericalGradientWarning)  # steps are too large and too small on purpose
         found = np.asarray(jc.numerical_gradient(f, at, h=h, method=method), float)
-    found = np.nan_to_num(found, nan=0.0)  # 0 / 0: W + h is W
+    found = np.nan_to_num(found, nan=0.0)  # 0 / 0 if W + h equals W
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Of log y against log x, by least squares."""
-    return round(float(np.polyfit(np.log(x), np.log(y), 1)[0]), 6) + 0.0  # no -0
+    """The slope of log y against log x, by least squares."""
+    return round(float(np.polyfit(np.log(x), np.log(y), 1)[0]), 6) + 0.0  # turns -0 into 0
 
 
-# 3. The price
+# 3. The cost
 
 COSTS: Columns = {
     "parameters n": lambda r: f"{r['parameters']:,}",
@@ -349,7 +349,7 @@ COSTS: Columns = {
 
 
 def costs(problem: Problem, folder: Run) -> Part:
-    """Evaluations and seconds of either gradient, for ever wider linear classifiers."""
+    """Evaluations and seconds of both gradients, for linear classifiers of increasing width."""
     rows = [cost(width, problem) for width in WIDTHS]
     sizes = np.array([row["parameters"] for row in rows], float)
     spent = {
@@ -420,7 +420,7 @@ def planted_bugs(problem: Problem) -> list[Planted]:
 
 
 def bugs(problem: Problem, folder: Run) -> Part:
-    """What each check says of each gradient, and whether that is so."""
+    """The verdict of each check on each gradient, and whether the verdict is right."""
     rows = [judge(case, problem) for case in planted_bugs(problem)]
     told = any(row[f"{peer}_says_where"] for row in rows for peer in PEERS)
     note = (

@@ -1,6 +1,6 @@
-"""`gradcheck` on a corpus of right and wrong functions: what it says of each, and what that cost.
+"""`gradcheck` on a corpus of functions with right and wrong gradients: its verdicts and their cost.
 
-The functions are data of the test suite, which the wheel does not hold: this runs in a checkout.
+The functions are part of the test suite, which the wheel does not contain, so this command needs a checkout.
 """
 
 import json
@@ -19,15 +19,15 @@ from experiments.arguments import UsageError
 from experiments.report import Table, print_blocks
 from jaxopt_course.gradients import GradientReport, Verdict
 
-KEPT = 20  # functions whose compiled programs are in memory at once
-FEW = 300  # coordinates up to which evaluations are bounded
-MOST_UNDECIDED = 0.05  # of the right functions
+KEPT = 20  # compiled programs are cleared after this many functions
+FEW = 300  # the bound on evaluations applies to functions with up to this many coordinates
+MOST_UNDECIDED = 0.05  # largest accepted share of undecided verdicts among the right functions
 ACCEPTED = (Verdict.PASS, Verdict.KINK)
 REJECTED = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
 
 
 class Judged(NamedTuple):
-    """A function of the corpus, whether its gradient is right, and what the check said."""
+    """A function of the corpus, whether its gradient is right, and the verdict of the check."""
 
     kind: str
     name: str
@@ -39,7 +39,7 @@ class Judged(NamedTuple):
 
     @property
     def is_false(self) -> bool:
-        """A right gradient that is rejected, or a wrong one that is accepted, or found to be constant."""
+        """Whether a right gradient was rejected, or a wrong gradient was accepted or found to be constant."""
         return self.verdict in REJECTED if self.right else self.verdict in (*ACCEPTED, Verdict.CONSTANT)
 
     @property
@@ -48,7 +48,7 @@ class Judged(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        """Whether a right function of few coordinates took more evaluations than 50 for each and 500."""
+        """Whether a right function with n coordinates, at most `FEW`, took more than 50 (n + 10) evaluations."""
         return self.right and self.coordinates <= FEW and self.evaluations > 50 * (self.coordinates + 10)
 
 
@@ -88,7 +88,7 @@ def holds(judged: Iterable[Judged]) -> bool:
 
 
 def table(judged: list[Judged]) -> Table:
-    """How often each verdict came, a row for each kind."""
+    """A table of the number of verdicts, with one row for each kind of function."""
     rows = []
     for right in (True, False):
         of = [one for one in judged if one.right == right]
@@ -117,7 +117,7 @@ def _row(side: str, kind: str, of: list[Judged]) -> list[str]:
 
 
 def open_cases(judged: Iterable[Judged]) -> list[str]:
-    """A line for each verdict that is false or open."""
+    """One line for each verdict that is false, undecided or too expensive."""
     return [
         f"{'right' if one.right else 'wrong'}: {one.name}: {one.verdict}, {one.evaluations:,} evaluations"
         for one in judged

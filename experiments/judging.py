@@ -1,20 +1,21 @@
-r"""What is so where a solver stopped, and what that makes of its claims.
+r"""Judge where a solver stopped, and whether its claims are true.
 
-Every word of the tables has one meaning. Value f and gradient g are evaluated anew in float64 where a solver stopped,
-and a point outside the bounds has none. Within bounds, g is what these leave of the gradient, and H the Hessian among
-the parameters that they do not hold.
+The words of the tables are defined as follows. Value f and gradient g are evaluated again in float64 at the point where
+a solver stopped; a point outside the bounds has no value. With bounds, g is the projected gradient, and H is the
+Hessian with respect to the parameters that are not held by a bound.
 
-- Solved at tau: f - f_best <= tau max(1, |f_best|), with f_best the lowest value that any of the solvers stopped at, or
-  that is on the problem's record of minima; or f is as near to another value of that record; or, where a problem has no
-  record, the point is at a local minimum: |g|_inf <= 1e-6 max(1, |f|), every eigenvalue of the Hessian H is above 1e-13
-  of the largest, so that a plateau or a valley without end is none, and g'inv(H)g / 2, what a Newton step would still
-  gain, is within tau max(1, |f|). A problem on which somebody falls below -1e20 has no minimum, and nobody solves it.
-- Other minimum: solved in one of the last two ways, not in the first.
+- Solved at tau: one of three conditions holds. (1) f - f_best <= tau max(1, |f_best|), where f_best is the lowest value
+  at which any of the solvers stopped or that is in the problem's record of minima. (2) f is as near to another value in
+  that record. (3) The problem has no record, and the point is a local minimum: |g|_inf <= 1e-6 max(1, |f|); every
+  eigenvalue of the Hessian H is above 1e-13 of the largest, which excludes plateaus and unbounded valleys; and
+  g'inv(H)g / 2, the gain of a further Newton step, is at most tau max(1, |f|). If any solver falls below -1e20, the
+  problem has no minimum, and no solver solves it.
+- Other minimum: solved by condition (2) or (3) and not by (1).
 - False success: success was claimed, but |g|_inf > 1e-5 max(1, |f|) and not solved at 1e-5.
-- Steep success, the stricter reading: success was claimed, but |g|_inf > 10 sqrt(eps) max(1, |f|).
-- Elsewhere: success was claimed, and it is not false, but not solved at 1e-5 either: a saddle, a plateau.
+- Steep success, a stricter criterion: success was claimed, but |g|_inf > 10 sqrt(eps) max(1, |f|).
+- Elsewhere: success was claimed and is not false, but not solved at 1e-5 either: a saddle, a plateau.
 - False failure: no success was claimed, but solved at 1e-8 with |g|_inf <= 10 sqrt(eps) max(1, |f|).
-- Evaluations: of value and gradient, until the value first was within tau of the one that was reached, on the way.
+- Evaluations: evaluations of value and gradient until the value was within tau of the reached one for the first time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,19 +28,19 @@ from experiments.peers import Outcome, Solver, Task
 
 TAUS = (1e-5, 1e-8)
 STEEP = 10 * float(np.sqrt(np.finfo(float).eps))
-FLAT = 1e-6  # of the gradient at a local minimum
-DEFINITE = 1e-13  # of the Hessian there: what is left of it is not rounding
-BOTTOM = -1e20  # what falls below has no minimum
-SLOWER = 1.5  # in multiples of the best peer's cost, to be listed
+FLAT = 1e-6  # tolerance on the gradient at a local minimum
+DEFINITE = 1e-13  # tolerance on the eigenvalues of the Hessian at a local minimum, above rounding
+BOTTOM = -1e20  # a problem whose value falls below has no minimum
+SLOWER = 1.5  # list problems on which our cost is above this multiple of the best peer's
 FLAGS = ("other_minimum", "false_success", "steep_success", "elsewhere", "false_failure", "crashed")
 COSTS = {
     "evaluations": "evaluations of value and gradient",
     "work": "evaluations + Hessian-vector products (a Hessian counts n)",
 }
 MEDIANS = (*(f"median_ratio_{cost}" for cost in COSTS), "median_on_common")
-COMMON = ("lbfgs", "scipy_lbfgsb", "optax_lbfgs", "jaxopt_lbfgs", "jaxopt_lbfgsb")  # those of them that took part
+COMMON = ("lbfgs", "scipy_lbfgsb", "optax_lbfgs", "jaxopt_lbfgs", "jaxopt_lbfgsb")  # as far as they took part
 LEAST_COMMON = 3
-RIVALS = {  # of ours: in which cost, and whom they are held against
+RIVALS = {  # our solver -> the cost that is compared, and the peers
     "lbfgs": ("evaluations", COMMON[1:]),
     "newton": ("evaluations", ("scipy_trust_exact", "scipy_trust_constr")),
     "newton_cg": ("work", ("scipy_trust_exact", "scipy_trust_constr")),
@@ -49,11 +50,11 @@ Row = dict[str, Any]
 
 
 def judge(task: Task, outcomes: Mapping[str, Outcome | Exception]) -> list[Row]:
-    """A row for every solver: where it stopped, what it claims, and what is so."""
-    ends = {name: look(task, outcome) for name, outcome in outcomes.items()}
+    """One row for each solver: where it stopped, what it claims, and whether the claim is true."""
+    ends = {name: evaluate_end(task, outcome) for name, outcome in outcomes.items()}
     values = [*(end["value"] for end in ends.values()), *task.recorded]
     best = min((value for value in values if np.isfinite(value)), default=np.inf)
-    bottomless = any(value < BOTTOM for value in values)  # NaN is not
+    bottomless = any(value < BOTTOM for value in values)  # False for NaN
     rows = []
     for name, outcome in outcomes.items():
         end, row = ends[name], {"collection": task.collection, "problem": task.name, "n": len(task.start)}
@@ -80,8 +81,8 @@ def judge(task: Task, outcomes: Mapping[str, Outcome | Exception]) -> list[Row]:
     return rows
 
 
-def look(task: Task, outcome: Outcome | Exception) -> Row:
-    """What is so where a solver stopped."""
+def evaluate_end(task: Task, outcome: Outcome | Exception) -> Row:
+    """Evaluate value, gradient and curvature at the point where a solver stopped."""
     if isinstance(outcome, Exception):
         crash = f"{type(outcome).__name__}: {outcome}".splitlines()[0][:300]
         numbers = dict.fromkeys(("value", "grad_norm", "lowest_curvature", "newton_gain"), np.nan)
@@ -92,7 +93,7 @@ def look(task: Task, outcome: Outcome | Exception) -> Row:
     if task.bounds is not None:
         value, grad, free = within_bounds(outcome.params, value, grad, *task.bounds)
         grad, hessian = np.append(grad[free], 0), np.pad(hessian[np.ix_(free, free)], (0, 1))
-        hessian[-1, -1] = np.max(np.abs(np.diagonal(hessian)), initial=0) or 1  # also where none is free
+        hessian[-1, -1] = np.max(np.abs(np.diagonal(hessian)), initial=0) or 1  # also if no parameter is free
     lowest, gain = np.nan, np.inf
     if np.isfinite(hessian).all() and np.isfinite(grad).all():
         curvatures, directions = np.linalg.eigh(hessian)
@@ -102,8 +103,8 @@ def look(task: Task, outcome: Outcome | Exception) -> Row:
     return {
         "value": float(value),
         "grad_norm": float(np.max(np.abs(grad))),
-        "lowest_curvature": lowest,  # in parts of the largest
-        "newton_gain": gain,  # inf where that is not positive
+        "lowest_curvature": lowest,  # relative to the largest
+        "newton_gain": gain,  # inf if the lowest curvature is not positive
         "evaluations": outcome.evaluations,
         "products": outcome.products,
         "success": bool(outcome.success),
@@ -115,9 +116,9 @@ def look(task: Task, outcome: Outcome | Exception) -> Row:
 def within_bounds(
     params: np.ndarray, value: Any, grad: np.ndarray, lower: np.ndarray, upper: np.ndarray
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The value, NaN outside the bounds; what they leave of the gradient; and which parameters they do not hold.
+    """The value (NaN outside the bounds), the projected gradient, and a mask of the parameters not held by a bound.
 
-    A parameter within rounding of a bound is at it, and as far as 1e-8 outside may be rounding too.
+    A parameter within rounding of a bound counts as at the bound. Up to 1e-8 outside also counts as rounding.
     """
     room = 1e-8 * np.maximum(1, np.abs(params))
     if np.any(params < lower - room) or np.any(params > upper + room):
@@ -132,7 +133,7 @@ def near(value: float, best: float, tau: float) -> bool:
 
 
 def reference(task: Task, end: Row, best: float, tau: float) -> float | None:
-    """The value that was reached; None where that is no minimum."""
+    """The minimal value that was reached; None if the point is not a minimum."""
     value = end["value"]
     if not np.isfinite(value):
         return None
@@ -147,7 +148,10 @@ def reference(task: Task, end: Row, best: float, tau: float) -> float | None:
 
 
 def spent(outcome: Outcome, value: float, tau: float) -> tuple[float, float]:
-    """Evaluations and products until the history first is within tau of a value; by rounding it may never be."""
+    """Evaluations and products until the history is within tau of a value for the first time.
+
+    If rounding keeps the history outside, all evaluations and products count.
+    """
     there = outcome.history[:, 0] <= value + tau * max(1.0, abs(value))
     if not there.any():
         return float(outcome.evaluations), float(outcome.products)
@@ -159,14 +163,14 @@ def spent(outcome: Outcome, value: float, tau: float) -> tuple[float, float]:
 
 
 def costs(rows: Sequence[Row], solvers: Mapping[str, Solver], cost: str) -> dict[str, np.ndarray]:
-    """What each solver spent on each problem that has a minimum; inf where it did not solve it."""
+    """The cost of each solver on each problem that has a minimum; inf if it did not solve the problem."""
     names = [name for name, solver in solvers.items() if solver.installed]
     counted = [row for row in rows if not row["bottomless"]]
     return {name: np.array([row[cost] for row in counted if row["solver"] == name], float) for name in names}
 
 
 def summarise(rows: Sequence[Row], solvers: Mapping[str, Solver]) -> list[Row]:
-    """A row for each solver."""
+    """One row for each solver."""
     tight = TAUS[1]
     spent = {cost: costs(rows, solvers, f"{cost}_{tight:g}") for cost in COSTS}
     best = {
@@ -198,14 +202,14 @@ def median(values: np.ndarray) -> float:
 
 
 def where_ours_lose(rows: Sequence[Row]) -> list[Row]:
-    """Problems that a peer of the same kind solves and ours does not, or with less than 2/3 of the cost."""
+    """Problems that a peer of the same kind solves while ours does not, or solves with less than 2/3 of our cost."""
     found, by = [], {(row["problem"], row["solver"]): row for row in rows}
     for row in rows:
         counted, names = RIVALS.get(row["solver"], ("evaluations", ()))
         peers = [by[row["problem"], name] for name in names if (row["problem"], name) in by]
         for tau in TAUS:
             cost, lowest = f"{counted}_{tau:g}", row[f"solved_{tau:g}"] and not row["other_minimum"]
-            fair = [peer for peer in peers if not (lowest and peer["other_minimum"])]  # it has not come as far down
+            fair = [peer for peer in peers if not (lowest and peer["other_minimum"])]  # its minimum is higher
             best = min(fair, key=itemgetter(cost), default=None)
             if best is None or not row[cost] > SLOWER * best[cost]:
                 continue

@@ -1,4 +1,4 @@
-"""Python files and modules named on the command line, loaded with errors that say what is wrong and where."""
+"""Load Python files and modules that are named on the command line, with errors that state what is wrong and where."""
 
 import importlib
 import importlib.util
@@ -14,10 +14,10 @@ LOADED: dict[Path, ModuleType] = {}
 
 
 def load_file(name: str | Path) -> ModuleType:
-    """Run the file once and return it as a module; what lies beside the file can be imported from it.
+    """Run a file once and return it as a module; the file can import modules from its own folder.
 
     Raises:
-      UsageError: no such file, or one that raises.
+      UsageError: there is no such file, or it raises.
     """
     path = Path(name).expanduser().resolve()
     if path in LOADED:
@@ -26,17 +26,17 @@ def load_file(name: str | Path) -> ModuleType:
         raise UsageError(f"there is no file {name}")
     spec = importlib.util.spec_from_file_location(f"_{path.stem}_{len(LOADED)}", path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{name} is no Python file: its name must end in .py")
+        raise UsageError(f"{name} is not a Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     sys.path.append(str(path.parent))
     LOADED[path] = module
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        where = blamed(error) or f"{name}: "
+        where = error_location(error) or f"{name}: "
         del sys.modules[spec.name], LOADED[path]
-        raise UsageError(f"{where}{described(error)}, when it was loaded") from error
+        raise UsageError(f"{where}{describe_error(error)}, when it was loaded") from error
     return module
 
 
@@ -44,21 +44,21 @@ def load_module(name: str) -> ModuleType:
     """Import a module by its dotted name.
 
     Raises:
-      UsageError: no such module, or one that raises.
+      UsageError: there is no such module, or it raises.
     """
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
-        reason = "there is no such module" if missing else f"{described(error)}, when it was imported"
+        reason = "there is no such module" if missing else f"{describe_error(error)}, when it was imported"
         raise UsageError(f"{name}: {reason}") from error
 
 
 def attribute(module: ModuleType, name: str, shown: str | Path) -> Any:
-    """What the module calls `name`.
+    """The attribute `name` of a module.
 
     Raises:
-      UsageError: it has no such name; the message lists the functions that it defines.
+      UsageError: the module has no such name; the message lists the names that it defines.
     """
     if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
@@ -67,8 +67,8 @@ def attribute(module: ModuleType, name: str, shown: str | Path) -> Any:
     return getattr(module, name)
 
 
-def blamed(error: BaseException) -> str:
-    """The innermost line of a loaded file that led to the error, as "file, line 3: "; empty where none did."""
+def error_location(error: BaseException) -> str:
+    """The innermost line of a loaded file in the traceback of an error, as "file, line 3: "; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename) in LOADED:
         return f"{error.filename}, line {error.lineno}: "
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -77,5 +77,5 @@ def blamed(error: BaseException) -> str:
     return ""
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")

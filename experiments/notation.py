@@ -1,7 +1,8 @@
-"""Optimizers as they are written: `optax.adam(1e-3)`, read as an expression and never run as code.
+"""Parse optimizers written as text, such as `optax.adam(1e-3)`; the text is parsed and never run as code.
 
-Names of four libraries, calls, numbers, strings, True, False, None, tuples and lists, and arithmetic between numbers.
-Of rules in files, `rule.py:mine(1e-2)`, and of names without a call, `optax.lion`, see `experiments.contestants`.
+It may contain names of four libraries, calls, numbers, strings, True, False, None, tuples, lists, and arithmetic of
+numbers. For rules in files, `rule.py:mine(1e-2)`, and names without a call, `optax.lion`, see
+`experiments.contestants`.
 """
 
 import ast
@@ -12,7 +13,7 @@ from typing import Any
 import optax
 
 import jaxopt_course as jc
-from experiments.arguments import UsageError, is_elsewhere
+from experiments.arguments import UsageError, is_external
 from experiments.contestants import CONTESTANTS, contestant
 
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
@@ -32,22 +33,22 @@ KNOWN = "optax.adam(1e-3), torch.optim.RMSprop(lr=1e-2), keras.optimizers.Adam(1
 
 
 def optimizer(text: str, learning_rate: float = 1e-2) -> Any:
-    """What the text says, for `jc.parity`; a name without a call is made with the learning rate.
+    """Make the optimizer that a text describes, for `jc.parity`; a name without a call gets the learning rate.
 
     Example:
       >>> optimizer("optax.chain(optax.clip(1.0), optax.sgd(1e-2 / 2))").init(0.5)
       (EmptyState(), (EmptyState(), EmptyState()))
     """
     name, call, given = text.strip().partition("(")
-    if not call and (name in CONTESTANTS or is_elsewhere(name)) and "._" not in name:
+    if not call and (name in CONTESTANTS or is_external(name)) and "._" not in name:
         return contestant(name).make(learning_rate)
     is_loaded = ":" in name
     try:
         tree = ast.parse(f"_({given}" if is_loaded else text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"{text!r} is no expression ({error}); write it as {KNOWN}") from None
+        raise UsageError(f"{text!r} is no expression ({error}); write it like {KNOWN}") from None
     if not isinstance(tree, ast.Call) or (is_loaded and not isinstance(tree.func, ast.Name)):
-        raise UsageError(f"{text!r} is no call; write it as {KNOWN}")
+        raise UsageError(f"{text!r} is no call; write it like {KNOWN}")
     made = _loaded(name, tree, text) if is_loaded else _value(tree, text)
     if not (hasattr(made, "update") or isinstance(made, jc.comparison.Stepper)):
         raise UsageError(f"{text!r} is no optimizer but a {type(made).__name__}")
@@ -55,7 +56,7 @@ def optimizer(text: str, learning_rate: float = 1e-2) -> Any:
 
 
 def _loaded(name: str, call: ast.Call, text: str) -> Any:
-    """The call of a factory in a file or module."""
+    """Call a factory in a file or module."""
     args, keywords = _arguments(call, text)
     try:
         return contestant(name).make(*args, **keywords)
@@ -83,7 +84,7 @@ def _value(node: ast.AST, text: str) -> Any:
             return _arithmetic(OPERATORS[type(op)], _number(x, text), _number(y, text), text)
         case ast.Call(func=function):
             return _call(_name(function, text), *_arguments(node, text), text)
-    raise UsageError(f"{text!r}: {ast.unparse(node)} is not understood; write it as {KNOWN}")
+    raise UsageError(f"{text!r}: {ast.unparse(node)} is not understood; write it like {KNOWN}")
 
 
 def _number(node: ast.AST, text: str) -> float:
@@ -94,13 +95,13 @@ def _number(node: ast.AST, text: str) -> float:
 
 
 def _arithmetic(operation: Callable[..., Any], x: float, y: float, text: str) -> float:
-    """In floating point, so that no power takes for ever."""
+    """Compute in floating point, so that no power takes forever."""
     try:
         value = operation(float(x), float(y))
     except (OverflowError, ZeroDivisionError) as error:
         raise UsageError(f"{text!r}: {error}") from None
     if isinstance(value, complex) or abs(value) > LARGEST:
-        raise UsageError(f"{text!r}: {value} is no number to use")
+        raise UsageError(f"{text!r}: {value} is not a usable number")
     return int(value) if isinstance(x, int) and isinstance(y, int) and value.is_integer() else value
 
 
@@ -146,12 +147,12 @@ def _torch(kind: str, args: list[Any], keywords: dict[str, Any]) -> Any:
     found = getattr(torch.optim, kind, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise UsageError(f"torch.optim has no optimizer {kind}")
-    found([torch.zeros(1, requires_grad=True)], *args, **keywords)  # says at once what is wrong with the arguments
+    found([torch.zeros(1, requires_grad=True)], *args, **keywords)  # raises early if an argument is wrong
     return jc.torch_optimizer(lambda params: found(params, *args, **keywords))
 
 
 def _keras(kind: str, args: list[Any], keywords: dict[str, Any]) -> Any:
-    """The hand-written convention, proven equal to Keras 3."""
+    """The hand-written convention, which is proven equal to Keras 3."""
     given = dict(keywords)
     if kind == "SGD":
         names = ["learning_rate", "momentum", "nesterov"]

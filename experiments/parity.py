@@ -1,4 +1,4 @@
-"""Two optimizers in lock step on minibatches of real images: where they part, and which convention is to blame."""
+"""Two optimizers in lock step on minibatches of real images: their first difference, and the convention behind it."""
 
 import argparse
 import json
@@ -16,14 +16,14 @@ from experiments.report import Block, Picture, facts, html_page, print_blocks
 from experiments.runs import Run, plain, start_run
 
 INTRODUCTION = (
-    "Two optimizers take the same steps on the same minibatches. Where do they part, and which of the known "
-    "conventions (epsilon's place, what an accumulator starts from, ...) removes the difference?"
+    "Two optimizers take steps on the same minibatches. Where do they first differ, and which of the known conventions "
+    "(the place of epsilon, the initial accumulator, ...) explains the difference?"
 )
 OWN, SHARED = "each on its own path", "on the same gradients"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, write the folder, print the report. 1 if they part and no known convention says why."""
+    """Compare, write the folder, print the report. Returns 1 if they differ and no known convention explains it."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     with jax.enable_x64(not args.float32):
         a, b = (optimizer(text, args.learning_rate) for text in (args.a, args.b))
@@ -66,7 +66,7 @@ def write(folder: Run, report: jc.comparison.ParityReport, args: argparse.Namesp
     )
     found = f"Blamed: {report.causes[0]}" if report.causes else str(report.verdict)
     caption = (
-        f"Largest difference in any parameter, relative to the largest of its leaf, of two optimizers on minibatches "
+        f"Largest difference in any parameter, relative to the size of its path, of two optimizers on minibatches "
         f"of {args.batch_size} {dataset.name} images. {found}."
     )
     picture = Picture(folder.write_figure("differences.png", figure), caption)

@@ -1,6 +1,6 @@
-"""What goes wrong on the way down, and the theory of it: ravines, saddles, local minima, noise.
+"""Pathologies of descent and their theory: ravines, saddles, local minima, noise.
 
-Every number that theory gives is computed from the curvatures and the noise alone, never fitted to what was measured.
+Theoretical values are computed from the curvatures and the noise only; they are never fitted to measurements.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from jaxopt_course.landscape.quadratic_theory import (
     stability_limit,
 )
 
-NEAR, MOST, STAYS = 1e-6, 40_000, 0.9  # of the distance at the start; steps; the part of them by which it must be near
+NEAR, MOST, STAYS = 1e-6, 40_000, 0.9  # target distance relative to the start; most steps; share of them to reach it
 CONDITIONS = 10 ** np.arange(0, 4, 0.5)
 MAP_RATES, MAP_RHOS = np.geomspace(1e-3, 0.05, 90), np.linspace(0, 0.99, 60)
 NO_THEORY = [None] * len(CONDITIONS)
-RATES = np.logspace(-4, 1, 16)  # for the rules without a theory of their best
+RATES = np.logspace(-4, 1, 16)  # for the rules whose best rate has no theory
 ANGLE = math.pi / 6
 RHO, ESCAPE_RATE = 0.9, 0.05
 NOISES = 10.0 ** np.arange(-8, 0)
-MULTIMODAL = {"styblinski_tang": (0.01, 0.1), "rastrigin": (0.0025, 0.1)}  # rates: of SGD and momentum, of the others
+MULTIMODAL = {"styblinski_tang": (0.01, 0.1), "rastrigin": (0.0025, 0.1)}  # rates of SGD and momentum, and of others
 MAP_STEPS, LOOP_STEPS = 500, 20
 FLOOR_RATES = np.array([0.01, 0.02, 0.05, 0.1, 0.15])
 FLOOR_RUNS, FLOOR_STEPS = 64, 4000
@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """What one pathology comes to: numbers, and what is shown of them."""
+    """The result of one pathology: numbers, and the tables and figures that show them."""
 
     rows: list[Row]
     blocks: list[Block]
@@ -61,7 +61,7 @@ class Part(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Measure, write the folder, print the tables."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
-    contestants(args.optimizers)  # says what is wrong with a name before anything is written
+    contestants(args.optimizers)  # raises for a wrong name before anything is written
     with jax.enable_x64(True), start_run("pathologies", asked, args.out) as folder:
         dataset = jc.data.load(args.data, root=args.root)
         folder.note(dtype="float64, basins in float32", data=describe(dataset))
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def row(pathology: str, case: str, optimizer: str, at: float, measured: float, theory: float | None = None) -> Row:
-    """One number beside its theory; JSON has no infinity: what never came is None."""
+    """One number beside its theory; infinity becomes None, because JSON has no infinity."""
     return {
         "pathology": pathology,
         "case": case,
@@ -92,7 +92,7 @@ def row(pathology: str, case: str, optimizer: str, at: float, measured: float, t
 
 
 def curves(rows: list[Row], which: str) -> dict[str, Any]:
-    """optimizer -> (at, measured or theory), as figures take them."""
+    """optimizer -> (at, measured or theory), in the form that figures accept."""
     found: dict[str, list[tuple[float, float]]] = {}
     for r in rows:
         if r[which] is not None:
@@ -105,9 +105,10 @@ def curves(rows: list[Row], which: str) -> dict[str, Any]:
 
 @partial(jax.jit, static_argnums=(0, 3))
 def steps_to(make: Callable[[Any], Any], hyperparameters: Any, conditions: jax.Array, most: int) -> jax.Array:
-    """Steps after which the distance stays below a millionth, for every lane; infinity if it does not in `most` steps.
+    """For every lane, the steps after which the distance stays below a millionth; infinity if it does not.
 
-    It must be there for the last tenth of them: an end that is near by chance is no arrival.
+    The distance must stay below during the last tenth of `most` steps, so that a chance approach at the end does not
+    count.
     """
 
     def one(hyperparameter: Any, condition: Any) -> jax.Array:
@@ -117,7 +118,7 @@ def steps_to(make: Callable[[Any], Any], hyperparameters: Any, conditions: jax.A
             return ((cos * w[0] + sin * w[1]) ** 2 + condition * (cos * w[1] - sin * w[0]) ** 2) / 2
 
         optimizer = optax.with_extra_args_support(make(hyperparameter))
-        start = jnp.array([cos - sin, sin + cos])  # as much along either axis
+        start = jnp.array([cos - sin, sin + cos])  # equal components along both axes
         far = NEAR * jnp.linalg.norm(start)
 
         def step(t: jax.Array, carry: Any) -> Any:
@@ -134,7 +135,7 @@ def steps_to(make: Callable[[Any], Any], hyperparameters: Any, conditions: jax.A
 
 
 def closed_form(settings: Settings, condition: float) -> float:
-    """The same count from the closed form of the path."""
+    """The steps of `steps_to`, from the closed form of the path."""
     path = predict(settings, np.diag([1.0, condition]), np.ones(2), np.arange(MOST + 1)).mean
     return float(settled(np.linalg.norm(path, axis=1), NEAR * math.sqrt(2)))
 
@@ -177,10 +178,10 @@ def conditioning(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset
         lines,
         "Ravines: steps after which the distance stays below a millionth, by condition number",
         "Measured / theory, the same count from the closed form of the path. SGD, momentum and Nesterov at the "
-        "settings whose contraction in the long run is best; the other rules at the best of "
-        f"{len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}. -: it is not there for the last tenth of "
-        f"{MOST:,} steps (L-BFGS and Newton: 100). RMSProp and Adam, whose steps do not shrink with the gradient, come "
-        "near and leave again.",
+        "settings with the best asymptotic contraction; the other rules at the best of "
+        f"{len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}. -: it does not stay there during the last "
+        f"tenth of {MOST:,} steps (L-BFGS and Newton: 100). RMSProp and Adam, whose steps do not shrink with the "
+        "gradient, come near and leave again.",
     )
     figure = jc.plots.beside_theory(
         {"": (curves(rows, "measured"), curves(rows, "theory"))},
@@ -190,14 +191,14 @@ def conditioning(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset
     )
     caption = (
         "Steps against condition number on a quadratic bowl. Marks: measured; lines: the closed form of the path; thin "
-        "lines only join the marks of rules without one. An optimizer that does not stay so near, as RMSProp and Adam "
-        "at a constant rate, has no marks."
+        "lines only join the marks of rules without one. An optimizer that does not stay within this distance, such as "
+        "RMSProp and Adam at a constant rate, has no marks."
     )
     return Part(rows, [table, Picture(folder.write_figure("ravines.png", figure), caption), rate_map(folder)])
 
 
 def rate_map(folder: Run) -> Picture:
-    """Every learning rate and friction on the bowl of condition 100."""
+    """A map of the steps over learning rate and rho on the bowl of condition number 100."""
     rates, rhos, L = MAP_RATES, MAP_RHOS, 100.0
     grid = jnp.stack([part.ravel() for part in jnp.meshgrid(jnp.asarray(rates), jnp.asarray(rhos))], axis=1)
     steps = np.asarray(steps_to(with_rho, grid, jnp.full(len(grid), L), 4000)).reshape(len(rhos), len(rates))
@@ -214,7 +215,7 @@ def rate_map(folder: Run) -> Picture:
     )
     return Picture(
         folder.write_figure("learning_rates.png", figure),
-        "Steps of momentum at each learning rate and friction after which the distance stays below a millionth, "
+        "Steps of momentum at each learning rate and rho after which the distance stays below a millionth, "
         "measured; white where it does not within 4,000. The line is the stability limit 2 (1 + rho) / L, the star the "
         "optimum, both by theory.",
     )
@@ -264,13 +265,13 @@ def saddles(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> 
 
 
 def flow_share(name: str) -> float:
-    """The share of the window whose steepest descent in small steps ends in the global minimum: up to the next rims."""
+    """The share of the window from which gradient flow ends in the global minimum, up to the nearest maxima."""
     surface = jc.surfaces.SURFACES[name]
     (low, high), _ = surface.window
     tops = [point.params for point in surface.critical_points if point.kind == "maximum"]
     right = max(x for x, _ in tops)
     left = min(x for x, _ in tops) if len(tops) > 1 else low
-    return ((right - left) / (high - low)) ** 2  # a sum of one function of x and y each
+    return ((right - left) / (high - low)) ** 2  # the surface is the sum of one function of x and of y
 
 
 def minima(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> Part:
@@ -293,7 +294,7 @@ def minima(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> P
         ],
         "Local minima: share of starts that end in the global one",
         f"{max(1, args.starts // 10):,} starts all over the window, {MAP_STEPS} steps / theory: the basin of steepest "
-        "descent in infinitely small steps, which those of SGD are not quite. Learning rates: "
+        "descent with infinitely small steps; the steps of SGD are larger. Learning rates: "
         f"{rates} for SGD, momentum and Nesterov, 0.1 for the others.",
     )
     timed, speed = million(args, key)
@@ -307,7 +308,7 @@ def uniform_starts(name: str, key: jax.Array, count: int) -> jax.Array:
 
 
 def million(args: argparse.Namespace, key: jax.Array) -> tuple[list[Row], Table]:
-    """How fast many starts descend at once, beside a Python loop over compiled steps of all of them."""
+    """The time to descend from many starts in one call, beside a Python loop over compiled steps of all starts."""
     fn, adam = jc.surfaces.SURFACES["rosenbrock"].fn, CONTESTANTS["adam"].make(0.01)
     starts = uniform_starts("rosenbrock", key, args.starts)
 
@@ -430,7 +431,7 @@ def bowl_floors(args: argparse.Namespace) -> list[Row]:
 
 
 def image_floors(args: argparse.Namespace, dataset: jc.data.Dataset) -> list[Row]:
-    """The floor of a real objective, predicted from its Hessian and its gradients' covariance at the minimum."""
+    """The floor of a real objective, predicted from its Hessian and its gradient covariance at the minimum."""
     inputs, labels = jnp.asarray(dataset.train[0], float), jnp.asarray(dataset.train[1])
     classes, features = len(dataset.class_names), inputs.shape[1]
     objective = jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy, jc.losses.l2_penalty, L2)
@@ -444,7 +445,7 @@ def image_floors(args: argparse.Namespace, dataset: jc.data.Dataset) -> list[Row
     curvatures, U = np.linalg.eigh(np.asarray(jax.jit(jax.hessian(risk))(best, data)))
     single = jax.vmap(jax.grad(risk), (None, 0))
     grads = np.asarray(jax.jit(single)(best, (inputs[:, None], labels[:, None])))
-    variances = np.mean((grads @ U) ** 2, axis=0)  # of one example's gradient; its mean is 0 at the minimum
+    variances = np.mean((grads @ U) ** 2, axis=0)  # variance of one example's gradient, whose mean is 0 at the minimum
     keys, rows = jax.random.split(jax.random.key(args.seed), IMAGE_SEEDS), []
     for label, rho, batch in [*(("SGD", 0.0, b) for b in IMAGE_BATCHES), ("Momentum", RHO, IMAGE_BATCHES[-1])]:
         rates = IMAGE_RATES * (1 - rho)
@@ -470,7 +471,7 @@ def image_floors(args: argparse.Namespace, dataset: jc.data.Dataset) -> list[Row
 
 
 def ensemble_picture(folder: Run, args: argparse.Namespace) -> Picture:
-    """Noisy paths on the bowl, and where theory says they are."""
+    """Noisy paths on the bowl, beside their mean and covariance by theory."""
     surface, settings, steps, noise = jc.surfaces.bowl(10.0), Settings(0.15), 40, 2.0
     H, C, starts = np.diag([1.0, 10.0]), noise**2 * np.eye(2), np.tile(surface.start, (100, 1))
     predicted = predict(settings, H, surface.start, np.arange(steps + 1), C)
@@ -485,7 +486,7 @@ def ensemble_picture(folder: Run, args: argparse.Namespace) -> Picture:
 
 
 def both(measured: float | None, theory: float | None, unit: str) -> str:
-    """Measured / theory as text: "0" whole numbers, "%" shares, "e" and "g" few digits."""
+    """Measured / theory as text; `unit`: "0" for whole numbers, "%" for shares, "e" and "g" for few digits."""
     form: dict[str, Callable[[float], str]] = {
         "0": "{:,.0f}".format, "%": "{:.1%}".format, "e": "{:.2e}".format, "g": "{:.3g}".format,
     }  # fmt: skip
@@ -497,7 +498,7 @@ def both(measured: float | None, theory: float | None, unit: str) -> str:
 
 
 def diagnosis(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -> Part:
-    """Runs with each cause of `jc.Cause` planted, and what `jc.diagnose` says of them."""
+    """Runs with each cause of `jc.Cause` planted, and the findings of `jc.diagnose`."""
     rows: list[Row] = []
     lines = []
     for cause in jc.Cause:
@@ -513,17 +514,16 @@ def diagnosis(folder: Run, args: argparse.Namespace, dataset: jc.data.Dataset) -
     columns = ["planted", "found first", "wrong, certain", *(f"run {s + 1}" for s in range(PLANTED_SEEDS))]
     note = (
         f"Quadratics of {SIZE} parameters in float32 with curvature, noise and rate chosen for each cause; momentum "
-        f"{RHO}, minibatches of {PLANTED_BATCHES[0]}. The factor of the first finding / that which was planted, where "
-        "theory has one; what it counts depends on the cause (`jc.diagnosis.Finding`)."
+        f"{RHO}, minibatches of {PLANTED_BATCHES[0]}. The factor of the first finding / the planted factor, if theory "
+        "predicts one; its meaning depends on the cause (`jc.Cause`)."
     )
     return Part(rows, [Table(columns, lines, "Diagnosis: what jc.diagnose finds in runs with a planted cause", note)])
 
 
 PARTS = {"ravines": conditioning, "saddles": saddles, "minima": minima, "noise": noise, "diagnosis": diagnosis}
 INTRODUCTION = (
-    "The four things that the lecture warns of, each measured with the library's own optimizers beside what theory "
-    "says of it: a large condition number, a saddle, local minima, and gradients of minibatches; and what a diagnosis "
-    "says of training runs in which the cause of trouble was planted. Nothing of the theory is fitted: it is computed "
-    "from curvatures and noise alone. It is exact on quadratics, in the limit of little noise at saddles, and an "
-    "approximation elsewhere; the tables say which."
+    "The four difficulties of which the lecture warns, measured with the library's own optimizers beside the theory: a "
+    "large condition number, a saddle, local minima, and gradients of minibatches; and the diagnosis of training runs "
+    "with a planted problem. The theory is not fitted: it is computed from curvatures and noise only. It is exact on "
+    "quadratics, in the limit of little noise at saddles, and an approximation elsewhere; the tables state which."
 )

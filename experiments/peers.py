@@ -1,14 +1,16 @@
-"""Who is profiled: our second-order solvers and their peers, each through its own front door, and what each one spent.
+"""The profiled solvers: our second-order solvers and their peers, each through its public interface, with its cost.
 
-All work in float64 from the same start, with the same bound on evaluations of value and gradient, at their own defaults
-but for the tolerance. How evaluations are counted, and from what the history of values is:
+All solvers run in float64 from the same start, with the same bound on evaluations of value and gradient, and with their
+own defaults except for the tolerance. Evaluations are counted, and the history of values is recorded, as follows:
 
 - ours: `Result.num_evals`, and the trace, which has the value after each step. A Hessian counts as n Hessian-vector
-  products, also the one that `newton` looks at in the end; `newton_cg` counts those of its conjugate gradients.
-- scipy: calls of the function it was given, which returns value and gradient; a Hessian counts as n products.
-- optax: one at the start, one for every step of its line search, one more whenever its own loop evaluates anew.
+  products, including the Hessian that `newton` evaluates at the end; `newton_cg` counts the products of its conjugate
+  gradients.
+- scipy: calls of the given function, which returns value and gradient; a Hessian counts as n products.
+- optax: one at the start, one for every step of its line search, and one more whenever its own loop evaluates again.
 - optimistix: one for every step, which evaluates the value, and the gradient if the step is accepted.
-- jaxopt L-BFGS: `num_fun_eval`, less one a step: a value that nobody uses, and XLA removes; L-BFGS-B: `num_fun_eval`.
+- jaxopt L-BFGS: `num_fun_eval` minus one per step, for a value that is not used and that XLA removes; L-BFGS-B:
+  `num_fun_eval`.
 """
 
 import importlib
@@ -31,8 +33,11 @@ from experiments.solve import how_good
 
 
 class Task(NamedTuple):
-    """A problem to solve, compiled once for all that call it from Python. `recorded`: its known minimal values;
-    `bounds`: None, or the lower and the upper one of each parameter; the start is within them."""
+    """A problem to solve, compiled once for all solvers that call it from Python.
+
+    `recorded`: its known minimal values; `bounds`: None, or the lower and the upper bounds of the parameters; the start
+    is within them.
+    """
 
     collection: str
     name: str
@@ -50,7 +55,7 @@ class Limits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Where a solver stopped, what it says of it, and what it spent: rows of value, evaluations and products so far."""
+    """Where a solver stopped, its claim, and its cost; rows of `history` are value, evaluations and products so far."""
 
     params: np.ndarray
     success: bool
@@ -61,8 +66,11 @@ class Outcome(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """`given`: what it was given beside the start; `drawn`: whether it is in the profiles; `bounded`: whether it takes
-    bounds, and whether it is for problems without."""
+    """A solver and its settings.
+
+    `given`: its arguments beside the start, in words; `drawn`: whether it is in the profiles; `bounded`, `unbounded`:
+    whether it is used on problems with bounds and on problems without bounds.
+    """
 
     label: str
     package: str
@@ -131,7 +139,7 @@ def outcome_of(result: jc.Result, products_after: Callable[[np.ndarray], np.ndar
 
 
 class Recorded(NamedTuple):
-    """The state of an optimizer that searches, and how many products it had made after each step."""
+    """The state of an optimizer with a line search, and its number of products after each step."""
 
     search: Any
     inner: Any
@@ -140,7 +148,7 @@ class Recorded(NamedTuple):
 
 
 def recording(optimizer: Any, rows: int) -> Any:
-    """The same optimizer, but it keeps `num_products` of every step."""
+    """Wrap an optimizer so that its state keeps `num_products` of every step."""
 
     def init(params: Any) -> Recorded:
         state, zero = optimizer.init(params), jnp.zeros((), jnp.int32)
@@ -156,7 +164,7 @@ def recording(optimizer: Any, rows: int) -> Any:
 
 
 def scipy_minimize(method: str, **options: Any) -> Callable[[Task, Limits], Outcome]:
-    """A method of `scipy.optimize.minimize`; options that name a limit get it."""
+    """Make a solver from a method of `scipy.optimize.minimize`; options with the name of a limit get its value."""
 
     def solve(task: Task, limits: Limits) -> Outcome:
         history: list[tuple[float, int, int]] = []
@@ -186,7 +194,7 @@ def scipy_minimize(method: str, **options: Any) -> Callable[[Task, Limits], Outc
         hess = hessian if method in ("trust-exact", "trust-constr") else None
         bounds = None if task.bounds is None else optimize.Bounds(*task.bounds)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")  # it says in its result what it warns of
+            warnings.simplefilter("ignore")  # its result contains what it warns of
             result = optimize.minimize(
                 value_and_grad,
                 task.start,
@@ -194,18 +202,18 @@ def scipy_minimize(method: str, **options: Any) -> Callable[[Task, Limits], Outc
                 hess=hess,
                 method=method,
                 bounds=bounds,
-                callback=None if method == "TNC" else stop,  # it counts its evaluations itself
+                callback=None if method == "TNC" else stop,  # TNC has its own limit on evaluations
                 options=given,
             )
         status = f"{result.status}: {result.message}"
-        success = bool(result.success) and not out_of_budget  # trust-exact forgets that it was stopped
+        success = bool(result.success) and not out_of_budget  # trust-exact ignores that it was stopped
         return Outcome(result.x, success, status, np.array(history), len(history), hessians * n)
 
     return solve
 
 
 def optax_lbfgs(task: Task, limits: Limits) -> Outcome:
-    """The loop of optax's documentation, with a bound on evaluations and the infinity norm."""
+    """The loop from optax's documentation, with a bound on evaluations and with the infinity norm."""
     optimizer, value_and_grad = optax.lbfgs(), optax.value_and_grad_from_state(task.fn)
 
     def going(carry: Any) -> jax.Array:
@@ -294,7 +302,7 @@ def optimistix_bfgs(task: Task, limits: Limits) -> Outcome:
     steps = int(solution.stats["num_steps"])
     jax.effects_barrier()
     if len(values) != steps:
-        raise RuntimeError(f"optimistix took {steps} steps and told of {len(values)}")
+        raise RuntimeError(f"optimistix took {steps} steps and reported {len(values)}")
     success = bool(solution.result == optimistix.RESULTS.successful)
     status = "successful" if success else optimistix.RESULTS[solution.result] or "failed"
     history = np.stack([values, np.arange(1, steps + 1)], axis=1)
@@ -302,7 +310,7 @@ def optimistix_bfgs(task: Task, limits: Limits) -> Outcome:
 
 
 def blank(task: Task, limits: Limits) -> tuple[jax.Array, jax.Array]:
-    """A history of value and evaluations with its first row, and the number of steps taken."""
+    """A history of value and evaluations with only its first row, and the number of steps, 0."""
     start = jnp.array([task.value_and_grad(task.start)[0], 1.0])
     return jnp.zeros((limits.max_evals + 1, 2)).at[0].set(start), jnp.array(0)
 
@@ -312,14 +320,14 @@ def no_products(history: np.ndarray) -> np.ndarray:
 
 
 def said(success: bool, evaluations: int, limits: Limits) -> str:
-    """What a loop of ours around a peer can say of its end."""
+    """The status of our own loop around a peer."""
     if success:
         return "the gradient is within the tolerance"
     return "out of evaluations" if evaluations >= limits.max_evals else "stopped"
 
 
 def solver_of(name: str) -> Solver:
-    """A solver of the table, or a rule of ours, of optax or of a file, at its best learning rate on each problem."""
+    """A solver in `SOLVERS`, or a rule of ours, of optax or of a file, with its best learning rate on each problem."""
     if name in SOLVERS:
         return SOLVERS[name]
     rule = contestant(name)
@@ -344,7 +352,7 @@ SOLVERS: dict[str, Solver] = {
     "scipy_lbfgsb": Solver(
         "scipy L-BFGS-B",
         "scipy",
-        "gtol; ftol=0, so that the gradient alone decides",
+        "gtol; ftol=0, so that only the gradient decides",
         scipy_minimize("L-BFGS-B", gtol="gtol", ftol=0, maxfun="max_evals", maxiter="max_evals"),
         bounded=True,
     ),
@@ -374,7 +382,7 @@ SOLVERS: dict[str, Solver] = {
     "scipy_tnc": Solver(
         "scipy TNC",
         "scipy",
-        "gtol; ftol=xtol=0, so that the gradient alone decides",
+        "gtol; ftol=xtol=0, so that only the gradient decides",
         scipy_minimize("TNC", gtol="gtol", ftol=0, xtol=0, maxfun="max_evals"),
         bounded=True,
         unbounded=False,

@@ -1,6 +1,6 @@
-"""Gradients with bugs planted in them, and what the checkers of torch and JAX say of such.
+"""Gradients with planted bugs, and the verdicts of the gradient checkers of torch and JAX on them.
 
-Each bug is written once, for jax.numpy and for torch: `xp` is either.
+Each bug is written once, for jax.numpy and for torch; `xp` is one of them.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.benchmarks import timing
 
-PIXELS = 64  # of an image
+PIXELS = 64  # most pixels of an image that are used
 
 
 class Planted(NamedTuple):
@@ -22,7 +22,7 @@ class Planted(NamedTuple):
     at: np.ndarray
     value: Callable[[Any, Any], Any]
     pullback: Callable[[Any, Any, Any], Any]
-    by_jvp: bool = False  # of an elementwise function, where the formula is the same
+    by_jvp: bool = False  # define a JVP; for elementwise functions, whose JVP has the same formula
 
     def in_jax(self) -> Callable[[jax.Array], jax.Array]:
         def value(w: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ class Planted(NamedTuple):
         return Function.apply
 
     def is_right(self) -> bool:
-        """Whether the derivative by hand is that of autodiff."""
+        """Whether the derivative by hand equals that of autodiff."""
 
         @jax.jit
         def both(w: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -79,10 +79,10 @@ def hinge(xp: Any, scores: Any, y: Any) -> tuple[Any, Any]:
 
 
 def planted(W: np.ndarray, x: np.ndarray, y: np.ndarray, l2: float) -> list[Planted]:
-    """Right gradients of a classifier and what can become of them.
+    """Right gradients of a classifier, and gradients with typical bugs.
 
-    `W` [C, D] is where, `x` [N, D] are images, `y` [N, C] their classes as unit vectors; `d` [N, C] in the gradients
-    are the slopes of the losses in the scores.
+    `W` [C, D]: the point; `x` [N, D]: images; `y` [N, C]: their classes, one-hot. In the gradients, `d` [N, C] is the
+    derivative of the losses with respect to the scores.
     """
     every = -(-W.shape[1] // PIXELS)
     W, x = W[:, ::every], x[:, ::every]
@@ -150,7 +150,7 @@ def planted(W: np.ndarray, x: np.ndarray, y: np.ndarray, l2: float) -> list[Plan
 
 
 class Judgement(NamedTuple):
-    """What somebody else's check said of a gradient; None where it could not be asked."""
+    """The verdict of another library's check on a gradient; `passes` is None if it is not installed."""
 
     passes: bool | None
     said: str = ""

@@ -1,8 +1,8 @@
-"""Training runs whose trouble is known, because it was planted: quadratics with chosen curvature, noise and rate.
+"""Training runs with a planted, known problem: quadratics with chosen curvature, noise and rate.
 
 $$L(w) = \\tfrac12 \\sum_i h_i w_i^2 + x \\cdot w, \\qquad x \\text{ of mean 0 over the data}$$
 
-Curvature and noise are part of the data, so that all runs of a rule and batch size share their compiled programs.
+Curvature and noise are part of the data, so that all runs with the same rule and batch size share compiled programs.
 """
 
 import math
@@ -20,7 +20,7 @@ N, SIZE, HALF = 512, 12, 6
 
 
 class Rule(NamedTuple):
-    """A rule, its limit lambda eta of stability, the ratio of its steady to its plain rate, and its rate."""
+    """A rule, its stability limit lambda eta, the ratio of its steady rate to its plain rate, and its rate."""
 
     optimizer: Any
     limit: float
@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
 
 def frozen(optimizer: Any) -> Any:
-    """The rule for leaf a alone; leaf b stays where it is."""
+    """The rule for leaf a only; leaf b does not change."""
     return optax.partition({"a": optimizer, "b": optax.set_to_zero()}, {"a": "a", "b": "b"})
 
 
@@ -43,7 +43,7 @@ BATCHES = (1, 32, N)
 
 
 class Plant(NamedTuple):
-    """A planted run: its cause, the factor where theory has one, and what else is true of it."""
+    """A planted run: its cause, the factor if theory predicts one, and other causes that also apply."""
 
     cause: str
     rule: str
@@ -58,15 +58,15 @@ def objective(params: Any, batch: Any) -> Any:
 
 
 @jax.jit
-def elsewhere(params: Any) -> Any:
-    """A held-out loss whose minimum lies on the way from ones to zeros in the first entries."""
+def held_out_loss(params: Any) -> Any:
+    """A held-out loss in the first entries whose minimum lies between ones and zeros."""
     return jnp.mean((params["a"] - 0.5) ** 2)
 
 
 def plant(cause: str, seed: int, rules: Sequence[str] = tuple(RULES), batches: Sequence[int] = BATCHES) -> Plant:
-    """The run number `seed` with that trouble, of one of the rules and a batch size of these.
+    """Make run number `seed` with a cause, with one of the rules and one of the batch sizes.
 
-    NOISE_LIMITED needs a batch that is not all the data.
+    NOISE_LIMITED needs a batch that is smaller than the data.
     """
     rng = np.random.default_rng([seed, *map(ord, cause)])
     name, batch = str(rng.choice(list(rules))), int(rng.choice(batches))
@@ -76,7 +76,7 @@ def plant(cause: str, seed: int, rules: Sequence[str] = tuple(RULES), batches: S
     rng.shuffle(h)
     over = rng.uniform(0.55, 0.85)  # the rate over the stability limit
     unit = 10 ** rng.uniform(-3, 3)
-    w0 = rng.choice([-1, 1], SIZE) * rng.uniform(0.5, 1.5, SIZE)  # in units in which each entry holds as much loss
+    w0 = rng.choice([-1, 1], SIZE) * rng.uniform(0.5, 1.5, SIZE)  # in units in which all entries have equal loss
     if cause == "RATE_TOO_HIGH":
         over = factor = float(rng.choice([1.1, 1.5, 3, 10, 30]))
         noise = float(rng.choice([0, 0.01]))
@@ -109,7 +109,7 @@ def plant(cause: str, seed: int, rules: Sequence[str] = tuple(RULES), batches: S
         h[HALF:] /= ratio
         factor, steps = ratio, 100
     elif cause == "OVERFITTING":
-        over, eval_fn, unit = 0.005 if name == "sgd" else 3e-4, elsewhere, 1.0
+        over, eval_fn, unit = 0.005 if name == "sgd" else 3e-4, held_out_loss, 1.0
         h, w0 = np.ones(SIZE), np.ones(SIZE)
         also = {"RATE_TOO_LOW"}
     else:

@@ -1,4 +1,4 @@
-"""What a race is run on: a classifier of images, or a problem that a Python file defines."""
+"""The problem of a race: a classifier of images, or a problem that a Python file defines."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -14,15 +14,21 @@ from experiments.arguments import BATCH_SIZE, UsageError
 from experiments.loading import load_file
 from experiments.runs import sha256
 
-RATES = np.logspace(-4, 1, 21)  # four a decade
+RATES = np.logspace(-4, 1, 21)  # four per decade
 LOSSES = {"softmax": jc.losses.softmax_cross_entropy, "hinge": jc.losses.multiclass_hinge}
 ACTIVATIONS = {"relu": (jax.nn.relu, 2.0), "tanh": (jnp.tanh, 1.0)}  # with the gain of the initial weights
 NEEDED = ("objective", "init", "data")
-BROUGHT = {"data": "digits", "loss": "softmax", "model": "linear", "activation": "relu", "l2": 1e-4}  # by a file
+BROUGHT = {  # arguments that have no effect if a file defines the problem, with their defaults
+    "data": "digits",
+    "loss": "softmax",
+    "model": "linear",
+    "activation": "relu",
+    "l2": 1e-4,
+}
 
 
 class Classifier(NamedTuple):
-    """Scores of images, for pictures of what was learned."""
+    """A classifier of images, for figures of what was learned."""
 
     dataset: jc.data.Dataset
     score_fn: Callable[[Any, Any], jax.Array]
@@ -44,10 +50,10 @@ class Problem(NamedTuple):
 
 
 def load_problem(args: argparse.Namespace) -> Problem:
-    """The problem of the file if there is one, else of the images.
+    """Load the problem from the file if one is given, else make it from images.
 
     Raises:
-      UsageError: what the file lacks, arguments that it makes void, a batch larger than the data.
+      UsageError: the file lacks a definition, an argument has no effect with a file, or a batch exceeds the data.
     """
     problem = of_images(args) if args.problem is None else of_file(args)
     count = min((len(leaf) for leaf in jax.tree.leaves(problem.data) if np.ndim(leaf)), default=0)
@@ -86,10 +92,10 @@ def of_images(args: argparse.Namespace) -> Problem:
 
 
 def of_file(args: argparse.Namespace) -> Problem:
-    """The problem that a Python file defines by the names `objective`, `init`, `data`, and those of choice."""
+    """The problem that a Python file defines by the names `objective`, `init`, `data`, and optional names."""
     path = args.problem
     if void := [f"--{name}" for name, value in BROUGHT.items() if getattr(args, name) != value]:
-        raise UsageError(f"{path} brings its own objective, start and data: leave out {', '.join(void)}")
+        raise UsageError(f"{path} defines its own objective, start and data: leave out {', '.join(void)}")
     module = load_file(path)
     if missing := [name for name in NEEDED if not hasattr(module, name)]:
         raise UsageError(

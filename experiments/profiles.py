@@ -1,6 +1,6 @@
 """Performance profiles of second-order solvers on collections of test problems: ours beside scipy's and the JAX peers'.
 
-What solved, false success and the like mean stands in `experiments.judging`, what was counted in `experiments.peers`.
+`experiments.judging` defines terms such as solved and false success; `experiments.peers` defines how costs are counted.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from experiments.peers import SOLVERS, Limits, Outcome, Solver, Task, make_task,
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, finite, plain, sha256, start_run
 
-LARGEST = 100  # unknowns of a CUTEst problem
-CLEARED = 20  # problems between two emptyings of the cache of compiled functions
+LARGEST = 100  # most unknowns of a CUTEst problem
+CLEARED = 20  # clear the cache of compiled functions after this many problems
 TITLES = {"mgh": "Moré-Garbow-Hillstrom", "cutest": "CUTEst", "bounded": "CUTEst within bounds"}
 SOURCES = {
     "mgh": "Moré, Garbow and Hillstrom 1981, as in jaxopt_course.mgh",
     "cutest": f"CUTEst as in sif2jax, unconstrained, n <= {LARGEST}",
-    "bounded": f"CUTEst as in sif2jax, with bounds alone, Hock and Schittkowski's among them, n <= {LARGEST}",
+    "bounded": f"CUTEst as in sif2jax, with bounds only, including Hock and Schittkowski's, n <= {LARGEST}",
 }
 INTRODUCTION = (
-    "Which solver gets there, how often, and for how many evaluations? And whose word can be taken for it? "
-    "Nothing here is a time. What the words of the tables mean, and how evaluations are counted, stands below them."
+    "Which solver solves how many problems, with how many evaluations? And are its claims of success true? Costs are "
+    "counted, not timed. The words of the tables and the counting of evaluations are explained below the tables."
 )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Solve, judge, write the folder, print the tables. 1 if one of ours claims falsely or crashes."""
+    """Solve, judge, write the folder, print the tables. Returns 1 if one of ours has a false success or crashes."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     solvers = asked_solvers(args)
     with jax.enable_x64(True), start_run("profiles", asked, args.out) as folder:
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             folder.write_csv(f"{name}.csv", listed)
         given = [[solver.label, solver.given] for solver in solvers.values()]
         explained: list[Block] = [
-            Table(["solver", "given beside start and budget"], given, "What everybody was given", left=2),
+            Table(["solver", "given beside start and budget"], given, "Settings of the solvers", left=2),
             *(str(module.__doc__) for module in (judging, peers)),
         ]
         page = html_page(
@@ -94,11 +94,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def asked_solvers(args: argparse.Namespace) -> dict[str, Solver]:
-    """The solvers of the command line, or all that are for the collection."""
+    """The solvers named on the command line, or all that fit the collection."""
     kind = "bounded" if args.collection == "bounded" else "unbounded"
     if args.solvers is None:
         return {name: solver for name, solver in SOLVERS.items() if getattr(solver, kind)}
-    contestants((name for name in args.solvers if name not in SOLVERS), SOLVERS)  # says at once what is wrong
+    contestants((name for name in args.solvers if name not in SOLVERS), SOLVERS)  # raises early if a name is wrong
     solvers = {name: solver_of(name) for name in args.solvers}
     if unfit := [name for name, solver in solvers.items() if not getattr(solver, kind) and name in SOLVERS]:
         raise UsageError(f"{', '.join(unfit)} cannot solve --collection {args.collection}")
@@ -122,13 +122,13 @@ def mgh() -> Iterator[Task]:
 
 
 def cutest() -> Iterator[Task]:
-    """Its expected values are not all right, and so not used."""
+    """CUTEst problems without constraints; their expected values are not used, because some are wrong."""
     for problem, start, unravel in from_sif2jax("unconstrained_minimisation_problems"):
         yield make_task("cutest", problem.name, objective_of(problem, unravel), start)
 
 
 def bounded() -> Iterator[Task]:
-    """The same with bounds and no other constraint."""
+    """CUTEst problems with bounds and no other constraints."""
     for problem, start, unravel in from_sif2jax("bounded_minimisation_problems"):
         bounds = [np.broadcast_to(np.asarray(ravel_pytree(bound)[0], float), start.shape) for bound in problem.bounds]
         fn = objective_of(problem, unravel)
@@ -136,7 +136,7 @@ def bounded() -> Iterator[Task]:
 
 
 def from_sif2jax(kind: str) -> Iterator[tuple[Any, np.ndarray, Callable[[Any], Any]]]:
-    """Its problems of a kind with few unknowns: the problem, its start as a vector, and the way back."""
+    """Problems of a kind with few unknowns: the problem, its start as a vector, and the inverse of flattening."""
     if find_spec("sif2jax") is None:
         raise UsageError("--collection cutest and bounded need sif2jax: pip install 'jaxopt_course[peers]'")
     problems = getattr(importlib.import_module("sif2jax"), kind)
@@ -161,7 +161,7 @@ def versions() -> dict[str, str]:
 def solve_all(
     folder: Run, tasks: Sequence[Task], solvers: Mapping[str, Solver], limits: Limits, quiet: bool
 ) -> list[Row]:
-    """Every problem by every solver; each problem is in `metrics.jsonl` as soon as it is done."""
+    """Solve every problem by every solver; write each problem to `metrics.jsonl` as soon as it is done."""
     rows = []
     with (folder.folder / "metrics.jsonl").open("w") as file:
         for number, task in enumerate(watch(tasks, quiet), start=1):
@@ -239,10 +239,10 @@ def tables(title: str, rows: list[Row], summary: list[Row], lost: list[Row], lim
     bottomless = len({row["problem"] for row in rows if row["bottomless"]})
     note = (
         f"float64, gtol {limits.gtol:g}, at most {limits.max_evals:,} evaluations of value and gradient. Problems "
-        "solved within either tau, and how many of these at another minimum than the best; claims that are not so. "
+        "solved within each tau, and how many of these at another minimum than the best; false claims. "
         f"Medians: evaluations (work: plus Hessian-vector products) to {TAUS[1]:g} in multiples of the best solver's; "
         f"evaluations on the {common} problems that {', '.join(shared)} all solve. "
-        f"{bottomless} without a minimum."
+        f"{bottomless} problems have no minimum."
     )
     cells = [
         [show(row) for show in COLUMNS.values()]
@@ -255,18 +255,18 @@ def tables(title: str, rows: list[Row], summary: list[Row], lost: list[Row], lim
         yield table(
             LOSSES,
             lost,
-            f"{title}: where a peer does better",
+            f"{title}: where a peer is better",
             f"A peer of the same kind solves it and ours does not, or ours costs more than {SLOWER:g} times as much. "
             "Cost: evaluations of value and gradient, for Newton-CG with Hessian-vector products.",
         )
     if ends := [row for row in rows if any(row[flag] for flag in WORDS)]:
-        yield table(CLAIMS, ends, f"{title}: claims that are not so", "", left=3)
+        yield table(CLAIMS, ends, f"{title}: false claims", "", left=3)
     if others := other_minima(rows):
         yield Table(["problem", "value", "best of all", "solvers"], others, f"{title}: other minima", left=4)
 
 
 def other_minima(rows: list[Row]) -> list[list[str]]:
-    """Where solvers ended at another minimum than the best; these count as solved."""
+    """Ends of solvers at another minimum than the best, which count as solved."""
     ends: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row["other_minimum"]:
@@ -284,7 +284,7 @@ def number(value: float, form: str) -> str:
 
 
 def draw(folder: Run, collection: str, rows: list[Row], solvers: Mapping[str, Solver]) -> Iterator[Picture]:
-    """A profile for each cost."""
+    """Draw a performance profile for each cost."""
     tau = TAUS[1]
     for cost, words in COSTS.items():
         spent = {
@@ -298,7 +298,7 @@ def draw(folder: Run, collection: str, rows: list[Row], solvers: Mapping[str, So
         title = f"Performance profiles on {TITLES[collection]} ({count} problems, solved at {tau:g})"
         figure = jc.plots.performance_profiles(spent, title=title, cost=words)
         caption = (
-            f"Fraction of the {count} problems of {TITLES[collection]} that a solver brought within {tau:g} of the "
-            f"best value, or of another minimum, for at most so many times the {words} of whoever needed the fewest."
+            f"Fraction of the {count} problems of {TITLES[collection]} that a solver solved within {tau:g} of the best "
+            f"value, or of another minimum, against the ratio of its {words} to those of the solver with the fewest."
         )
         yield Picture(folder.write_figure(f"{collection}_{cost}.png", figure), caption)

@@ -1,8 +1,7 @@
-"""The race: each optimizer tuned alike, then run at its best point on fresh seeds, and beside its optax twin.
+"""The race: tune each optimizer equally, run it at its best point on fresh seeds, and compare it with its optax twin.
 
-It is fair: every rule gets the same points, the same seeds, starts and minibatches, and is judged on seeds that its
-tuning has not seen. It is a proof: each rule and its twin in optax take the same steps in float64, and the largest
-difference along the whole path is a column.
+Every rule has the same points, seeds, starts and minibatches, and it is judged on seeds that its tuning did not use.
+Each rule and its twin in optax take the same steps in float64; the table has the largest difference along the path.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from jax.sharding import Mesh
 import jaxopt_course as jc
 from experiments.arguments import UsageError
 from experiments.contestants import Contestant, contestants
-from experiments.loading import blamed, described
+from experiments.loading import describe_error, error_location
 from experiments.problems import Problem, load_problem
 from experiments.race_report import write_outputs
 from experiments.report import print_blocks
@@ -30,20 +29,20 @@ from jaxopt_course.statistics import paired_interval
 from jaxopt_course.sweeps.methods import methods_of
 from jaxopt_course.sweeps.sweep import starts_of
 
-SAME = 1e-10  # relative, in float64; rules that differ in one convention part by 1e-4 or more
-TIMED_ROUNDS, TIMED_SECONDS, TIMED_STEPS = 3, 0.5, 1000  # most of each
+SAME = 1e-10  # relative difference in float64; rules that differ in one convention differ by 1e-4 or more
+TIMED_ROUNDS, TIMED_SECONDS, TIMED_STEPS = 3, 0.5, 1000  # limits of the timing
 
 Row = dict[str, Any]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Race, write the folder, print the table and the verdict. 1 if a rule is not its twin's equal."""
+    """Race, write the folder, print the table and the verdict. Returns 1 if a rule is not equal to its twin."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
-    mesh = sharing(args.devices)
+    mesh = device_mesh(args.devices)
     with jax.enable_x64(args.x64):
         rules = {rule.label: rule for rule in contestants(args.optimizers).values()}
         if len(rules) < 2:
-            raise UsageError(f"a race needs at least two optimizers; beside {', '.join(rules)} give sgd or adam, say")
+            raise UsageError(f"a race needs at least two optimizers; beside {', '.join(rules)} give, e.g., sgd or adam")
         with start_run("race", asked, args.out) as folder:
             problem = load_problem(args)
             dtype = "float64" if args.x64 else "float32"
@@ -59,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(row["same_as_optax"] is False for row in rows) else 0
 
 
-def sharing(count: int | None) -> Mesh | None:
-    """So many devices, which share the runs; CPUs are made, as long as JAX has not begun."""
+def device_mesh(count: int | None) -> Mesh | None:
+    """A mesh of `count` devices that share the runs; on a CPU, virtual devices are made if JAX is not initialized."""
     if count is None:
         return None
     with suppress(RuntimeError):
@@ -73,7 +72,7 @@ def sharing(count: int | None) -> Mesh | None:
 def raced(
     rules: Mapping[str, Contestant], problem: Problem, args: argparse.Namespace, mesh: Mesh | None
 ) -> jc.RaceResult:
-    """The race; an error that a loaded file leads to is told with its line."""
+    """Run the race; an error that comes from a loaded file is reported with its line."""
     factories = {label: rule.make for label, rule in rules.items()}
     try:
         methods_of("race", factories, problem.grid)
@@ -97,9 +96,9 @@ def raced(
             progress=False if args.quiet or args.json else None,
         )
     except Exception as error:
-        if where := blamed(error):
-            raise UsageError(f"{where}{described(error)}") from error
-        if isinstance(error, TypeError):  # what the race refuses of the problem or of a rule
+        if where := error_location(error):
+            raise UsageError(f"{where}{describe_error(error)}") from error
+        if isinstance(error, TypeError):  # the race refuses the problem or a rule
             raise UsageError(str(error)) from error
         raise
 
@@ -107,7 +106,7 @@ def raced(
 def judged(
     rules: Mapping[str, Contestant], result: jc.RaceResult, problem: Problem, args: argparse.Namespace
 ) -> list[Row]:
-    """A row for each optimizer, best first: how good, how fast, and how far from its twin."""
+    """One row for each optimizer, best first: losses, speed, and difference from its twin."""
     k_fresh = jax.random.split(jax.random.key(args.seed))[1]
     k_init, k_data = jax.random.split(jax.random.split(k_fresh, args.fresh_seeds)[0])
     start = jax.tree.map(lambda leaf: leaf[0], starts_of(problem.init, k_init[None]))
@@ -139,12 +138,12 @@ def judged(
 
 
 def twin_of(rule: Contestant, point: Mapping[str, Any]) -> Any:
-    """Optax's optimizer at the point; None where there is none, or where the point says more than the learning rate."""
+    """The optax twin at a point; None if there is none, or if the point has more than a learning rate."""
     return rule.twin(**point) if rule.twin and [*point] == ["learning_rate"] else None
 
 
 def timed(ours: Any, twin: Any, problem: Problem, start: Any, key: jax.Array, num_steps: int) -> Row:
-    """Steps a second of `train` with either, turn by turn, in medians; and what the first call took beyond that."""
+    """Median steps per second of `train` with each optimizer, taking turns, and the extra time of the first call."""
     num_steps = min(num_steps, TIMED_STEPS)
     optimizers = {"": ours, "_optax": twin} if twin else {"": ours}
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
@@ -171,10 +170,10 @@ def timed(ours: Any, twin: Any, problem: Problem, start: Any, key: jax.Array, nu
 
 
 def compared(ours: Any, twin: Any, problem: Problem, start: Any, key: jax.Array, epochs: int) -> Row:
-    """How far the twin parts from ours along the whole path, relative to the largest parameter.
+    """The largest difference between the twin and ours along the whole path, absolute and relative.
 
-    Both get the gradients on the path of ours, so that a problem that magnifies rounding does not part them, and step
-    in float64: there a rule that differs in one convention stands out by 6 orders.
+    Both get the gradients on the path of ours, so that a problem that amplifies rounding does not separate them. Both
+    take steps in float64, in which a rule with another convention differs by 6 orders of magnitude more.
     """
     if twin is None:
         return dict.fromkeys(("largest_difference", "relative_difference", "same_as_optax"))
@@ -190,14 +189,14 @@ def compared(ours: Any, twin: Any, problem: Problem, start: Any, key: jax.Array,
         updates, state = ours.update(grads, state, params)
         twin_updates, twin_state = twin.update(grads, twin_state, twin_params)
         params, twin_params = optax.apply_updates(params, updates), optax.apply_updates(twin_params, twin_updates)
-        apart = optax.tree.norm(optax.tree.sub(params, twin_params), ord=jnp.inf)
-        return (params, state, twin_params, twin_state), (apart, optax.tree.norm(params, ord=jnp.inf))
+        distance = optax.tree.norm(optax.tree.sub(params, twin_params), ord=jnp.inf)
+        return (params, state, twin_params, twin_state), (distance, optax.tree.norm(params, ord=jnp.inf))
 
     with jax.enable_x64(True):
         wide = widened(start)
         begin = wide, ours.init(wide), wide, twin.init(wide)
-        apart, size = map(np.asarray, jax.jit(lambda carry: jax.lax.scan(step, carry, plan)[1])(begin))
-    difference = float(apart.max())
+        distance, size = map(np.asarray, jax.jit(lambda carry: jax.lax.scan(step, carry, plan)[1])(begin))
+    difference = float(distance.max())
     relative = difference / float(size.max())
     return {
         "largest_difference": difference,

@@ -1,4 +1,4 @@
-"""What a race leaves in its folder, and what it shows: the table, the verdict and the figures."""
+"""The output of a race: its files, the table, the verdict and the figures."""
 
 import argparse
 import textwrap
@@ -14,7 +14,7 @@ from experiments.problems import Problem
 from experiments.report import Block, Picture, Table, facts, html_page
 from experiments.runs import Run, finite
 
-WIDTH = 120  # of the verdict
+WIDTH = 120  # characters in a line of the verdict
 
 Row = dict[str, Any]
 
@@ -42,7 +42,7 @@ def write_outputs(
 
 
 def step_rows(fresh: jc.SweepResult) -> Iterator[Row]:
-    """Every step of every fresh seed; a hyperparameter that a method has not is None."""
+    """One row for each step of every fresh seed; a hyperparameter that a method does not have is None."""
     names = dict.fromkeys(name for label in fresh.labels for name in fresh.points(label))
     for label in fresh.labels:
         point = dict.fromkeys(names) | fresh.best(label).hyperparameters
@@ -52,7 +52,7 @@ def step_rows(fresh: jc.SweepResult) -> Iterator[Row]:
 
 
 def draw(problem: Problem, result: jc.RaceResult, args: argparse.Namespace) -> Iterator[tuple[str, Any, str]]:
-    """(file name, figure, caption) of every figure that the problem allows."""
+    """Yield (file name, figure, caption) for every figure that applies to the problem."""
     fresh, on, name = result.fresh, f"({problem.title})", problem.about["name"]
     by_epoch = {
         label: fresh.curve(label)[0].reshape(args.fresh_seeds, args.epochs, -1).mean(axis=2) for label in fresh.labels
@@ -77,7 +77,7 @@ def draw(problem: Problem, result: jc.RaceResult, args: argparse.Namespace) -> I
                 ceiling=float(result.sweep.start_loss.mean()),
             ),
             f"Training loss after {args.epochs} epochs on {name} against the learning rate: mean over {args.seeds} "
-            "seeds. The line at the top is the loss before training; runs that ended above it or diverged count as it. "
+            "seeds. The line at the top is the loss before training, with which runs above it or diverged runs count. "
             "A dot marks the best rate.",
         )
     if problem.classifier is None:
@@ -108,14 +108,14 @@ def draw(problem: Problem, result: jc.RaceResult, args: argparse.Namespace) -> I
 INTRODUCTION = (
     "Each optimizer was tuned on {points} points with {seeds} seeds, the same seeds, starts and minibatches for all, "
     "and then run at its best point on {fresh_seeds} fresh seeds. The table shows the loss over all training data on "
-    "the fresh seeds with its 95 % interval (places with = are shared: no difference from the first is shown), steps a "
-    "second beside optax's in the same loop, and the largest absolute difference of any parameter from the optax "
+    "the fresh seeds with its 95 % interval (places with = are shared: no difference from the first is shown), steps "
+    "per second beside optax's in the same loop, and the largest absolute difference of any parameter from the optax "
     "twin along the whole path, both on the same gradients, in float64."
 )
 
 
 def table_of(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
-    """The head and the cells of the table."""
+    """The column names and the cells of the table."""
     measured = [name.removesuffix("_sd") for name in rows[0] if name.endswith("_sd")]
 
     def number(value: float | None, form: str) -> str:

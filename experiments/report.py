@@ -1,4 +1,4 @@
-"""What a run shows, on the terminal and as one HTML page that loads nothing and runs nothing."""
+"""Report a run on the terminal and as one HTML page, which loads no other files and runs no scripts."""
 
 import base64
 import sys
@@ -29,7 +29,7 @@ dt { color: #444; } dd { margin: 0; overflow-wrap: anywhere; }
 
 
 class Table(NamedTuple):
-    """Cells as text. The first `left` columns stand to the left; cells that contain `alarm` stand out."""
+    """Cells as text; the first `left` columns are left-aligned, and cells that contain `alarm` are highlighted."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -43,17 +43,17 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture's file and what it shows."""
+    """The file of a picture and its caption."""
 
     path: Path
     caption: str
 
 
-Block = Table | Picture | str  # a string is shown as it is typed
+Block = Table | Picture | str  # a string is shown verbatim
 
 
 def print_blocks(*blocks: Block) -> None:
-    """Print tables and text; pictures are left to the page."""
+    """Print tables and text, without pictures."""
     console = Console(width=None if sys.stdout.isatty() else 150)
     for block in blocks:
         if isinstance(block, Table):
@@ -73,7 +73,7 @@ def _rich_table(table: Table) -> RichTable:
 
 
 def html_page(title: str, introduction: str, blocks: Sequence[Block], facts: Mapping[str, Any]) -> str:
-    """The page as text. Every string is escaped."""
+    """Make the page; every string is escaped."""
     listed = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>\n" for name, value in facts.items())
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"""<!doctype html>
@@ -122,7 +122,7 @@ def _data_uri(path: Path) -> str:
 
 
 def facts(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """How a run was made, for the foot of its page; `source` is where the data are from."""
+    """How a run was made, for the end of its page; `source` is the source of the data."""
     return {
         "command": f"python -m experiments {manifest['experiment']} {' '.join(sys.argv[2:])}".strip(),
         "data": f"{source}; SHA-256 {manifest['data']['sha256']}",

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: what was asked, on what, with what, and every number that came out."""
+"""The folder of a run: its arguments, data, versions, and all results."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ PACKAGES = ("jaxopt_course", "jax", "jaxlib", "optax", "numpy", "scikit-learn", 
 
 
 class Run:
-    """A folder with a manifest that is true at every moment: `status` is running, done, failed or interrupted."""
+    """A folder with a manifest that is always up to date: `status` is running, done, failed or interrupted."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Run:
 
 @contextmanager
 def start_run(name: str, arguments: Mapping[str, Any], folder: Path | None) -> Iterator[Run]:
-    """Open the run's folder; on the way out, say in the manifest how it ended."""
+    """Open the folder of a run; at the end, record in the manifest how the run ended."""
     began, now = time.perf_counter(), datetime.now(UTC)
     folder = folder or Path("runs") / f"{name}-{now:%Y%m%dT%H%M%SZ}"
     if (folder / "manifest.json").exists():
@@ -88,7 +88,7 @@ def start_run(name: str, arguments: Mapping[str, Any], folder: Path | None) -> I
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and whether the tree differs from it; None outside a checkout."""
+    """The commit, and whether the working tree differs from it; None outside a checkout."""
 
     def git(*args: str) -> str:
         here = Path(__file__).parent
@@ -116,7 +116,7 @@ def device() -> dict[str, Any]:
 
 
 def sha256(arrays: Iterable[np.ndarray]) -> str:
-    """Of shapes, dtypes and bytes, in order."""
+    """The SHA-256 of shapes, dtypes and bytes, in order."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -125,14 +125,14 @@ def sha256(arrays: Iterable[np.ndarray]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold of a NumPy or JAX value or a path."""
+    """Convert a NumPy or JAX value or a path to a value that JSON supports."""
     if isinstance(value, Path):
         return str(value)
     return np.asarray(value).tolist()
 
 
 def finite(value: Any) -> Any:
-    """The same with None for infinity and NaN, which JSON has not."""
+    """Replace infinity and NaN by None, because JSON has no such numbers."""
     if isinstance(value, dict):
         return {name: finite(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):

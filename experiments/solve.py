@@ -1,7 +1,7 @@
-"""Full-batch solves: softmax regression and the SVM on real images by every method, beside an optimum known otherwise.
+"""Full-batch solves: softmax regression and the SVM on real images by every method, beside an independent optimum.
 
-Both objectives are strongly convex with modulus 2 * l2, so how well an optimum is known can be said: within
-|gradient|^2 / (4 * l2) where there is a gradient, and within the duality gap where there is a kink.
+Both objectives are strongly convex with modulus 2 * l2, so the error of a reference optimum can be bounded: by
+|gradient|^2 / (4 * l2) for softmax regression, which is smooth, and by the duality gap for the SVM, which is not.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from experiments.problems import LOSSES, describe
 from experiments.report import Block, Picture, Table, facts, html_page, print_blocks
 from experiments.runs import Run, start_run
 
-RATES = np.logspace(-3.5, 1.5, 11)  # two a decade
-FEW = 1000  # parameters: up to here the Hessian fits
-TIMED_SECONDS, TIMED_ROUNDS = 0.5, 5  # a solve is timed again until one of them is reached
+RATES = np.logspace(-3.5, 1.5, 11)  # two per decade
+FEW = 1000  # most parameters for which the Hessian is formed
+TIMED_SECONDS, TIMED_ROUNDS = 0.5, 5  # a solve is repeated until one of these limits is reached
 TITLES = {"softmax": "Softmax regression", "hinge": "Multiclass SVM"}
-GAP = 1e-10  # near enough for the optimum of the SVM
+GAP = 1e-10  # duality gap at which the optimum of the SVM is accepted
 MULTIPLIER_ROUNDS, MULTIPLIER_STEPS = 14, 1000
 CLAIMS = {None: "-", True: "true", False: "FALSE"}
 
@@ -42,7 +42,7 @@ class Method(NamedTuple):
     label: str
     make: Callable[[Any], optax.GradientTransformation]  # learning rate -> optimizer
     needs_rate: bool = True
-    products: Callable[[jc.Result], int | None] = lambda _: None  # of a Hessian with a vector
+    products: Callable[[jc.Result], int | None] = lambda _: None  # number of Hessian-vector products
 
 
 METHODS = {
@@ -55,12 +55,12 @@ METHODS = {
 
 
 def method_of(name: str) -> Method:
-    """A method of the table, or a rule of optax or of a file."""
+    """A method in `METHODS`, or a rule of optax or of a file."""
     return METHODS[name] if name in METHODS else Method(*contestant(name)[:2])
 
 
 class Reference(NamedTuple):
-    """An optimum found by other means: the value is above the least one by `bound` at most."""
+    """An optimum from an independent method; `value` is at most `bound` above the true minimum."""
 
     params: np.ndarray
     value: float
@@ -69,7 +69,7 @@ class Reference(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is minimised; `exact` are the training images again, in float64, and `gradient` is compiled."""
+    """A problem to solve; `exact` are the training images in float64, and `gradient` is compiled."""
 
     loss: str
     dataset: jc.data.Dataset
@@ -84,7 +84,7 @@ class Problem(NamedTuple):
 
 
 class Solve(NamedTuple):
-    """A solve, what it took, and the learning rates that were tried before."""
+    """A solve, its times, and the learning rates that were tried before."""
 
     result: jc.Result
     seconds: float
@@ -94,13 +94,14 @@ class Solve(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Solve both problems by every method, write the folder, print the tables. 1 if a claim of success is false."""
+    """Solve both problems by every method, write the folder, print the tables.
+
+    Returns 1 if a claim of success is false.
+    """
     if args.l1:
         return solve_l1.run(args)
     asked = {name: value for name, value in vars(args).items() if name != "command"}
-    contestants(
-        (name for name in args.methods if name not in METHODS), METHODS
-    )  # says at once what is wrong with a name
+    contestants((name for name in args.methods if name not in METHODS), METHODS)  # raises early if a name is wrong
     with jax.enable_x64(True), start_run("solve", asked, args.out) as folder:
         dataset = jc.data.load(args.data, root=args.root)
         folder.note(dtype="float32" if args.float32 else "float64", data=describe(dataset), learning_rates=RATES)
@@ -132,16 +133,16 @@ def load_problem(args: argparse.Namespace, dataset: jc.data.Dataset, loss: str) 
     start = jc.scores.init_linear(jax.random.key(args.seed), classes, features, bias=False, dtype=dtype)
     gradient = jax.jit(jax.value_and_grad(objective))
     if loss == "softmax":
-        reference = scikit_learns(gradient, exact, args.l2)
+        reference = scikit_learn_reference(gradient, exact, args.l2)
     else:
-        reference = certified(objective, exact, classes, args.l2)
+        reference = svm_reference(objective, exact, classes, args.l2)
     return Problem(loss, dataset, objective, gradient, train, exact, test, start, args.l2, reference)
 
 
 # References
 
 
-def scikit_learns(gradient: ValueAndGrad, data: Data, l2: float) -> Reference:
+def scikit_learn_reference(gradient: ValueAndGrad, data: Data, l2: float) -> Reference:
     """The optimum of softmax regression by scikit-learn's Newton-CG."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -153,21 +154,21 @@ def scikit_learns(gradient: ValueAndGrad, data: Data, l2: float) -> Reference:
     with (
         threadpool_limits(1),
         warnings.catch_warnings(),
-    ):  # on a busy machine threads that wait for each other take 100x
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the bound says how far it came
+    ):  # on a busy machine, threads that wait for each other take 100 times as long
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the bound shows how well it converged
         model.fit(inputs, labels)
     value, grad = gradient(jnp.asarray(model.coef_), data)
     source = "scikit-learn's LogisticRegression"
     return Reference(model.coef_, float(value), float(jnp.sum(grad**2)) / (4 * l2), source)
 
 
-def certified(objective: Objective, data: Data, classes: int, l2: float) -> Reference:
-    r"""The optimum of the SVM by the method of multipliers, between a primal and a dual value.
+def svm_reference(objective: Objective, data: Data, classes: int, l2: float) -> Reference:
+    r"""The optimum of the SVM by the method of multipliers, with a primal and a dual bound.
 
-    With gaps z = s_j - s_y + 1, max(0, z) = max over 0 <= a <= 1 of a z; for fixed a the best W is
-    sum_i,j a_ij (e_y - e_j) x_i / (2 l2 N), and what is left is the dual, mean_i sum_j a_ij - l2 |W|^2, which no value
-    of the objective is below. Each round minimises the objective with max over a of a z - mu/2 (a - a_old)^2 in place
-    of the hinge, which is smooth, by L-BFGS.
+    With gaps z = s_j - s_y + 1, max(0, z) = max over 0 <= a <= 1 of a z. For fixed a, the best W is
+    sum_i,j a_ij (e_y - e_j) x_i / (2 l2 N). The value at this W is the dual, mean_i sum_j a_ij - l2 |W|^2, which is a
+    lower bound of the objective. Each round replaces the hinge by the smooth function
+    max over a of a z - mu/2 (a - a_old)^2, and minimises the objective by L-BFGS.
     """
     optimizer = jc.lbfgs(20)
 
@@ -213,7 +214,7 @@ def known(reference: Reference) -> Row:
 
 
 def solve(method: Method, problem: Problem, args: argparse.Namespace) -> Solve:
-    """Find the learning rate, then compile, then run and take the time."""
+    """Find the learning rate, compile, then run and measure the time."""
 
     def from_start(rate: Any, start: jax.Array, data: Data, *, trace: bool) -> jc.Result:
         return jc.minimize(
@@ -250,18 +251,18 @@ def solve(method: Method, problem: Problem, args: argparse.Namespace) -> Solve:
 
 
 def tolerance_of(problem: Problem, gtol: float | None) -> float:
-    """What is asked for of every method, so that all solve the same task: by default the root of the rounding unit."""
+    """The tolerance of every method, so that all solve the same task; by default the square root of epsilon."""
     return float(jnp.finfo(problem.start.dtype).eps) ** 0.5 if gtol is None else gtol
 
 
 def how_good(row: Row) -> tuple[Any, ...]:
-    """Of a learning rate: those that reach the tolerance come first, by what they took; then the lowest value."""
+    """Sort key of learning rates: first those that reach the tolerance, by evaluations; then the others, by value."""
     reached = row["status"] > 0
     return not reached, row["num_evals"] if reached else 0, np.nan_to_num(row["value"], nan=np.inf)
 
 
 def judge(name: str, solve: Solve, problem: Problem, gtol: float | None) -> Row:
-    """A row of the table; value and gradient are taken again at the end, in float64, and the claim is held to them."""
+    """A row of the table; the claim is checked with value and gradient evaluated again at the end in float64."""
     result, method = solve.result, method_of(name)
     params = jnp.asarray(result.params, jnp.float64)
     value, grad = problem.gradient(params, problem.exact)
@@ -288,7 +289,7 @@ def judge(name: str, solve: Solve, problem: Problem, gtol: float | None) -> Row:
     }
 
 
-# What it leaves
+# Output
 
 
 def write_outputs(
@@ -318,7 +319,7 @@ def write_outputs(
 
 
 def trace_rows(loss: str, name: str, solve: Solve, problem: Problem) -> Iterator[Row]:
-    """Every step; the time is spread evenly over the evaluations."""
+    """One row for each step; the time of the solve is distributed evenly over its evaluations."""
     trace = solve.result.trace
     assert trace is not None
     for step in range(int(solve.result.num_steps) + 1):
@@ -337,7 +338,7 @@ def trace_rows(loss: str, name: str, solve: Solve, problem: Problem) -> Iterator
 
 
 def draw(folder: Run, problem: Problem, solves: Mapping[str, Solve]) -> Picture:
-    """Both panels, with their caption."""
+    """Draw excess against both costs, with a caption."""
     excess: dict[str, np.ndarray] = {}
     costs: dict[str, dict[str, np.ndarray]] = {
         "evaluations of value and gradient": {},
@@ -360,8 +361,8 @@ def draw(folder: Run, problem: Problem, solves: Mapping[str, Solve]) -> Picture:
     caption = (
         f"Value minus optimum of {on}, the lowest so far, against evaluations (left: products with a Hessian are not "
         "counted) and against time (right: a solve's seconds are spread evenly over its evaluations, as they are one "
-        "compiled loop; compiling is left out). The grey line is as well as the optimum is known, or can be told "
-        f"from rounding: {floor:.0e}. A dot marks the end."
+        "compiled loop; compiling is left out). The grey line is the error of the known optimum or of rounding, "
+        f"whichever is larger: {floor:.0e}. A dot marks the end."
     )
     return Picture(folder.write_figure(f"{problem.loss}.png", figure), caption)
 
@@ -396,13 +397,13 @@ def table(problem: Problem, rows: list[Row]) -> Table:
     notes = [
         f"Optimum {reference.value:.12f}, at most {reference.bound:.0e} above the true one: {reference.source}.",
         f"Rates: the best of {len(RATES)}. Products: of the Hessian with a vector. Seconds: without compiling. "
-        "|gradient|: the largest entry, taken again in float64 at the end; a claim of success that it does not bear "
-        "out is FALSE. Accuracy: on the test images.",
+        "|gradient|: the largest entry, evaluated again in float64 at the end; a claim of success that it contradicts "
+        "is FALSE. Accuracy: on the test images.",
     ]
     if problem.loss == "hinge":
         notes.append(
-            "The hinge has kinks: near the optimum its gradients stay large, so nobody can claim success; and its "
-            "Hessian is the penalty's alone, which leads Newton's methods astray."
+            "The hinge has kinks: near the optimum its gradients stay large, so no method can claim success; and its "
+            "Hessian is only that of the penalty, which misleads Newton's methods."
         )
     if any(row["method"] == "newton" for row in rows):
         notes.append("Newton takes n products a step.")
@@ -414,7 +415,7 @@ def table(problem: Problem, rows: list[Row]) -> Table:
 
 
 def watch(tasks: list[tuple[str, str]], quiet: bool) -> Iterator[tuple[str, str]]:
-    """The tasks one by one, with a bar on stderr where somebody is there to see it."""
+    """Yield the tasks one by one, with a progress bar on stderr if it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield from tasks
         return

@@ -1,6 +1,6 @@
-"""Softmax regression under an L1 penalty, for strengths from where every weight is 0 downwards: which pixels matter.
+"""Softmax regression with an L1 penalty, for decreasing strengths from the one at which every weight is 0.
 
-Each strength starts from the solution of the one before. The bias is not penalized.
+Each strength starts from the solution of the previous one. The bias is not penalized.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from experiments.report import Block, Picture, Table, facts, html_page, print_bl
 from experiments.runs import Run, start_run
 
 STRENGTHS = 12
-RANGE = 1e-3  # of the strength from which on every weight is 0
+RANGE = 1e-3  # the weakest strength, relative to the one from which on every weight is 0
 SHOWN = 5  # strengths whose W is drawn
 GTOL = 5e-9
 INTRODUCTION = (
-    "The lecture's R(W) with |w| instead of w squared: the penalty puts weights on 0 exactly, and the stronger it is, "
-    "the fewer pixels are read."
+    "The lecture's R(W) with |w| instead of w squared. The penalty sets weights exactly to 0. The stronger it is, the "
+    "fewer pixels are used."
 )
 
 
@@ -35,7 +35,7 @@ class Path(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Solve the path, write the folder, print the table. 1 if a claim of success is false."""
+    """Solve the path, write the folder, print the table. Returns 1 if a claim of success is false."""
     asked = {name: value for name, value in vars(args).items() if name != "command"}
     with jax.enable_x64(True), start_run("solve", asked, args.out) as folder:
         dataset = jc.data.load(args.data, root=args.root)
@@ -95,7 +95,7 @@ def solve_path(dataset: jc.data.Dataset, max_steps: int) -> Path:
 
 
 def residual(grad: Any, params: Any, strength: float) -> float:
-    """How far the conditions of a minimum are from being met, computed anew."""
+    """The residual of the conditions for a minimum, computed independently of the solver."""
     g, W = np.asarray(grad["W"]), np.asarray(params["W"])
     left = np.where(W == 0, np.maximum(np.abs(g) - strength, 0), np.abs(g + strength * np.sign(W)))
     return float(max(left.max(), np.abs(np.asarray(grad["b"])).max()))
@@ -115,8 +115,11 @@ def table(path: Path, name: str) -> Table:
         ]
         for row in path.rows
     ]
-    columns = ["strength", "weights not 0", "pixels read", "value", "residual", "evaluations", "ended", "test accuracy"]
-    note = "Residual: the largest entry of the smallest subgradient, computed anew. Evaluations: from the row above."
+    columns = ["strength", "weights not 0", "pixels used", "value", "residual", "evaluations", "ended", "test accuracy"]
+    note = (
+        "Residual: the largest entry of the smallest subgradient, computed again. Evaluations: from the solution in "
+        "the row above."
+    )
     return Table(columns, cells, f"Softmax regression with L1 on {name}", note)
 
 
@@ -137,6 +140,6 @@ def draw(folder: Run, path: Path, dataset: jc.data.Dataset) -> list[Picture]:
         ),
         Picture(
             folder.write_figure("l1_templates.png", pictures),
-            "What each class looks for, red for and blue against; white pixels are not read at all.",
+            "Evidence for each class in red, against it in blue; white pixels are not used at all.",
         ),
     ]

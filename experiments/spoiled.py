@@ -1,4 +1,4 @@
-"""Training runs of real images that are spoiled on purpose: what is trained, and what is done to it."""
+"""Training runs on real images with planted problems: the runs, and the changes that spoil them."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,9 @@ import jaxopt_course as jc
 from jaxopt_course import Cause
 
 BATCH_SIZE, RHO = 64, 0.9
-RATES = np.logspace(-4, 0.5, 19)  # four a decade
+RATES = np.logspace(-4, 0.5, 19)  # four per decade
 EXAMPLES, PRODUCTS = 512, 16  # for the curvature at a start
-SCALE = 1e3  # of a leaf
+SCALE = 1e3  # factor by which a leaf is scaled
 HIDDEN, CHANNELS = 64, (8, 16)
 
 Make = Callable[[Any], optax.GradientTransformation]
@@ -26,8 +26,8 @@ Model = tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array], str, 
 class Setup(NamedTuple):
     """A training run; a `rate` of NaN is not tuned yet.
 
-    Leaves of `params`, by name: `first` is the one that is frozen, `last` the one that is scaled; all but `kept` are 0
-    in a start at a saddle.
+    Names of leaves of the parameters: `first` is the leaf to freeze, `last` the leaf to scale. In a start at a saddle,
+    all leaves except `kept` are 0.
     """
 
     objective: Callable[[Any, Any], jax.Array]
@@ -42,7 +42,7 @@ class Setup(NamedTuple):
 
 
 class Spoil(NamedTuple):
-    """What is done to a run, in words; the causes of which one should be found, and how the run is changed."""
+    """A change of a run: its description, the causes of which one should be found, and the change itself."""
 
     said: str
     causes: tuple[Cause, ...]
@@ -50,7 +50,7 @@ class Spoil(NamedTuple):
 
 
 def setup(dataset: jc.data.Dataset, model: str) -> Setup:
-    """Softmax regression on images of norm sqrt(D), by a linear, an MLP or a convolutional model, and momentum."""
+    """Softmax regression on images of norm sqrt(D) with a linear, MLP or convolutional model, trained by momentum."""
     inputs = np.asarray(dataset.train[0], np.float32)
     images = inputs * np.sqrt(inputs.shape[1]) / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-6)
     init, score_fn, first, last, kept = MODELS[model](dataset)
@@ -82,7 +82,8 @@ def mlp(dataset: jc.data.Dataset) -> Model:
 def conv(dataset: jc.data.Dataset) -> Model:
     """Two convolutions with a stride of 2, tanh after each, and a linear layer.
 
-    Three layers of zeros have no curvature, and no optimizer leaves them; two are a saddle, so the first is kept.
+    Three layers of zeros have no curvature, and no optimizer leaves that point. Two layers of zeros are a saddle, so
+    the first layer is kept.
     """
     shape = (*dataset.image_shape, 1)[:3]
     height, width, depth = shape
@@ -120,7 +121,7 @@ MODELS = {"linear": linear, "mlp": mlp, "conv": conv}
 
 
 def rescaled(run: Setup) -> Setup:
-    """The last leaf in units of a thousandth: the same function, and the rate that its curvature allows."""
+    """The last leaf in units of a thousandth: the same function, with the rate scaled to its new largest curvature."""
 
     def objective(params: Any, batch: Any) -> jax.Array:
         return run.objective(params | {run.last: params[run.last] * SCALE}, batch)
@@ -134,7 +135,7 @@ def rescaled(run: Setup) -> Setup:
 
 
 def steepest(run: Setup) -> float:
-    """The largest curvature at a start, on some examples."""
+    """The largest curvature at a start, on some of the examples."""
     some = jax.tree.map(lambda leaf: leaf[:EXAMPLES], run.data)
 
     @jax.jit
@@ -178,12 +179,12 @@ SPOILS = {
 
 
 def spoils_of(model: str) -> list[str]:
-    """A linear model has no saddle to start from."""
+    """The spoils that apply to a model; a linear model has no saddle."""
     return [name for name in SPOILS if name != "saddle" or model != "linear"]
 
 
 def tuned_rate(run: Setup, key: jax.Array, steps: int) -> float:
-    """The rate at which the loss ends lowest, of four a decade."""
+    """The rate with the lowest final loss, of four per decade."""
     tuned = jc.sweep(
         run.objective, run.make, {"learning_rate": RATES}, run.init, run.data, key=key, num_seeds=2,
         batch_size=run.batch_size, num_steps=steps, progress=False,
@@ -192,7 +193,7 @@ def tuned_rate(run: Setup, key: jax.Array, steps: int) -> float:
 
 
 def trained(run: Setup, key: jax.Array, steps: int) -> jc.TrainResult:
-    """The run with probes; what there is of it where it did not stay finite."""
+    """Train the run with probes; if it becomes non-finite, the result up to there."""
     start, order = jax.random.split(key)
     try:
         return jc.train(

@@ -31,7 +31,6 @@ MODULES = ("conventions", "losses", "mgh", "nearest_neighbor", "scores", "surfac
 # Functions without an example, and why.
 NO_EXAMPLE = {
     "surfaces.*": "each is drawn in the lab, and the examples of `Surface` and `bowl` show how they are used",
-    "plots.*": "a picture, which a doctest cannot show; the course and the commands draw it",
     "conventions.*": "the examples of `get`, `names` and `explain` show them",
     "sweeps.choice": "the example of `random` shows it",
     "sweeps.log_uniform": "the example of `random` shows it",

@@ -136,9 +136,9 @@ CHANGES: dict[str, tuple[Any, Any, str]] = {
     "Python's own branch": (
         lambda w, g, t: w - (0.1 if t < 200 else 0.01) * g,
         optax.sgd(0.1),
-        "a: its program cannot be looked at (TracerBoolConversionError)",
+        "a: its program cannot be evidence at (TracerBoolConversionError)",
     ),
-    "NumPy": (lambda w, g, t: np.asarray(w) - 0.1 * np.asarray(g), optax.sgd(0.1), "cannot be looked at"),
+    "NumPy": (lambda w, g, t: np.asarray(w) - 0.1 * np.asarray(g), optax.sgd(0.1), "cannot be evidence at"),
     **{
         f"a {where}": (optax.sgd(0.1), counting_outside(where), "b: it keeps something outside its state")
         for where in ("closure", "list", "iterator")
@@ -148,7 +148,7 @@ CHANGES: dict[str, tuple[Any, Any, str]] = {
         optax.GradientTransformation(
             lambda _: jnp.array(0.1), lambda g, rate, _: (jax.tree.map(lambda x: -rate * x, g), rate * (1 - 1e-14))
         ),
-        "b: its state changes in a way that is not known",
+        "b: its state changes in an unknown way",
     ),
 }
 

@@ -128,7 +128,7 @@ def test_the_optimum_of_the_svm_where_it_is_known(l2: float, optimum: float) -> 
     """x = 1 in class 0, x = -1 in class 1: max(0, 1 - m) + l2 m^2 / 2 with m the difference of the two weights."""
     objective = jc.empirical_risk(jc.scores.linear, jc.losses.multiclass_hinge, jc.losses.l2_penalty, l2)
     data = jnp.array([[1.0], [-1.0]]), jnp.array([0, 1])
-    found = solve.certified(objective, data, 2, l2)
+    found = solve.svm_reference(objective, data, 2, l2)
     assert found.value == pytest.approx(optimum, abs=1e-9)
     assert -1e-15 < found.bound <= 1e-9
     assert found.params == pytest.approx(min(1, 1 / l2) * np.array([[0.5], [-0.5]]), abs=1e-4)

@@ -1,1 +1,1 @@
-"""How fast is it? One file a question, run by `python -m experiments bench NAME`."""
+"""Benchmarks, one file for each question; run one with `python -m experiments bench NAME`."""

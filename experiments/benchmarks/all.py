@@ -1,13 +1,13 @@
-"""Every benchmark, one after another, and what has become slower since a recorded run.
+"""Run every benchmark, one after another, and report what has become slower than in a recorded run.
 
     python -m experiments bench all --out before.json
     python -m experiments bench all --against before.json
 
-Each benchmark runs in a process of its own. Compared are ratios (to a peer or to a floor timed in the same rounds), for
-times of different days drift. A ratio has become worse beyond noise where its median is worse by more than 5 % and the
-ratios of the rounds are larger than the recorded ones by a one-sided Mann-Whitney test with a chance of error of 1 in
-1,000 a row. Two runs of the same code differ in 1 row of 1,000, or more often where a machine was busy in one of them.
-Rows without rounds, such as memory, are compared by the 5 % alone.
+Each benchmark runs in its own process. The compared quantities are ratios (to a peer or to a floor timed in the same
+rounds), because absolute times drift from day to day. A ratio is worse beyond noise if its median is worse by more than
+5 % and the ratios of the rounds are larger than the recorded ones by a one-sided Mann-Whitney test with an error
+probability of 1 in 1,000 per row. Two runs of the same code differ in 1 row of 1,000, or more often if the machine was
+busy during one of them. Rows without rounds, such as memory, are compared by the 5 % only.
 """
 
 import json
@@ -22,13 +22,13 @@ from experiments.arguments import BENCHMARKS
 from experiments.benchmarks import timing
 
 NAMES = tuple(name for name in BENCHMARKS if name != "all")
-WORSE = 1.05  # ratio of medians from which on a row may count
-ERROR = 1e-3  # chance, a row, that equal distributions are told apart
-FEWEST = 7  # rounds of either run for which that chance can be reached
+WORSE = 1.05  # a row is slower only if the ratio of medians is above this
+ERROR = 1e-3  # error probability of the test for each row
+FEWEST = 7  # fewest rounds of each run for which the test can reach that probability
 
 
 class Change(NamedTuple):
-    """A ratio then and now; `factor` above 1 is worse, whatever the direction of its target."""
+    """A recorded ratio and the ratio now; `factor` above 1 is worse, regardless of the direction of the target."""
 
     benchmark: str
     name: str
@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """1 if a benchmark failed or a row has become slower."""
+    """Returns 1 if a benchmark failed or a row has become slower."""
     parser = timing.arguments("all", __doc__ or "", rounds=FEWEST)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), help="(all)")
     parser.add_argument(
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
 
 
 def measured(name: str, rounds: int) -> dict[str, Any] | None:
-    """What a benchmark measures, in a process of its own; None if it fails. Its tables go to standard error."""
+    """Run a benchmark in its own process; None if it fails. Its tables are printed to standard error."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, "-m", "experiments", "bench", name, "--rounds", str(rounds), "--out", str(out)]
@@ -82,7 +82,7 @@ def measured(name: str, rounds: int) -> dict[str, Any] | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The documents of a recorded run by name, of one benchmark or of all. ValueError where the file is neither."""
+    """The documents of a recorded run by name, of one benchmark or of all; ValueError for another kind of file."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         documents = result["documents"] if result["name"] == "all" else {result["name"]: result}
@@ -95,7 +95,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compared(recorded: dict[str, Any], documents: dict[str, Any]) -> Iterator[Change]:
-    """Every row that both runs have, and those that one of them lacks."""
+    """Compare the rows of both runs, including rows that only one of them has."""
     for benchmark, document in documents.items():
         before = {row["name"]: row for row in recorded.get(benchmark, {"ratios": []})["ratios"]}
         now = {row["name"]: row for row in document["ratios"]}

@@ -1,9 +1,9 @@
-"""Do training, a sweep and nearest neighbour use the cores there are, however many devices these are cut into?
+"""Do training, a sweep and nearest neighbour use all cores of the host, for any number of devices?
 
-The same work on one device, on eight (those of the host, each a share of its cores) and by two processes with a device
-each. One device already spreads large products over all cores, so a ratio of 1 to one device is all that there is to
-gain on one host; what is above it is the cost of cutting the work and of the messages between devices. The answers are
-compared too: the largest difference from those of one device, relative to the largest entry.
+The same work is run on one device, on eight devices (of the host, each with a share of its cores), and by two processes
+with one device each. One device already distributes large products over all cores, so the best possible ratio to one
+device on one host is 1. A larger ratio is the cost of dividing the work and of the communication between devices. The
+results are compared too: the largest difference from those of one device, relative to the largest entry.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from experiments.benchmarks import timing
 
 ROOT = Path(__file__).parents[2]
 DEVICES = 8
-TARGET = 1.15  # of the time of one device
-SAME = 1e-4  # largest difference of answers in float32
+TARGET = 1.15  # largest accepted ratio to the time of one device
+SAME = 1e-4  # largest accepted relative difference of results in float32
 SIDE, CHANNELS, EXAMPLES, BATCH, STEPS = 32, 3, 4096, 1024, 100
 LANES, NEIGHBOURS, TESTS = 32, 8192, 1024
 WORK = ("train", "sweep", "nearest neighbour")
@@ -79,7 +79,7 @@ def started(rounds: int, devices: int, who: int, port: int) -> subprocess.Popen[
 def answers(processes: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
     printed = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        raise OSError("bench devices: a process failed; its messages stand above")
+        raise OSError("bench devices: a process failed; its messages are above")
     return [json.loads(text.splitlines()[-1]) for text in printed]
 
 
@@ -96,7 +96,7 @@ def measured(rounds: int, who: int, port: int) -> dict[str, Any]:
         runs = {"one": make(None), "all": make(mesh)}
         one, everywhere = (np.asarray(run(), float) for run in runs.values())
         difference = float(np.abs(one - everywhere).max() / max(np.abs(one).max(), 1e-30))
-        # Two processes take turns only with their messages, so each piece of work is timed by itself.
+        # Two processes synchronize only by their messages, so each piece of work is timed separately.
         timed = {label: timing.race(work, {label: run}, rounds)[label] for label, run in runs.items()} if port else (
             timing.race(work, runs, rounds)
         )  # fmt: skip
@@ -105,7 +105,7 @@ def measured(rounds: int, who: int, port: int) -> dict[str, Any]:
 
 
 def problem() -> tuple[Any, Any, Any]:
-    """A linear objective, its data, and a start, float32."""
+    """A linear objective, its data, and a start, in float32."""
     import jax
 
     import jaxopt_course as jc
@@ -153,7 +153,7 @@ def sweeping(mesh: Any) -> Callable[[], Any]:
 
 
 def neighbours(mesh: Any) -> Callable[[], Any]:
-    """Each device has all training images and a share of the tests."""
+    """Nearest neighbour; each device has all training images and a share of the test images."""
     import jax
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec

@@ -1,10 +1,10 @@
-"""What does checking a gradient cost? `gradcheck` against torch's, and against the evaluations it cannot do without.
+"""What does checking a gradient cost? `gradcheck` against torch's, and against the time of the necessary evaluations.
 
 Softmax regression with W[10, 784] on one batch of 64, in float64: every one of the 7,840 entries (dense), random
-directions (directional), and `numerical_gradient` alone (numerical). The floor is one compiled loop that evaluates f
-and nothing else, 64 points side by side: at 15,680 points, as central differences do, and at 7,840. Then
-(localisation) a gradient of a million float32 numbers of which one or ten are wrong: seconds from a function never seen
-before to the report that names exactly these, tracing and compiling included.
+directions (directional), and only `numerical_gradient` (numerical). The floor is one compiled loop that only evaluates
+f, at 64 points in parallel: at 15,680 points, as central differences do, and at 7,840. Then (localisation) a gradient
+of a million float32 numbers of which one or ten are wrong: seconds from a new function to the report that names exactly
+these entries, including tracing and compiling.
 """
 
 import math
@@ -24,7 +24,7 @@ LIMIT = 5.0  # seconds
 
 
 class Problem(NamedTuple):
-    """`W[C, D]`, and images[B, D] with their labels; on the host, the floats in float64."""
+    """`W[C, D]`, and images[B, D] with their labels; on the host, with floats in float64."""
 
     W: Any
     images: Any
@@ -100,7 +100,7 @@ def directional(rounds: int) -> Outcome:
 
 
 def localisation(rounds: int) -> Outcome:
-    """Each contestant is another function; the one with nothing wrong shows what the search adds."""
+    """Each contestant is another function; the one without errors shows the additional cost of the search."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -176,7 +176,7 @@ PARTS: dict[str, Callable[[int], Outcome]] = {
 def race(
     group: str, runs: Mapping[str, timing.Run | None], rounds: int, evaluations: dict[str, int], notes: dict[str, str]
 ) -> dict[str, timing.Timing]:
-    """`timing.race`, with the evaluations of f, known only now, in the notes."""
+    """`timing.race`, with the numbers of evaluations of f, which are known only after the race, in the notes."""
     result = timing.race(group, runs, rounds, notes={label: note for label, note in notes.items() if runs[label]})
     return {
         label: t._replace(note=f"{evaluations[label]:,} evaluations{t.note}") if label in evaluations else t
@@ -195,14 +195,14 @@ def load() -> Problem:
 
 
 def objective() -> Callable[..., Any]:
-    """A function that has not been compiled yet, each time."""
+    """A new function at every call, which has not been compiled yet."""
     import jaxopt_course as jc
 
     return jc.empirical_risk(jc.scores.linear, jc.losses.softmax_cross_entropy)
 
 
 def check_runs(problem: Problem, mode: str) -> tuple[dict[str, timing.Run | None], dict[str, int]]:
-    """One jitted f for all checks, as of a function that is checked on many batches; and a new one for each."""
+    """One jitted f for all checks, as for a function that is checked on many batches; and a new f for each check."""
     import jax
 
     import jaxopt_course as jc
@@ -241,7 +241,7 @@ def torch_run(problem: Problem, *, fast_mode: bool) -> timing.Run:
 
 
 def floor_run(problem: Problem, evaluations: int) -> timing.Run:
-    """f and nothing else, each time at another point; the number is rounded up to whole chunks."""
+    """Evaluate only f, each time at another point; the number of points is rounded up to whole chunks."""
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -261,7 +261,7 @@ def floor_run(problem: Problem, evaluations: int) -> timing.Run:
 
 
 def sines(wrong: list[tuple[int, int]]) -> Callable[[Any], Any]:
-    """The sum of sin(x), and a gradient that is zero at the wrong places."""
+    """The sum of sin(x), with a gradient that is zero at the given wrong places."""
     import jax
     import jax.numpy as jnp
 
@@ -274,7 +274,7 @@ def sines(wrong: list[tuple[int, int]]) -> Callable[[Any], Any]:
 
 
 def linear_layer(wrong: list[tuple[int, int]]) -> Callable[[Any, Any], Any]:
-    """The mean of tanh(x W^T)^2, through a layer that leaves some weights out of its gradient."""
+    """The mean of tanh(x W^T)^2, with a layer that omits some weights from its gradient."""
     import jax
     import jax.numpy as jnp
 

@@ -1,9 +1,9 @@
-"""How far is nearest neighbour from the one matrix product it cannot do without?
+"""How far is nearest neighbour from the time of the one necessary matrix product?
 
-Nearest neighbour of uint8 pixels of 32x32x3 images, random ones: how fast, does not depend on what they show. L2 does
-2 B N D operations; the floor is one product of all test with all training images that are float32 already, in the
-better of its two orders. L1 compares B N D pairs of pixels. Every peer is scikit-learn's or torch's brute force as it
-is called, on float32. Memory is that of a process of its own, beside what the images take.
+Nearest neighbour of uint8 pixels of random 32x32x3 images; the time does not depend on their content. L2 takes 2 B N D
+operations. The floor is one product of all test images with all training images, already in float32, in the better of
+its two orders. L1 compares B N D pairs of pixels. The peers are the brute-force searches of scikit-learn and torch, as
+a user calls them, on float32. Memory is measured in a separate process, beside the memory of the images.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ STATUS = Path("/proc/self/status")  # Linux
 
 
 class Problem(NamedTuple):
-    """Training and test images, the latter for L2 and fewer for L1, as uint8 on the host."""
+    """Training and test images as uint8 on the host; there are fewer test images for L1 than for L2."""
 
     images: Any
     labels: Any
@@ -156,7 +156,7 @@ def product(a: Any, b: Any) -> timing.Run:
 
 
 def memory(options: Any) -> tuple[timing.Ratio, dict[str, float]]:
-    """What training and classifying take in a process of their own, over the images, the model and one chunk."""
+    """Peak memory of training and classifying in a separate process, over that of the images, model and one chunk."""
     command = [sys.executable, "-m", "experiments", "bench", "neighbors", "--memory"]
     command += ["--train", str(options.train), "--test", str(options.test), "--k", str(options.k)]
     taken = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -175,7 +175,7 @@ def nearest_neighbor_chunk() -> int:
 
 
 def peak_bytes(num_train: int, num_test: int, k: int) -> int:
-    """How much the peak of this process rises when it makes the images, trains and classifies, all compiled before."""
+    """The increase of this process's peak memory while it makes images, trains and classifies with compiled code."""
     import jax
     import jax.numpy as jnp
 
@@ -202,7 +202,7 @@ def peak_bytes(num_train: int, num_test: int, k: int) -> int:
 
 
 def high_water_mark() -> int:
-    """Bytes. (The peak of getrusage is inherited from the parent.)"""
+    """Peak memory of this process in bytes. (The peak of getrusage would be inherited from the parent.)"""
     lines = STATUS.read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 

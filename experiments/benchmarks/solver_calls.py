@@ -1,4 +1,4 @@
-"""What does a call cost? Many small solves at once, and a solve with nothing to do."""
+"""What does a call cost? Many small solves at once, and a solve that starts at the minimum."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from experiments.benchmarks import timing
 from experiments.benchmarks.solver_peers import GTOL, SLACK, Problem, evaluating
 
 BATCH, EXAMPLES, FEATURES, BATCH_L2 = 1024, 100, 64, 1e-2
-CALLS = 20  # of a function that returns at once, one sample
+CALLS = 20  # calls in one sample, of a function that returns immediately
 
 
 class Outcome(NamedTuple):
@@ -19,9 +19,10 @@ class Outcome(NamedTuple):
 
 
 def batch(rounds: int) -> Outcome:
-    """Binary logistic regressions; whoever solves them, the answers must agree.
+    """Binary logistic regressions, many at once; the results of all solvers must agree.
 
-    The floor is as many evaluations as the slowest of them took, of all side by side: they go in step.
+    The problems of a batch advance in step, so the floor is the number of evaluations of the slowest problem times the
+    time of one evaluation of all.
     """
     import jax
 
@@ -51,7 +52,7 @@ def batch(rounds: int) -> Outcome:
 
 
 def small_regressions(dtype: str) -> Problem:
-    """`w[B, D]` for `x[B, N, D]` and labels `y[B, N]` of -1 and 1 that no hyperplane explains fully; the sum of all."""
+    """`w[B, D]`, `x[B, N, D]` and labels `y[B, N]` of -1 and 1, not linearly separable; the sum of all risks."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -100,7 +101,7 @@ def batch_runs(problem: Problem) -> dict[str, timing.Run]:
 
 
 def agreement(returned: Mapping[str, Any], gtol: float) -> dict[str, str]:
-    """What each found against the first, and its evaluations; all must lie where two such gradients allow."""
+    """Compare the results with the first and note the evaluations; differences must be within the gradient's bound."""
     import jax
     import numpy as np
 
@@ -121,7 +122,7 @@ def agreement(returned: Mapping[str, Any], gtol: float) -> dict[str, str]:
 
 
 def meta(rounds: int) -> Outcome:
-    """The call itself: at the minimum of a sum of squares, where one evaluation is all there is to do."""
+    """The cost of a call: the start is the minimum of a sum of squares, where one evaluation suffices."""
     import jax
     import jax.numpy as jnp
 

@@ -1,6 +1,6 @@
-"""Who solves: ours and the peers on one problem, each as its own documentation says to, until one |g| is reached.
+"""The solvers: ours and the peers on one problem, each as its documentation recommends, until the same |g| is reached.
 
-Every maker takes a `Problem` and returns a `Solver`. What a peer was told beyond its defaults stands in `SETTINGS`.
+Every maker takes a `Problem` and returns a `Solver`. `SETTINGS` lists the settings of each peer beyond its defaults.
 """
 
 import math
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from experiments.benchmarks import timing
 
 GTOL = {"float64": 1e-8, "float32": 1e-5}
-SLACK = 1.1  # a gradient in float32 is off by its rounding
-MAX_STEPS = 30_000  # more than anybody needs; what stops a solve is the gradient
+SLACK = 1.1  # factor on the tolerance, for the rounding of a gradient in float32
+MAX_STEPS = 30_000  # more than any solver needs; the gradient stops a solve
 
-SETTINGS = {  # by the first word of a label, which is the package too
+SETTINGS = {  # by the first word of a label, which is also the package
     "ours": "jc.minimize(gtol=, ftol=0, xtol=0)",
     "optax": "optax.lbfgs and value_and_grad_from_state in one jitted while_loop, the zoom search as it is by default",
     "jaxopt": "jaxopt.LBFGS, zoom; init_state and update in one jitted while_loop that looks at the largest entry",
@@ -27,7 +27,8 @@ SETTINGS = {  # by the first word of a label, which is the package too
 class Problem(NamedTuple):
     """Minimize `objective(params, data)` from `start` until no entry of the gradient is larger than `gtol`.
 
-    `data` is a tuple; `torch_objective(params, *data)` is the same in torch; `l2` is for who is told the penalty alone.
+    `data` is a tuple; `torch_objective(params, *data)` is the same objective in torch; `l2` is the penalty for solvers
+    that take only the penalty.
     """
 
     objective: Callable[[Any, Any], Any]
@@ -39,7 +40,7 @@ class Problem(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """Where a solver stopped and what it counted; None where it does not say. `products` are with the Hessian."""
+    """Where a solver stopped and its counts, None if not reported; `products` are Hessian-vector products."""
 
     params: Any
     steps: int
@@ -49,7 +50,7 @@ class Ending(NamedTuple):
 
 
 class Solver(NamedTuple):
-    """`run` solves, `read` tells from what it returned how it ended, `compiling` traces and compiles it anew."""
+    """`run` solves; `read` converts what `run` returned to an `Ending`; `compiling` traces and compiles again."""
 
     run: timing.Run
     read: Callable[[Any], Ending]
@@ -60,7 +61,7 @@ Maker = Callable[[Problem], Solver]
 
 
 def ours(optimizer: Callable[[], Any], *, in_jit: bool = False) -> Maker:
-    """`minimize` as it is called, or with the call inside one jit."""
+    """`minimize` called directly, or inside one jit."""
     import jax
 
     import jaxopt_course as jc
@@ -94,7 +95,7 @@ def minimizing(problem: Problem, optimizer: Any) -> Callable[[Any, Any], Any]:
 
 
 def optax_lbfgs(memory_size: int) -> Maker:
-    """The loop of optax's documentation, jitted, with the largest entry for the norm."""
+    """The loop from optax's documentation, jitted, with the largest entry as the norm."""
 
     def make(problem: Problem) -> Solver:
         import jax
@@ -147,7 +148,7 @@ def _optax_count(state: Any) -> Any:
 
 
 def jaxopt_lbfgs(history_size: int) -> Maker:
-    """`init_state` and `update` in one jitted loop: its `run` compares the Euclidean norm, and would go on longer."""
+    """`init_state` and `update` in one jitted loop, because `run` tests the Euclidean norm and would run longer."""
 
     def make(problem: Problem) -> Solver:
         import jax
@@ -155,7 +156,7 @@ def jaxopt_lbfgs(history_size: int) -> Maker:
         def read(returned: Any) -> Ending:
             state = returned[1]
             status = "line search failed" if state.failed_linesearch else ""
-            steps, unused = int(state.iter_num), int(state.iter_num)  # a value that nobody uses, and XLA removes
+            steps, unused = int(state.iter_num), int(state.iter_num)  # values that are not used and that XLA removes
             return Ending(returned[0], steps, int(state.num_fun_eval) - unused, status)
 
         solve = jax.jit(jaxopt_loop(problem, history_size))
@@ -223,7 +224,7 @@ def torch_lbfgs(problem: Problem) -> Solver:
 
 
 def scipy_lbfgsb(maxcor: int) -> Maker:
-    """SciPy asks for float64 vectors, JAX evaluates in the dtype of the problem."""
+    """SciPy uses float64 vectors; JAX evaluates in the dtype of the problem."""
 
     def make(problem: Problem) -> Solver:
         import jax
@@ -254,7 +255,7 @@ def scipy_lbfgsb(maxcor: int) -> Maker:
 
 
 def sklearn_logistic(solver: str) -> Maker:
-    """On the CPU, whatever the device; `tol` is the largest entry of the gradient for both of its solvers here."""
+    """scikit-learn on the CPU, for any device; for both of its solvers here, `tol` is the largest gradient entry."""
 
     def make(problem: Problem) -> Solver:
         import numpy as np
@@ -282,7 +283,7 @@ def sklearn_logistic(solver: str) -> Maker:
 
 
 def compiling_anew(make: Callable[[], Callable[..., Any]], problem: Problem) -> timing.Run:
-    """Trace, lower and compile, with nothing left over from whoever compiled before."""
+    """Trace, lower and compile, with caches cleared of earlier compilations."""
     import jax
 
     compiling = timing.compiling(make, problem.start, problem.data)
@@ -295,7 +296,7 @@ def compiling_anew(make: Callable[[], Callable[..., Any]], problem: Problem) -> 
 
 
 def evaluating(problem: Problem, times: int) -> timing.Run:
-    """Value and gradient in one compiled loop and nothing else; a subtraction ties each evaluation to the next."""
+    """Only value and gradient in one compiled loop; a subtraction makes each evaluation depend on the previous one."""
     import jax
     from jax import lax
 
@@ -314,7 +315,7 @@ def evaluating(problem: Problem, times: int) -> timing.Run:
 
 
 def gradient_size(problem: Problem, params: Any) -> float:
-    """The largest entry of the gradient at the end, in float64 whatever the dtype of the solve."""
+    """The largest entry of the gradient at the end, in float64 for every dtype of the solve."""
     import jax
     import jax.numpy as jnp
     import numpy as np

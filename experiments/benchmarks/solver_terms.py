@@ -1,4 +1,4 @@
-"""What does the derivative of a solution cost beside the solution, and exact zeros beside the peers that find them?"""
+"""The cost of the derivative of a solution beside the solve, and of exact zeros (L1) beside peers that find them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ from experiments.benchmarks.solver_calls import Outcome
 
 STRENGTH = 0.01  # of the penalties, units of mean loss
 L1_GTOL = 1e-6
-RELATIVE_GAP = 1e-6  # above the lowest value of all: who is farther away has not solved it
+RELATIVE_GAP = 1e-6  # a solver has solved the problem if it is within this of the lowest value of all solvers
 
 
 def implicit(rounds: int) -> Outcome:
-    """The strength of an L2 penalty of softmax regression, differentiated through the held-out loss."""
+    """Derivative of the held-out loss with respect to the strength of an L2 penalty of softmax regression."""
     import jax
 
     outcome, lines = Outcome([], [], [], {}), []
@@ -71,7 +71,7 @@ def derivative_runs(dtype: str) -> tuple[dict[str, timing.Run | None], dict[str,
 
 
 def l1(rounds: int) -> Outcome:
-    """Even digits against odd ones: logistic regression under an L1 penalty, float64."""
+    """Logistic regression of even against odd digits with an L1 penalty, in float64."""
     import jax
     import numpy as np
 
@@ -97,7 +97,7 @@ def l1(rounds: int) -> Outcome:
 
 
 def l1_runs() -> tuple[Callable[[Any], Any], dict[str, timing.Run]]:
-    """The value with its penalty, and who minimizes it; each run returns the weights."""
+    """The objective with its penalty, and the solvers; each run returns the weights."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -137,7 +137,7 @@ def sklearn_l1(solver: str, inputs: Any, labels: Any) -> timing.Run:
             l1_ratio=1, C=strength, solver=solver, tol=L1_GTOL, max_iter=5_000, fit_intercept=False, random_state=0
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # who has not converged is seen in the value
+            warnings.simplefilter("ignore")  # the value shows whether it has converged
             return model.fit(inputs, labels).coef_[0]
 
     return run

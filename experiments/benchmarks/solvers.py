@@ -1,9 +1,9 @@
 """What does it cost to reach a minimum? `minimize` against optax, jaxopt, torch, scipy and scikit-learn.
 
-All go until no entry of the gradient is larger than 1e-8 (float64) or 1e-5 (float32). |g| is evaluated again in
-float64; who stayed above is not among the fastest. The floor is every evaluation that a solver counted, a product with
-the Hessian being as dear as one, at the time of one value-and-gradient in a compiled loop in the same run. Compile is
-tracing, lowering and compiling with empty caches.
+All solvers run until no entry of the gradient is larger than 1e-8 (float64) or 1e-5 (float32). |g| is evaluated again
+in float64; solvers that stayed above are not among the fastest. The floor is the number of evaluations that a solver
+counted, including Hessian-vector products, times the time of one value-and-gradient in a compiled loop in the same run.
+Compile is tracing, lowering and compiling with empty caches.
 
 logistic: 5,000 real digits of 28x28, 10 classes, W[10, 784]. rosenbrock: the chained function, cheap enough to show
 what happens between evaluations. batch: 1,024 small logistic regressions at once. meta: a call with nothing to do.
@@ -43,7 +43,7 @@ SIZES = (10, 100, 1000)
 
 
 class Solved(NamedTuple):
-    """One problem, everybody's times and endings."""
+    """One problem with the times and the endings of all solvers."""
 
     times: dict[str, timing.Timing]
     compiles: dict[str, timing.Timing]
@@ -53,7 +53,7 @@ class Solved(NamedTuple):
     gtol: float
 
     def fastest(self, *packages: str, but: tuple[str, ...] = ()) -> timing.Timing:
-        """Of those that reached the gradient."""
+        """The fastest of the solvers that reached the tolerance on the gradient."""
         there = [
             t
             for label, t in self.times.items()
@@ -169,7 +169,10 @@ def digits(dtype: str) -> Problem:
 
 
 def rosenbrock(rounds: int) -> Outcome:
-    """In float64. The call of `minimize` is a large part of the smallest solve: it is timed inside one jit as well."""
+    """Rosenbrock's function in float64.
+
+    The call of `minimize` is a large part of the smallest solve, so it is also timed inside one jit.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -204,7 +207,7 @@ def rosenbrock(rounds: int) -> Outcome:
 def solve(
     group: str, problem: Problem, makers: Mapping[str, Maker], rounds: int, *, per: int, evaluations: int
 ) -> Solved:
-    """Everybody on one problem: `per` solves in a row are a sample, each waited for."""
+    """Run all solvers on one problem; one sample is `per` solves in a row, each waited for."""
     import jax
 
     solvers = {label: make(problem) for label, make in makers.items() if installed(label)}
@@ -248,7 +251,7 @@ def scaled(t: timing.Timing, factor: float) -> timing.Timing:
 
 
 def overhead_floor(solved: Solved, label: str) -> timing.Timing:
-    """The time of what this one counted, and of nothing else."""
+    """The time of only the evaluations and products that this solver counted."""
     ending = solved.endings[label]
     return scaled(solved.evaluation, (ending.evaluations or 0) + (ending.products or 0))
 
@@ -259,7 +262,7 @@ def compile_ratio(group: str, solved: Solved) -> timing.Ratio:
 
 
 def add(outcome: Outcome, solved: Solved, title: str) -> None:
-    """The table of one problem, and what goes into the JSON."""
+    """Print the table of one problem, and return its part of the JSON."""
     peer = solved.fastest(*PEERS)
     title += (
         f"; one value and gradient takes {significant(solved.evaluation.median * 1e6)} us; fastest peer: {peer.label}"
@@ -298,7 +301,7 @@ def add(outcome: Outcome, solved: Solved, title: str) -> None:
 
 
 def significant(value: float) -> str:
-    """Three digits or more."""
+    """Format a number with at least three significant digits."""
     return timing.number(value, max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0)
 
 

@@ -1,10 +1,10 @@
-"""How much does a sweep save over runs one after another, and what does it take of memory?
+"""How much time does a sweep save compared with successive runs, and how much memory does it take?
 
-21 learning rates with 5 seeds for each of 7 rules, 30 epochs, compile included: as one `jc.sweep`; as a Python loop
-around a jitted step of optax, made in each run, or made for each rule and rate and shared by its seeds; and as
-`jc.train`, run after run. The sweep is timed whole, of the others one rate of each rule with all its seeds, another
-rate in each round; every time is divided by the number of runs. Floor: the matrix products of the runs alone, at the
-rate that large ones reach here.
+21 learning rates with 5 seeds for each of 7 rules, 30 epochs, including compilation: as one `jc.sweep`; as a Python
+loop around a jitted step of optax, made in each run, or made for each rule and rate and shared by its seeds; and as
+`jc.train`, run after run. The whole sweep is timed. For the other ways, one rate of each rule with all its seeds is
+timed, another rate in each round. Every time is divided by the number of runs. Floor: only the matrix products of the
+runs, at the rate that large products reach on this machine.
 
 Memory is that of a process of its own: the peak while 1,000 lanes train, a block at a time, beside what the process
 took after its first block, so that the compiler's own memory is not counted. A lane is what XLA says that one takes.
@@ -100,7 +100,7 @@ def problems(batch_size: int) -> list[Problem]:
 
 
 def raced(problem: Problem, options: Any) -> dict[str, timing.Timing]:
-    """Seconds a run, of the sweep and of runs one after another."""
+    """Seconds per run, for the sweep and for successive runs."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -154,13 +154,13 @@ def raced(problem: Problem, options: Any) -> dict[str, timing.Timing]:
 
 
 def twin_of(contestant: Any) -> Callable[..., Any]:
-    """The optax call that is the same rule; all of ours have one."""
+    """The optax factory of the same rule; all of our rules have one."""
     assert contestant.twin is not None
     return contestant.twin
 
 
 def loop_of_steps(problem: Problem, optimizer: Any, data: Any, keys: Any, options: Any) -> list[Any]:
-    """Final parameters of each seed: a Python loop around one jitted step, as optax's documentation writes it."""
+    """Final parameters of each seed, by a Python loop around one jitted step as in optax's documentation."""
     import jax
     import optax
 
@@ -185,7 +185,7 @@ def loop_of_steps(problem: Problem, optimizer: Any, data: Any, keys: Any, option
 
 
 def product_rate() -> float:
-    """Operations a second of a large matrix product."""
+    """Operations per second of a large matrix product."""
     import jax
     import jax.numpy as jnp
 
@@ -195,11 +195,11 @@ def product_rate() -> float:
     return 2 * 1024**3 / min(timing.stopwatch(lambda: product(a)) for _ in range(10))
 
 
-LANES, POINTS = 100, 200  # at once, and points for each of 5 seeds
+LANES, POINTS = 100, 200  # lanes at once, and points for each of 5 seeds
 
 
 def memory() -> tuple[timing.Ratio, dict[str, float]]:
-    """The peak of 1,000 lanes over what their blocks and the data should take."""
+    """Peak memory of 1,000 lanes, divided by the expected memory of their blocks and the data."""
     command = [sys.executable, "-m", "experiments", "bench", "sweeps", "--memory"]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc gives freed arrays back to the system
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -210,14 +210,14 @@ def memory() -> tuple[timing.Ratio, dict[str, float]]:
 
 
 def peak_bytes() -> tuple[float, float, float]:
-    """Peak while 1,000 lanes train beside the same process after one block; one lane; the data."""
+    """Bytes: the peak while 1,000 lanes train, relative to the process after one block; one lane; the data."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     import jaxopt_course as jc
     from jaxopt_course.sweeps import lanes as engine
-    from jaxopt_course.sweeps.methods import weak
+    from jaxopt_course.sweeps.methods import weakly_typed
 
     data = jax.tree.map(jnp.asarray, jc.data.load("digits").train)
     wide = 1024
@@ -238,11 +238,11 @@ def peak_bytes() -> tuple[float, float, float]:
 
     sweep(POINTS // 10, LANES)  # one block: compiles everything
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     sweep(POINTS, LANES)
     peak = resident("VmHWM") - before
     start = jax.tree.map(lambda leaf: leaf[None], init(jax.random.key(0)))
-    point, layout = {"learning_rate": weak(np.array([0.1]))}, engine.Layout()
+    point, layout = {"learning_rate": weakly_typed(np.array([0.1]))}, engine.Layout()
     carry = engine.begin(jc.adam, point, start, layout=layout)
     plan = jc.data.minibatches(jax.random.key(0), len(data[0]), 64, 1).full.reshape(1, -1, 64)
     compiled = engine.advance.lower(
@@ -255,6 +255,6 @@ def peak_bytes() -> tuple[float, float, float]:
 
 
 def resident(which: str) -> float:
-    """Bytes of this process: `VmRSS` now, `VmHWM` at most so far."""
+    """Memory of this process in bytes: `VmRSS` is the current value, `VmHWM` the peak so far."""
     lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
     return 1024 * float(lines[which].split()[0])

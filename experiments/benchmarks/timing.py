@@ -1,7 +1,7 @@
-"""The stopwatch: contestants take turns, medians are compared, and every sample is written down.
+"""Timing: contestants take turns, medians are compared, and every sample is recorded.
 
-A shared machine drifts, so no contestant is timed on its own: each round times everyone once, and what is read is the
-ratio of medians within one run.
+The speed of a shared machine drifts, so contestants are not timed one after another. Each round times every contestant
+once, and the result is the ratio of medians within one run.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PACKAGES = ("jax", "jaxlib", "optax", "torch", "numpy")
 
 
 class Timing(NamedTuple):
-    """Seconds a contestant took, one sample a round; none where it could not run, and then `note` says why."""
+    """Seconds of a contestant, one sample per round; if it could not run, there are none and `note` states why."""
 
     group: str
     label: str
@@ -42,10 +42,10 @@ class Timing(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """A ratio of medians and what it should be (`relation` is "<=" or ">=").
+    """A ratio of medians and its target (`relation` is "<=" or ">=").
 
-    How much to believe it: `best` is the ratio of minima, `low` to `high` the middle half of `rounds`, the ratios of
-    single rounds; there are none where something was measured once.
+    Reliability: `best` is the ratio of minima; `low` to `high` is the middle half of `rounds`, the ratios of single
+    rounds. `rounds` is empty if something was measured only once.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Ratio(NamedTuple):
 
 
 def arguments(name: str, description: str, rounds: int) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+    """A parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(prog=f"python -m experiments bench {name}", description=description)
     parser.add_argument("--rounds", type=at_least_one, default=rounds, help="samples of each contestant (%(default)s)")
     parser.add_argument("--out", type=Path, help=f"where the JSON goes (runs/bench-{name}-<utc>.json)")
@@ -89,9 +89,10 @@ def race(
     per: int | Mapping[str, int] = 1,
     notes: Mapping[str, str] | None = None,
 ) -> dict[str, Timing]:
-    """Time every contestant once a round, after one warm-up each.
+    """Time every contestant once per round, after one warm-up each.
 
-    The first goes last in the next round, and every other round runs backwards: nobody always follows the same one.
+    The first contestant goes last in the next round, and every other round runs backwards, so that no contestant always
+    follows the same one.
 
     `per` divides the time, for runs of many steps: one number, or one for each contestant. A contestant that is None is
     not installed.
@@ -116,7 +117,7 @@ def race(
 
 
 def stopwatch(run: Run) -> float:
-    """Seconds until what `run` returns is there."""
+    """Seconds until the result of `run` is ready."""
     import jax
 
     start = time.perf_counter()
@@ -125,7 +126,7 @@ def stopwatch(run: Run) -> float:
 
 
 def compiling(make: Callable[[], Callable[..., Any]], *args: Any, donate_argnums: tuple[int, ...] = ()) -> Run:
-    """A run that makes the function anew, traces it and compiles it. `args` are arrays or their shapes."""
+    """A run that makes a new function, traces it and compiles it; `args` are arrays or their shapes."""
     import jax
 
     def run() -> None:
@@ -135,7 +136,7 @@ def compiling(make: Callable[[], Callable[..., Any]], *args: Any, donate_argnums
 
 
 def ratio(name: str, over: Timing, under: Timing, relation: str, target: float) -> Ratio:
-    """The ratio of two medians of one race; NaN where one of the two did not run."""
+    """The ratio of two medians of one race; NaN if one of the two did not run."""
     if not over.seconds or not under.seconds:
         nan = float("nan")
         return Ratio(name, nan, relation, target, nan, nan, nan)
@@ -159,7 +160,7 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """A rich table; the columns of numbers stand to the right."""
+    """Print a rich table; columns of numbers are right-aligned."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -188,7 +189,7 @@ def document(
     ratios: Sequence[Ratio],
     facts: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Everything measured and what it was measured on, ready for JSON. NaN becomes null."""
+    """All measurements and the environment, in a form for JSON; NaN becomes null."""
     return {
         "name": name,
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -204,7 +205,7 @@ def document(
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware; nothing that names the machine."""
+    """Versions and hardware, without anything that identifies the machine."""
     import jax
 
     device = jax.devices()[0]
@@ -218,7 +219,7 @@ def environment() -> dict[str, Any]:
 
 
 def write(result: Mapping[str, Any], out: Path | None, *, echo: bool) -> None:
-    """Write the document to `out` or under runs/, and to stdout as well where `echo`; else say where it lies."""
+    """Write the document to `out` or under runs/; with `echo` also print it, else print its path."""
     text = json.dumps(result, indent=2)
     path = out or Path("runs") / f"bench-{result['name']}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,10 @@
-"""How far is a training step from the two matrix products it cannot do without?
+"""How far is a training step from the time of the two necessary matrix products?
 
-Softmax regression on 5,000 synthetic images, batches of 128, 10 classes, float32. Every row is time per step. The floor
-is one compiled loop that gathers a batch and multiplies twice, in the layout W[C, D], measured in the same run. The
-second floor has the loss too: its value and gradient, and plain descent, without a trace or a test for finite numbers.
-On small images it is what a step costs: some ten small kernels of softmax, half a microsecond each on a CPU.
+Softmax regression on 5,000 synthetic images, batches of 128, 10 classes, float32. Every row is the time per step. The
+floor is one compiled loop that gathers a batch and multiplies twice, in the layout W[C, D], measured in the same run.
+The second floor includes the loss: its value and gradient, and plain descent, without a trace or a test for finite
+numbers. On small images, the second floor dominates a step: about ten small kernels of softmax, half a microsecond each
+on a CPU.
 
 Apart from the steps: a call of `train` for one step that is compiled already, and one that compiles.
 """
@@ -19,7 +20,7 @@ from experiments.benchmarks import timing
 
 BATCH, CLASSES, EXAMPLES, RATE = 128, 10, 5000, 1e-3
 LONG = 5
-CALL_LIMIT = 0.02  # seconds of a call beyond its steps
+CALL_LIMIT = 0.02  # most seconds of a call beyond its steps
 RULES = ("sgd", "adam")
 
 
@@ -97,7 +98,7 @@ def image_shape(text: str) -> tuple[int, ...]:
 
 
 def cost(features: int) -> tuple[int, int]:
-    """FLOPs of the two products; bytes of the gather, two reads of the batch, and of W and its gradient."""
+    """FLOPs of the two products; bytes of the gather, of two reads of the batch, and of W and its gradient."""
     return 4 * BATCH * CLASSES * features, 4 * (4 * BATCH * features + 4 * CLASSES * features)
 
 
@@ -156,7 +157,7 @@ def targets(group: str, result: dict[str, timing.Timing]) -> list[timing.Ratio]:
 def whole_calls(
     group: str, problem: Problem, make: Any, make_twin: Any, rounds: int
 ) -> tuple[dict[str, timing.Timing], dict[str, timing.Timing]]:
-    """A call for one step, compiled already; and with an optimizer that is new, so that it compiles."""
+    """A call for one step that is compiled already, and one with a new optimizer, which compiles."""
     again = {"ours": train_run(problem, make(RATE), 1), "optax, same loop": train_run(problem, make_twin(RATE), 1)}
     anew = {
         "ours": lambda: train_run(problem, make(RATE), 1)(),
@@ -175,7 +176,7 @@ def call_targets(group: str, calls: dict[str, timing.Timing], compiles: dict[str
 
 
 def train_run(problem: Problem, optimizer: Any, steps: int, score_fn: Any = None, data: Any = None) -> Any:
-    """`train` with all it needs; more options may be given when it is called."""
+    """`train` with its arguments; more options may be given at the call."""
     import jax
 
     import jaxopt_course as jc
@@ -194,7 +195,7 @@ def train_run(problem: Problem, optimizer: Any, steps: int, score_fn: Any = None
 
 
 def pixels_run(problem: Problem, optimizer: Any, steps: int, share: float) -> timing.Run:
-    """Images as uint8, on the device as a whole or a share of them at a time."""
+    """Images as uint8, on the device all at once or a share at a time."""
     import jax
     import numpy as np
 
@@ -210,7 +211,7 @@ def pixels_run(problem: Problem, optimizer: Any, steps: int, share: float) -> ti
 
 
 def saved_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
-    """With a checkpoint every 1,000 steps, each time in a folder of its own."""
+    """Training with a checkpoint every 1,000 steps, in a new folder for each run."""
     run = train_run(problem, optimizer, steps)
 
     def saved() -> Any:
@@ -237,7 +238,7 @@ def train_steps_run(problem: Problem, optimizer: Any) -> timing.Run:
 
 
 def optax_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
-    """A Python loop over batches that are slices of arrays shuffled ahead, at no cost to this contestant."""
+    """A Python loop over slices of arrays that were shuffled before, outside the measured time."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -268,7 +269,7 @@ def optax_run(problem: Problem, optimizer: Any, steps: int) -> timing.Run:
 
 
 def torch_run(problem: Problem, rule: str, steps: int) -> timing.Run:
-    """The eager loop of torch's tutorials, with the fused optimizer and batches by index from one tensor."""
+    """The eager loop from torch's tutorials, with the fused optimizer and batches indexed from one tensor."""
     import jax
     import torch
 
@@ -295,7 +296,7 @@ def torch_run(problem: Problem, rule: str, steps: int) -> timing.Run:
 
 
 def floor_run(problem: Problem) -> timing.Run:
-    """Descent on half the sum of squared scores: a gather, two products, and one subtraction that ties the steps."""
+    """Descent on half the sum of squared scores: a gather, two products, and a subtraction that links the steps."""
     import jax
     import jax.numpy as jnp
     from jax import lax
@@ -335,7 +336,7 @@ def loss_run(problem: Problem) -> timing.Run:
 
 
 def matmul_flops(rounds: int) -> float:
-    """FLOPs a second of one large float32 matrix product, the best of some."""
+    """FLOPs per second of one large float32 matrix product, the best of several."""
     import jax
     import jax.numpy as jnp
 

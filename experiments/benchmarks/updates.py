@@ -1,9 +1,10 @@
 """What does one update cost? Every first-order rule against optax and torch: run time, compile time, memory traffic.
 
-Three trees of float32 parameters: one leaf of 32M, the 161 leaves of ResNet-50, and a linear classifier, of which 1000
-updates run in one call. Updates are short against compiling and get three times as many rounds. The traffic column is
-the bytes that the rule must move (gradients read; parameters and state read and written) over its time, as a fraction
-of what a copy of 32M numbers reaches in the same run; the linear classifier stays in cache and goes past 100 %.
+Three trees of float32 parameters: one leaf of 32M, the 161 leaves of ResNet-50, and a linear classifier, for which 1000
+updates run in one call. Updates are short compared with compiling and get three times as many rounds. The traffic
+column is the number of bytes that the rule must move (gradients read; parameters and state read and written) divided by
+its time, as a fraction of the rate of a copy of 32M numbers in the same run. The linear classifier stays in cache and
+exceeds 100 %.
 """
 
 import sys
@@ -16,7 +17,7 @@ RATE = 1e-3
 LARGE = 32 * 2**20
 TREES = ("leaf", "resnet50", "linear")
 UPDATES_A_CALL = {"leaf": 1, "resnet50": 1, "linear": 1000}
-RECONSTRUCTIONS = ("adagrad", "adam_uncorrected")  # optax has no such rule; the twin is made of its parts
+RECONSTRUCTIONS = ("adagrad", "adam_uncorrected")  # optax has no such rule; the twin is built from parts of optax
 RECONSTRUCTION = "optax: a reconstruction"
 
 
@@ -132,7 +133,7 @@ def resnet50() -> dict[str, tuple[int, ...]]:
 
 
 def copy_bandwidth(rounds: int) -> float:
-    """Bytes a second of reading and writing 32M float32 numbers, in place or not, whichever is faster."""
+    """Bytes per second of reading and writing 32M float32 numbers, in place or not, whichever is faster."""
     import jax
     import jax.numpy as jnp
 
@@ -152,7 +153,7 @@ def copy_bandwidth(rounds: int) -> float:
 
 
 def bytes_moved(make: Callable[[Any], Any], shapes: dict[str, tuple[int, ...]]) -> int:
-    """Gradients in; parameters and state in and out."""
+    """Bytes: gradients are read; parameters and state are read and written."""
     import jax
 
     params = abstract(shapes)
@@ -169,7 +170,7 @@ def abstract(shapes: dict[str, tuple[int, ...]]) -> Any:
 
 
 def update_once(optimizer: Any) -> Callable[[Any, Any, Any], Any]:
-    """`(params, state, grads) -> (params, state)`, a new function each time."""
+    """A new function `(params, state, grads) -> (params, state)` at every call."""
     import optax
 
     def update(params: Any, state: Any, grads: Any) -> Any:
@@ -180,7 +181,7 @@ def update_once(optimizer: Any) -> Callable[[Any, Any, Any], Any]:
 
 
 def update_often(optimizer: Any, times: int) -> Callable[[Any, Any, Any], Any]:
-    """Many updates in one call. The gradients are scaled anew each time, or XLA would square them once, ahead."""
+    """Many updates in one call; gradients are scaled in every update, or XLA would square them once in advance."""
     import jax
     from jax import lax
 
@@ -225,7 +226,7 @@ def update_runs(
 
 
 def jax_run(optimizer: Any, grads: dict[str, Any], times: int) -> timing.Run:
-    """Each run goes on from where the last one stopped: parameters and state are donated."""
+    """Each run continues from the end of the previous one, because parameters and state are donated."""
     import jax
     import jax.numpy as jnp
 
@@ -243,7 +244,7 @@ def jax_run(optimizer: Any, grads: dict[str, Any], times: int) -> timing.Run:
 
 
 def torch_runs(rule: str, grads: dict[str, Any], times: int) -> dict[str, timing.Run | None]:
-    """torch's own rule with the fused kernel, or foreach where it has none; nothing where it has no such rule."""
+    """torch's rule with the fused kernel, or foreach if there is none; empty if torch has no such rule."""
     import jax
     import torch
 

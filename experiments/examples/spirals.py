@@ -1,4 +1,4 @@
-"""A problem and a rule of one's own for the race: three spirals, a network in flax, and momentum of signs.
+"""An example of a user's own problem and rule for the race: three spirals, a flax network, and sign momentum.
 
     python -m experiments race --problem experiments/examples/spirals.py \
         --optimizers adam optax.lion experiments/examples/spirals.py:sign_momentum
@@ -20,7 +20,7 @@ class Network(nn.Module):
 
 
 def spirals(rng: np.random.Generator, per_class: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the plane, and which of three arms each is on."""
+    """Points in the plane, and the index of the spiral arm of each."""
     labels = np.repeat(np.arange(3), per_class)
     radius = np.tile(np.linspace(0, 1, per_class), 3)
     angle = 4 * (labels + radius) + 0.2 * rng.standard_normal(len(labels))

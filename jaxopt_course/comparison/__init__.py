@@ -1,4 +1,4 @@
-"""Is it the same rule as theirs? Conventions as data; where two optimizers first differ, and why."""
+"""Compare update rules: conventions as data, and where two optimizers first differ and why."""
 
 from jaxopt_course.comparison import conventions
 from jaxopt_course.comparison.compare import parity

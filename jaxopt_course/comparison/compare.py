@@ -1,4 +1,4 @@
-"""Two optimizers in lock step: where they first differ, how the difference grows, and which convention explains it."""
+"""Run two optimizers in lock step and find their first difference, its growth, and the convention that explains it."""
 
 import dataclasses
 import itertools
@@ -9,32 +9,32 @@ import jax
 import numpy as np
 
 from jaxopt_course.annotations import Batch, Objective, Params
-from jaxopt_course.comparison.closed_forms import SAME
+from jaxopt_course.comparison.closed_forms import TOLERANCE
 from jaxopt_course.comparison.identify import description_length, identify
 from jaxopt_course.comparison.later import later_steps
 from jaxopt_course.comparison.paths import (
-    Course,
     FirstDifference,
     Path,
     Paths,
+    RunSetup,
     differences_of,
     first_difference,
-    follow,
     gradient_of,
-    growth,
-    walk_both,
+    largest_differences,
+    record_both,
+    simulate,
 )
 from jaxopt_course.comparison.report import Cause, ParityReport
 from jaxopt_course.comparison.rules import GROUPS, SLOTS, Number, Rule
 from jaxopt_course.comparison.steppers import Stepper, as_stepper
 from jaxopt_course.dtypes import check_floating
 
-FOLLOWED = 20  # in float32 1 - b2 ** t is off by 6e-6 for many: a rule in exact arithmetic is followed no nearer
-RTOL = {8: 1e-12, 4: 5e-6, 2: 0.03}  # by bytes of a parameter: what 50 steps of rounding may come to
+FLOAT32_SLACK = 20  # factor on rtol against exact arithmetic: in float32 many compute 1 - b2 ** t with an error of 6e-6
+RTOL = {8: 1e-12, 4: 5e-6, 2: 0.03}  # by bytes of a parameter: tolerance for 50 steps of rounding
 
 
 class Rules(NamedTuple):
-    """The rules that each of two optimizers can be; none if no known rule does as it does."""
+    """The known rules that reproduce each of two optimizers; an empty list if there are none."""
 
     a: list[Rule]
     b: list[Rule]
@@ -51,40 +51,43 @@ def parity(
     rtol: float | None = None,
     names: tuple[str, str] = ("a", "b"),
 ) -> ParityReport:
-    r"""Where two optimizers first differ beyond rounding, and which of the known conventions removes the difference.
+    r"""Find where two optimizers first differ beyond rounding, and which known convention explains the difference.
 
-    Both run (a) each on its own path $w^{(i)}_{t+1} = w^{(i)}_t + u^{(i)}(\nabla f(w^{(i)}_t))$, and (b) both on the
-    gradients along the first one's path. The difference at a step is the largest $|a - b|$ of an entry, relative to
-    the scale of that entry's path: its largest magnitude so far, or the range it has passed through. Apart from that,
-    each is shown gradients made to tell one convention from another, in float64, and what it does is matched to
-    rounding with every combination of the known conventions. The cause is the least set of conventions in which a match
-    of one differs from a match of the other; it is certain if there is one such set only, and if the two matches also
-    follow the two paths.
+    The optimizers run twice: (a) each on its own path $w^{(i)}_{t+1} = w^{(i)}_t + u^{(i)}(\nabla f(w^{(i)}_t))$, and
+    (b) both on the gradients along the path of the first. The difference at a step is the largest $|a - b|$ of an
+    entry, relative to the scale of that entry's path: its largest magnitude so far, or the range it has passed through.
 
-    EQUAL says more than that no difference was seen: both are the same known rule, and nothing in either can change at
-    a later step or for gradients of another size. The programs are traced and searched for branches on values, and run
-    from some thousand step counts, among them those around every number in the program. What leaves a doubt is EQUAL
-    HERE, with the doubt in the report: a schedule that changes later, a clip, code that JAX cannot trace.
+    Separately, each optimizer runs in float64 on probe gradients that distinguish one convention from another. Its
+    updates are matched to rounding with every combination of the known conventions. The cause is the smallest set of
+    conventions in which a match of one optimizer differs from a match of the other. The cause is certain if there is
+    only one such set, and if the two matches also reproduce the two paths.
+
+    EQUAL is stronger than "no difference was observed": both optimizers are the same known rule, and nothing in either
+    can change at a later step or for gradients of another size. To establish this, the programs are traced, searched
+    for branches on values, and run from some thousand step counts, including those around every number in the program.
+    If a doubt remains, the verdict is EQUAL HERE and the report states the doubt: a schedule that changes later, a
+    clip, code that JAX cannot trace.
 
     Args:
-      opt_a: an optax transformation, a `torch_optimizer`, or a function `(params, grads, step) -> params`, `step` 0 at
-        first. An object that can be called is copied before it is run; a function must not remember earlier calls,
-        unless it forgets them at step 0.
-      opt_b: another.
-      objective: `f(params)`, or `f(params, batch)` with batches; a scalar.
-      params: where both start, floating point.
-      batches: one for each step, from the first again when they are spent.
-      num_steps: steps of each.
-      rtol: what passes for rounding; by default 1e-12 in float64, 5e-6 in float32, 0.03 in 16 bits, and for two equal
-        rules what their memories and bias corrections may lose by rounding if that is more.
-      names: what to call them.
+      opt_a: the first optimizer: an optax transformation, a `torch_optimizer`, or a function
+        `(params, grads, step) -> params`, where `step` counts from 0. A callable object is copied before it is run. A
+        function must not keep state between calls, unless it resets that state at step 0.
+      opt_b: the second optimizer, of the same types.
+      objective: `f(params)`, or `f(params, batch)` if `batches` is given; returns a scalar.
+      params: starting point of both, floating point.
+      batches: one batch for each step; they are repeated from the first if there are fewer batches than steps.
+      num_steps: number of steps of each optimizer.
+      rtol: relative difference that counts as rounding. Default: 1e-12 in float64, 5e-6 in float32, 0.03 in 16 bits.
+        For two equal rules the default is raised to what their moments and bias corrections may lose by rounding, if
+        that is more.
+      names: names of the two optimizers in the report.
 
     Returns:
       A `ParityReport`; print it.
 
     Raises:
-      TypeError: what is no optimizer, parameters that are not floating point.
-      ValueError: no steps or no batches; an optimizer that, started again, takes another first step.
+      TypeError: an argument is not an optimizer, or the parameters are not floating point.
+      ValueError: there are no steps or no batches, or an optimizer takes a different first step when it is restarted.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -98,95 +101,100 @@ def parity(
     check_floating(params)
     if num_steps < 1 or (batches is not None and not len(batches)):
         got = f"num_steps = {num_steps}" if num_steps < 1 else "batches that are empty"
-        raise ValueError(f"parity: nothing can be told from {got}; take at least one step, on at least one batch")
+        raise ValueError(f"parity: got {got}; take at least one step, on at least one batch")
     both = as_stepper(opt_a), as_stepper(opt_b)
-    course = Course(jax.tree.map(np.asarray, params), num_steps, gradient_of(objective, batches))
-    base = RTOL[_width(course)] if rtol is None else rtol
-    paths = walk_both(both, course, names, base)
-    apart = differences_of(paths, course)
-    rules = _that_follow(_identify_both(both, course), paths, course, base)
-    causes, pair = least_causes(rules.a, rules.b, names)
+    setup = RunSetup(jax.tree.map(np.asarray, params), num_steps, gradient_of(objective, batches))
+    base = RTOL[_width(setup)] if rtol is None else rtol
+    paths = record_both(both, setup, names, base)
+    differences = differences_of(paths, setup)
+    rules = _consistent_with_paths(_identify_both(both, setup), paths, setup, base)
+    causes, pair = smallest_causes(rules.a, rules.b, names)
     if rtol is None:
-        rtol = max(base, _loss_of_digits(pair[0], course)) if pair and not causes else base
-    differs = bool(apart.shared.max(initial=0.0) > rtol)
-    if not causes and _width(course) < 4:
-        causes = moments_of_sixteen_bits(*both, course.params, names)
-    removed = growth(follow(pair[1], paths.a).params, paths.b.params) if pair else None
-    if removed is not None and removed.max(initial=0.0) > max(rtol, 0.1 * apart.shared.max(initial=0.0)):
+        rtol = max(base, _rounding_error_of(pair[0], setup)) if pair and not causes else base
+    differs = bool(differences.shared.max(initial=0.0) > rtol)
+    if not causes and _width(setup) < 4:
+        causes = moment_dtype_causes(*both, setup.params, names)
+    removed = largest_differences(simulate(pair[1], paths.a).params, paths.b.params) if pair else None
+    if removed is not None and removed.max(initial=0.0) > max(rtol, 0.1 * differences.shared.max(initial=0.0)):
         causes = tuple(dataclasses.replace(cause, certain=False) for cause in causes)
     return ParityReport(
         names=names,
         num_steps=num_steps,
-        dtype=", ".join(sorted({str(leaf.dtype) for leaf in course.leaves})),
+        dtype=", ".join(sorted({str(leaf.dtype) for leaf in setup.leaves})),
         rtol=rtol,
-        **apart._asdict(),
-        first_difference=_first_difference(paths, pair, course, rtol) if differs else None,
+        **differences._asdict(),
+        first_difference=_first_difference(paths, pair, setup, rtol) if differs else None,
         causes=causes,
         rules=pair or (next(iter(rules.a), None), next(iter(rules.b), None)),
         identified=(bool(rules.a), bool(rules.b)),
         removed=removed,
-        later=later_steps(both, pair, course.params) if pair and not causes and not differs else None,
+        later=later_steps(both, pair, setup.params) if pair and not causes and not differs else None,
     )
 
 
-def _width(course: Course) -> int:
+def _width(setup: RunSetup) -> int:
     """Bytes of the narrowest parameter."""
-    return min((leaf.dtype.itemsize for leaf in course.leaves), default=8)
+    return min((leaf.dtype.itemsize for leaf in setup.leaves), default=8)
 
 
-def _loss_of_digits(rule: Rule, course: Course) -> float:
-    """How far two implementations of a rule may be apart, by the distance, because b^t is rounded.
+def _rounding_error_of(rule: Rule, setup: RunSetup) -> float:
+    """Bound on the relative difference of two implementations of a rule that is due to rounding.
 
-    A decay rate b in [1/2, 1) is rounded by up to eps / 4, and 1 - b^t at the first steps by a fraction (eps / 4) /
-    (1 - b) of itself. The first moment's correction enters an update as it is, the second's through a root, and each of
-    two implementations may round the other way. A memory that keeps b adds up the rounding, eps / 2 a step in each of
-    the two, of about 1 / (1 - b) steps. In 16 bits nothing would be left to compare.
+    A decay rate b in [1/2, 1) is rounded by up to eps / 4. At the first steps this changes 1 - b^t by a fraction
+    (eps / 4) / (1 - b) of itself. The correction of the first moment enters an update directly, that of the second
+    moment through a square root, and the two implementations may round in opposite directions. A moment with decay b
+    accumulates the rounding of about 1 / (1 - b) steps, eps / 2 a step in each implementation. In 16 bits the bound
+    would permit any difference, so it is 0 there.
     """
-    eps = float(max((np.finfo(leaf.dtype).eps for leaf in course.leaves), default=0.0)) if _width(course) >= 4 else 0.0
+    eps = float(max((np.finfo(leaf.dtype).eps for leaf in setup.leaves), default=0.0)) if _width(setup) >= 4 else 0.0
     first = eps / 4 / (1 - rule.b1) if rule.correct_first else 0.0
     second = eps / 8 / (1 - rule.b2) if rule.correct_second else 0.0
     return 2 * (first + second) + eps / (1 - max(rule.b1, rule.rho, rule.memory))
 
 
-def _identify_both(both: tuple[Stepper, Stepper], course: Course) -> Rules:
-    """What one is found to be says where to look for the other."""
+def _identify_both(both: tuple[Stepper, Stepper], setup: RunSetup) -> Rules:
+    """Identify both optimizers; a match of one is the starting point of the search for the other."""
     a, b = both
-    rules_a = identify(a, course.params, course.num_steps)
-    rules_b = identify(b, course.params, course.num_steps, near=rules_a[0] if rules_a else None)
+    rules_a = identify(a, setup.params, setup.num_steps)
+    rules_b = identify(b, setup.params, setup.num_steps, near=rules_a[0] if rules_a else None)
     if rules_b and not rules_a:
-        rules_a = identify(a, course.params, course.num_steps, near=rules_b[0])
+        rules_a = identify(a, setup.params, setup.num_steps, near=rules_b[0])
     return Rules(rules_a, rules_b)
 
 
-def _that_follow(rules: Rules, paths: Paths, course: Course, rtol: float) -> Rules:
-    """The rules that also lead along the path that was walked; in 16 bits nothing follows for long."""
-    width = _width(course)
+def _consistent_with_paths(rules: Rules, paths: Paths, setup: RunSetup, rtol: float) -> Rules:
+    """The rules that also reproduce the recorded path; in 16 bits all rules, because rounding hides the path."""
+    width = _width(setup)
     if width < 4:
         return rules
-    near = rtol * (FOLLOWED if width == 4 else 1)
+    near = rtol * (FLOAT32_SLACK if width == 4 else 1)
 
     def following(found: list[Rule], path: Path) -> list[Rule]:
         if np.iscomplexobj(path.params):
             return []
-        return [rule for rule in found if growth(follow(rule, path).params, path.params).max(initial=0) <= near]
+        return [
+            rule
+            for rule in found
+            if largest_differences(simulate(rule, path).params, path.params).max(initial=0) <= near
+        ]
 
     return Rules(following(rules.a, paths.a), following(rules.b, paths.b))
 
 
 def _first_difference(
-    paths: Paths, pair: tuple[Rule, Rule] | None, course: Course, rtol: float
+    paths: Paths, pair: tuple[Rule, Rule] | None, setup: RunSetup, rtol: float
 ) -> FirstDifference | None:
-    """Where the two rules first differ in float64 if they are known, else where the two paths do."""
+    """Where the two rules first differ in float64 if they are known, else where the two recorded paths first differ."""
     found = None
     if pair:
         names = [name for name in SLOTS if name != "velocity" or pair[0].rho or pair[1].rho]
-        a, b = (follow(rule, paths.a) for rule in pair)
-        found = first_difference(a, b, course, min(rtol, SAME), names)
-    return found or first_difference(paths.a, paths.b, course, rtol)
+        a, b = (simulate(rule, paths.a) for rule in pair)
+        found = first_difference(a, b, setup, min(rtol, TOLERANCE), names)
+    return found or first_difference(paths.a, paths.b, setup, rtol)
 
 
 def differing(a: Rule, b: Rule) -> tuple[str, ...]:
-    """The groups in which two rules differ by more than can be told apart."""
+    """The groups of switches in which two rules differ by more than `TOLERANCE`."""
 
     def same(x: Number, y: Number) -> bool:
         if isinstance(x, str | bool) or isinstance(y, str | bool):
@@ -194,7 +202,7 @@ def differing(a: Rule, b: Rule) -> tuple[str, ...]:
         x, y = np.asarray(x, float), np.asarray(y, float)
         if x.shape != y.shape and x.ndim == y.ndim:
             return False
-        return bool(np.all(np.abs(x - y) <= SAME * np.maximum(np.abs(x), np.abs(y))))
+        return bool(np.all(np.abs(x - y) <= TOLERANCE * np.maximum(np.abs(x), np.abs(y))))
 
     idle = {"eps_place": a.eps == 0 and b.eps == 0, "decay_kind": a.weight_decay == 0 and b.weight_decay == 0}
     return tuple(
@@ -204,16 +212,16 @@ def differing(a: Rule, b: Rule) -> tuple[str, ...]:
     )
 
 
-def least_causes(
+def smallest_causes(
     rules_a: list[Rule], rules_b: list[Rule], names: tuple[str, str]
 ) -> tuple[tuple[Cause, ...], tuple[Rule, Rule] | None]:
     """The smallest sets of conventions in which a match of a differs from a match of b, and the first pair of those."""
     sets: dict[tuple[str, ...], tuple[Rule, Rule]] = {}
     for a, b in itertools.product(rules_a, rules_b):
-        if a.sign != b.sign:  # other rules, not other conventions
+        if a.sign != b.sign:  # two different rules, not two conventions of one
             continue
-        scaled = ((a, _damped_like(b, a)), (_damped_like(a, b), b))
-        for both in (_one_schedule(a, b), *(pair for pair in scaled if pair != (a, b))):
+        scaled = ((a, _with_dampening_of(b, a)), (_with_dampening_of(a, b), b))
+        for both in (_with_shared_schedule(a, b), *(pair for pair in scaled if pair != (a, b))):
             sets.setdefault(differing(*both), both)
     if not sets:
         return (), None
@@ -229,12 +237,12 @@ def least_causes(
 
 
 def _by_other_schedule(groups: tuple[str, ...], a: Rule, b: Rule) -> bool:
-    """Whether the explanation needs its own learning rate at every step; much can be explained by that."""
+    """Whether the explanation needs a separate learning rate at every step, which can explain too much."""
     return "learning rate" in groups and (isinstance(a.learning_rate, tuple) or isinstance(b.learning_rate, tuple))
 
 
-def _damped_like(rule: Rule, other: Rule) -> Rule:
-    """The same rule with the other's dampening, where dampening every gradient only makes the learning rate smaller."""
+def _with_dampening_of(rule: Rule, other: Rule) -> Rule:
+    """Rewrite a rule with the dampening of another, if dampening is equivalent to a smaller learning rate."""
     if rule.rho == 0 or rule.nesterov != "none" or not rule.damp_first or isinstance(rule.learning_rate, tuple):
         return rule
     if rule.dampening == other.dampening:
@@ -243,12 +251,12 @@ def _damped_like(rule: Rule, other: Rule) -> Rule:
     return rule._replace(learning_rate=rate, dampening=other.dampening)
 
 
-def _one_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
-    """The rules with one schedule and two `rate_count`s, if their learning rates are one schedule read a step apart."""
+def _with_shared_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
+    """Rewrite two rules with one schedule and two `rate_count`s, if their rates are that schedule one step apart."""
     x, y = a.learning_rate, b.learning_rate
     if isinstance(x, tuple) and isinstance(y, tuple) and len(x) > 2:
         for early, late, swap in ((x, y, False), (y, x, True)):
-            if np.allclose(early[1:], late[:-1], rtol=SAME, atol=0):
+            if np.allclose(early[1:], late[:-1], rtol=TOLERANCE, atol=0):
                 whole = (*early, late[-1])
                 pair = [a, b][:: -1 if swap else 1]
                 pair = [rule._replace(learning_rate=whole, rate_count=k) for k, rule in enumerate(pair)]
@@ -256,8 +264,8 @@ def _one_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
     return a, b
 
 
-def moments_of_sixteen_bits(a: Stepper, b: Stepper, params: Params, names: tuple[str, str]) -> tuple[Cause, ...]:
-    """For one rule in float64 that differs in 16 bits: the dtypes of the moments, where they are not the same."""
+def moment_dtype_causes(a: Stepper, b: Stepper, params: Params, names: tuple[str, str]) -> tuple[Cause, ...]:
+    """The dtypes of the moments as a cause if they are not the same; for equal float64 rules that differ in 16 bits."""
     kept = []
     for stepper in (a, b):
         slots = stepper.slots(stepper.start(params))

@@ -1,7 +1,7 @@
-r"""The same name, different rules: SGD, momentum, AdaGrad, RMSProp, Adam, AdamW and Lion in four libraries.
+r"""Conventions of SGD, momentum, AdaGrad, RMSProp, Adam, AdamW and Lion in four libraries.
 
-A convention is a record of switches (`rules.Rule`). Its formula, the calls that equal it and the rule itself are all
-made from them, so that none of these can disagree with another.
+Rules of the same name differ between libraries. A convention is a record of switches (`rules.Rule`). Its formula, the
+library calls that equal it and the optimizer are all derived from the switches, so that they cannot disagree.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import optax
 from jax.typing import DTypeLike
 
 from jaxopt_course.annotations import Array, ArrayLike, Optimizer, Params, PyTree, Updates
-from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, in_words, is_zero, lines, lines_of_both
+from jaxopt_course.comparison.formulas import CALLS, LATEX, TEXT, describe, is_zero, lines, lines_of_both
 from jaxopt_course.comparison.rules import GROUPS, Moments, Number, Rule, start, step
 from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import decay_rate, learning_rate_at, not_negative
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 LIBRARIES = ("lecture", "optax", "torch", "keras")
-COMMON = {  # what every library calls its own way, by the name that `make` knows
+COMMON = {  # hyperparameters of each rule: name in `Convention.defaults` -> field of `Rule`
     "sgd": {},
     "momentum": {"rho": "rho"},
     "nesterov": {"rho": "rho"},
@@ -62,7 +62,7 @@ _LECTURE["adam"] = _LECTURE["adam_uncorrected"]._replace(correct_first=True, cor
 _LECTURE["adamw"] = _LECTURE["adam"]._replace(weight_decay=0.01, decay_kind="decoupled")
 _BASE = _LECTURE | {"amsgrad": _LECTURE["adam"], "lion": Rule(1e-3, b1=0.9, memory=0.99, sign=True)}
 _INSIDE = {"rate_place": "inside the velocity"}
-_DIFFERENT: dict[str, dict[str, dict[str, Number]]] = {  # from the lecture's
+_DIFFERENT: dict[str, dict[str, dict[str, Number]]] = {  # switches that differ from the lecture's
     "optax": {
         "sgd": {},
         "momentum": {},
@@ -119,11 +119,11 @@ def __dir__() -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """One rule as one library has it.
+    """One rule as one library defines it.
 
-    `switches`: the point in the space of conventions, at the library's defaults (`lr = 0.01` where it has none);
-    `formula`, `latex`: the recurrence, a line a state; `calls`: the code in optax, torch and Keras that equals it, None
-    where there is none; `source`: where it was read.
+    `switches`: the values of all switches, at the library's defaults (`lr = 0.01` if it has no default); `formula`,
+    `latex`: the recurrence, one line for each state; `calls`: the equal calls in optax, torch and Keras, None where
+    there is none; `source`: where the convention was read.
 
     Example:
       >>> print(get("rmsprop", "torch").formula)
@@ -161,7 +161,7 @@ class Convention:
         return {"learning_rate": "learning_rate", **COMMON[self.rule], "weight_decay": "weight_decay"}
 
     def with_values(self, **hyperparameters: Number) -> "Convention":
-        """The same convention at other hyperparameters, by the names in `defaults`."""
+        """The same convention with other hyperparameters, named as in `defaults`."""
         names = self._names() | {"dampening": "dampening"}
         if unknown := hyperparameters.keys() - names.keys():
             raise TypeError(
@@ -172,15 +172,16 @@ class Convention:
         )
 
     def make(self, **hyperparameters: Number) -> Optimizer:
-        """This very rule, by hand, as an optimizer.
+        """Make an optimizer that implements this convention.
 
-        Hyperparameters by the names in `defaults`: numbers or traced scalars; a schedule for the learning rate.
+        Hyperparameters are named as in `defaults` and are numbers or traced scalars; the learning rate may be a
+        schedule.
         """
         return make(self.with_values(**hyperparameters).switches)
 
 
 class ConventionState(NamedTuple):
-    """`count`: steps taken, int32; the rest like the parameters, None where the rule has no use for it."""
+    """`count`: steps taken, int32; the others: trees like the parameters, None if the rule does not need them."""
 
     count: Array  # type: ignore[assignment]  # optax's name; tuple.count is not used
     mu: Updates | None
@@ -190,14 +191,14 @@ class ConventionState(NamedTuple):
 
 
 def make(rule: Rule) -> Optimizer:
-    """The optimizer at a point in the space of conventions."""
+    """Make the optimizer that a `Rule` describes."""
     rule = _checked(rule)
     rate_at = learning_rate_at(rule.learning_rate)
     kept = (not is_zero(rule.b1), rule.second != "none", rule.amsgrad != "none", not is_zero(rule.rho))
     decays = not is_zero(rule.weight_decay)
 
     def columns_of(rows: Sequence[Sequence[ArrayLike]], like: PyTree, number: int) -> list[PyTree]:
-        """Rows of a value for every leaf as one tree a column."""
+        """Transpose rows, one for each leaf, into trees, one for each column."""
         structure = jax.tree.structure(like)
         return [jax.tree.unflatten(structure, column) for column in zip(*rows, strict=True)] or [like] * number
 
@@ -232,7 +233,7 @@ def _checked(rule: Rule) -> Rule:
 
 
 def _dtype_of(rule: Rule, leaf: ArrayLike) -> DTypeLike:
-    """What a leaf's moments are kept and its arithmetic is done in."""
+    """The dtype of a leaf's moments and arithmetic."""
     dtype = jnp.result_type(leaf)
     return at_least_32_bits(dtype) if rule.wide else dtype
 
@@ -240,7 +241,7 @@ def _dtype_of(rule: Rule, leaf: ArrayLike) -> DTypeLike:
 def _leaf_update(
     rule: Rule, g: ArrayLike, w: ArrayLike, count: Array, rate: Number, old: Sequence[ArrayLike | None]
 ) -> list[ArrayLike]:
-    """The update of a leaf and its new moments; moments that the rule does not keep are None in `old`."""
+    """The update of a leaf and its new moments; in `old`, moments that the rule does not keep are None."""
     dtype = _dtype_of(rule, w)
     real, none = jnp.finfo(dtype).dtype, jnp.zeros((), dtype)
     scalars = {name: x.astype(real) for name, x in rule._asdict().items() if isinstance(x, jax.Array)}
@@ -262,7 +263,7 @@ TABLE |= {
 
 
 def names() -> list[tuple[str, str]]:
-    """All there is, as (rule, library).
+    """All known conventions, as pairs (rule, library).
 
     Example:
       >>> [library for rule, library in names() if rule == "adam"]
@@ -272,7 +273,7 @@ def names() -> list[tuple[str, str]]:
 
 
 def get(rule: str, library: str) -> Convention:
-    """A rule as a library has it, at that library's defaults.
+    """The convention of a rule in a library, at that library's defaults.
 
     Example:
       >>> get("adagrad", "optax").defaults
@@ -293,7 +294,7 @@ def differences(a: Rule, b: Rule) -> tuple[str, ...]:
 
 
 def explain(rule: str, library: str) -> None:
-    """Print a convention beside the lecture's; what differs is marked with !.
+    """Print a convention beside the lecture's; lines that differ are marked with !.
 
     Example:
       >>> explain("momentum", "keras")
@@ -316,13 +317,13 @@ def explain(rule: str, library: str) -> None:
 
 
 def explanation(rule: str, library: str) -> str:
-    """What `explain` prints."""
+    """The text that `explain` prints."""
     ours, theirs = get(rule, "lecture" if (rule, "lecture") in TABLE else "optax"), get(rule, library)
     written = lines_of_both(ours.switches, theirs.switches, TEXT)
     pairs: list[tuple[str, ...]] = list(itertools.zip_longest(*written, fillvalue=""))
     rows: list[tuple[str, ...]] = [*(("", x, y) for x, y in pairs[:-1]), ("step", *pairs[-1])]
     for group in differences(ours.switches, theirs.switches):
-        rows.append((group, *(in_words(convention.switches, group) for convention in (ours, theirs))))
+        rows.append((group, *(describe(convention.switches, group) for convention in (ours, theirs))))
     marked = [(f"{'!' if x != y else ' '} {what}", x, y) for what, x, y in rows]
     calls = [(name, c.library, c.calls[name] or "no equal call") for name in CALLS for c in (ours, theirs)]
     said = [f"  {library}'s in {name}: {call}" for name, library, call in calls]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxopt_course.comparison.rules import GROUPS, Number, Rule
 
-Arguments = dict[str, Any]  # of a call, by name
+Arguments = dict[str, Any]  # arguments of a call, by name
 
 
 class Notation(NamedTuple):
@@ -46,7 +46,7 @@ LATEX = Notation(
     root=r"\sqrt{{{}}}",
     ratio=r"\frac{{{}}}{{{}}}",
 )
-SYMBOLS = {  # of the hyperparameters that appear in a recurrence
+SYMBOLS = {  # hyperparameters that appear in a recurrence -> field of `Notation`
     "learning_rate": "lr",
     "b1": "b1",
     "b2": "b2",
@@ -59,7 +59,7 @@ SYMBOLS = {  # of the hyperparameters that appear in a recurrence
 
 
 def lines_of_both(a: Rule, b: Rule, notation: Notation) -> tuple[list[str], list[str]]:
-    """The recurrences of two rules, with numbers in place of the symbols in whose values alone a convention differs."""
+    """The recurrences of two rules, with the values of those hyperparameters that differ written as numbers."""
     fields = differing_numbers(a, b)
     shown = []
     for rule in (a, b):
@@ -69,9 +69,9 @@ def lines_of_both(a: Rule, b: Rule, notation: Notation) -> tuple[list[str], list
 
 
 def differing_numbers(a: Rule, b: Rule) -> list[str]:
-    """The hyperparameters of those groups of conventions in which two rules differ by numbers and by nothing else.
+    """The hyperparameters to show as numbers: those of the groups in which two rules differ only by numbers.
 
-    A term that is missing in one of them, because its number is 0 there, shows anyway.
+    A hyperparameter that is 0 in one of the rules is left out (except `eps`), because its term is then missing there.
     """
     if (a.sign, a.second) != (b.sign, b.second):
         return []
@@ -85,14 +85,14 @@ def differing_numbers(a: Rule, b: Rule) -> list[str]:
 
 
 def lines(rule: Rule, n: Notation) -> list[str]:
-    """The recurrence, a line for every state, the step last."""
+    """The recurrence, one line for each state; the last line is the step."""
     r, x, out = rule, n.times, []
     decays = not is_zero(r.weight_decay)
     if decays and r.decay_kind == "coupled":
         out.append(f"{n.g}{n.to}{n.g} + {n.decay}{x}{n.w}")
-    first, top = _first_moment(rule, n)
-    rate, top = _corrected(rule, n, top)
-    second, u = _second_moment(rule, n, top)
+    first, numerator = _first_moment(rule, n)
+    rate, numerator = _corrected(rule, n, numerator)
+    second, u = _second_moment(rule, n, numerator)
     velocity, u = _velocity(rule, n, rate, u)
     inside = r.rate_place == "inside the first moment" or (r.rate_place != "outside" and not is_zero(r.rho))
     moved = u if inside else f"{rate}{x}{u}"
@@ -101,7 +101,7 @@ def lines(rule: Rule, n: Notation) -> list[str]:
 
 
 def _first_moment(rule: Rule, n: Notation) -> tuple[list[str], str]:
-    """The line of the first moment, and what takes the place of the gradient."""
+    """The lines of the first moment, and the expression that replaces the gradient in the following lines."""
     x = n.times
     if rule.sign:
         ahead = n.sign.format(f"{n.b1}{x}{n.m} + (1 - {n.b1}){x}{n.g}")
@@ -119,19 +119,19 @@ def _on_raw_moment(rule: Rule) -> bool:
     return bool(rule.eps_place == "on the uncorrected moment" and rule.correct_second)
 
 
-def _corrected(rule: Rule, n: Notation, top: str) -> tuple[str, str]:
+def _corrected(rule: Rule, n: Notation, numerator: str) -> tuple[str, str]:
     """The learning rate and the first moment with their bias corrections."""
     c1, c2 = f"1 - {n.b1}^t", f"1 - {n.b2}^t"
     if rule.correct_first and _on_raw_moment(rule):
-        return f"{n.lr}{n.times}{n.ratio.format(n.root.format(c2), c1)}", top
-    return n.lr, n.ratio.format(top, c1) if rule.correct_first else top
+        return f"{n.lr}{n.times}{n.ratio.format(n.root.format(c2), c1)}", numerator
+    return n.lr, n.ratio.format(numerator, c1) if rule.correct_first else numerator
 
 
-def _second_moment(rule: Rule, n: Notation, top: str) -> tuple[list[str], str]:
-    """The lines of the second moment, and the direction divided by its root."""
+def _second_moment(rule: Rule, n: Notation, numerator: str) -> tuple[list[str], str]:
+    """The lines of the second moment, and the direction divided by the root of the second moment."""
     r, x, c2 = rule, n.times, f"1 - {n.b2}^t"
     if r.second == "none":
-        return [], top
+        return [], numerator
     squares = f"{n.v} + {n.g}^2" if r.second == "sum" else f"{n.b2}{x}{n.v} + (1 - {n.b2}){x}{n.g}^2"
     out = [f"{n.v}{n.to}{squares}{'' if is_zero(r.initial) else f'    (v_0 = {r.initial:g})'}"]
     second = n.v
@@ -143,12 +143,12 @@ def _second_moment(rule: Rule, n: Notation, top: str) -> tuple[list[str], str]:
         second = n.ratio.format(second, c2)
     if r.eps_place == "inside the root":
         below = n.root.format(f"{second} + {n.eps}")
-        return out, f"{top} / {below}" if n.to == TEXT.to else n.ratio.format(top, below)
-    return out, n.ratio.format(top, f"{n.root.format(second)} + {n.eps}")
+        return out, f"{numerator} / {below}" if n.to == TEXT.to else n.ratio.format(numerator, below)
+    return out, n.ratio.format(numerator, f"{n.root.format(second)} + {n.eps}")
 
 
 def _velocity(rule: Rule, n: Notation, rate: str, u: str) -> tuple[list[str], str]:
-    """The line of the velocity, and what moves the parameters."""
+    """The line of the velocity, and the expression that is subtracted from the parameters."""
     r, x = rule, n.times
     if is_zero(r.rho):
         return [], u
@@ -160,12 +160,12 @@ def _velocity(rule: Rule, n: Notation, rate: str, u: str) -> tuple[list[str], st
 
 
 def is_zero(value: Number) -> bool:
-    """Whether a hyperparameter is 0 for certain; a traced one is not."""
+    """Whether a hyperparameter is known to be 0; False for a traced value."""
     return isinstance(value, int | float) and value == 0
 
 
-def in_words(rule: Rule, group: str) -> str:
-    """What a rule has for one of the `GROUPS` of switches."""
+def describe(rule: Rule, group: str) -> str:
+    """Describe the switches of a rule in one of the `GROUPS`."""
     r = rule
     corrected = {(True, True): "of both moments", (False, False): "none", (True, False): "of the first moment"}
     memories = [f"{r.b1:.6g} in the {'direction' if r.sign else 'first moment'}"] * (not is_zero(r.b1))
@@ -197,12 +197,12 @@ def _number(value: Number) -> str:
 
 
 def call(name: str, **arguments: Any) -> str:
-    """A call as code, defaults and all."""
+    """A call as code, with all arguments written out."""
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
 
 
 def optax_call(rule: Rule) -> str | None:
-    """Stock optax that is this rule; None where there is none."""
+    """The optax call that equals a rule, or None."""
     r, decays = rule, not is_zero(rule.weight_decay)
     base, momentum = Rule(), None if is_zero(rule.rho) else rule.rho
     lr: Arguments = {"learning_rate": r.learning_rate}
@@ -252,7 +252,7 @@ def optax_call(rule: Rule) -> str | None:
 
 
 def _lion(rule: Rule, name: str, parameters: tuple[str, str, str], always: bool) -> str | None:
-    """The call of Lion; `always`: whether it has a decay by default, so that none must be said too."""
+    """The call of Lion; `always`: pass the weight decay even if it is 0, because the library's default is not 0."""
     decays = not is_zero(rule.weight_decay)
     if (decays and rule.decay_kind != "decoupled") or not is_zero(rule.rho):
         return None
@@ -261,7 +261,7 @@ def _lion(rule: Rule, name: str, parameters: tuple[str, str, str], always: bool)
 
 
 def torch_call(rule: Rule) -> str | None:
-    """Stock torch that is this rule; None where there is none."""
+    """The torch call that equals a rule, or None."""
     r, decays = rule, not is_zero(rule.weight_decay)
     lr: Arguments = {"lr": r.learning_rate}
     wd = {"weight_decay": r.weight_decay} if decays else {}
@@ -291,7 +291,7 @@ def torch_call(rule: Rule) -> str | None:
 
 
 def keras_call(rule: Rule) -> str | None:
-    """Stock Keras that is this rule; None where there is none."""
+    """The Keras call that equals a rule, or None."""
     r, decays = rule, not is_zero(rule.weight_decay)
     lr: Arguments = {"learning_rate": r.learning_rate}
     wd = {"weight_decay": r.weight_decay} if decays else {}

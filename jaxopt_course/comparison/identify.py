@@ -1,9 +1,9 @@
 """Identify an optimizer's rule from its responses to probe gradients.
 
-Every coordinate of the probes is an experiment of its own. A few responses give the hyperparameters in closed form for
-each combination of discrete switches (`closed_forms`); every combination is then run along the probes, and those that
-reproduce every update to rounding are what the optimizer can be. There may be several: with a constant learning rate,
-inside the velocity and outside it are the same.
+Every coordinate of the probes is a separate experiment. For each combination of discrete switches, a few responses give
+the hyperparameters in closed form (`closed_forms`). Every combination is then run along the probes. The matches are
+those that reproduce every update to rounding. There may be several: with a constant learning rate, a rate inside the
+velocity and a rate outside it are equivalent.
 """
 
 import itertools
@@ -18,20 +18,20 @@ from jaxopt_course.comparison.closed_forms import (
     BASE,
     BIG,
     CURVE,
-    DECAYING,
-    DECAYING_TINY,
     SIZES,
     STRUCTURED,
     TINY,
+    TINY_PARAM,
+    UNIT_PARAM,
     Switches,
     candidates,
 )
-from jaxopt_course.comparison.rules import DTYPES, RESIDUAL, Observations, Rule, snapped, survivors, table
+from jaxopt_course.comparison.rules import DTYPES, RESIDUAL, Observations, Rule, shortest_decimal, survivors, table
 from jaxopt_course.comparison.steppers import Stepper
 
-EARLY = 8  # steps in which every switch shows
-SPARE_DIGITS = 2  # how much longer than the shortest an explanation may be
-LONG = 7  # digits of a number that nobody typed
+EARLY = 8  # number of steps in which every switch has an effect
+SPARE_DIGITS = 2  # a match may have this many digits more than the shortest
+LONG = 7  # most digits that are counted for one number
 
 
 class Probes(NamedTuple):
@@ -42,9 +42,9 @@ class Probes(NamedTuple):
 
 
 def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rule | None = None) -> list[Rule]:
-    """Every rule that does as the optimizer does, to rounding; none if no known rule does.
+    """Every known rule that reproduces the optimizer to rounding; an empty list if there is none.
 
-    `near` is where to look if the closed forms find nothing: rules one or two switches away from it are tried.
+    If the closed forms find nothing and `near` is given, rules one or two switches away from `near` are tried.
     """
     probes = make_probes(num_steps)
     try:
@@ -53,18 +53,18 @@ def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rul
         return []
     if seen.shape != probes.grads.shape or not np.isfinite(seen).all():
         return []
-    observations = Observations(probes.grads, probes.params, seen, float(seen[0, DECAYING]))
+    observations = Observations(probes.grads, probes.params, seen, float(seen[0, UNIT_PARAM]))
     with np.errstate(all="ignore"):
         found = survivors(candidates(seen), observations)
         if not found and moves_by_sign(seen):
             found = survivors(sign_rule(stepper, seen), observations)
         if not found and near is not None:
             found = survivors(table(list(neighbours(near))), observations, free_rate=False)
-    return plainest(found, initial_accumulator(stepper, params))
+    return simplest_rules(found, initial_accumulator(stepper, params))
 
 
 def make_probes(num_steps: int) -> Probes:
-    """The experiments of `closed_forms` in the first steps, then random gradients."""
+    """Make the probes: the layout of `closed_forms` in the first steps, then random gradients."""
     rng = np.random.default_rng(0)
     steps = max(num_steps, EARLY)
     flips = BIG * (1 - 2 * np.eye(STRUCTURED))
@@ -77,7 +77,7 @@ def make_probes(num_steps: int) -> Probes:
     falling = BIG * 8.0 ** -np.arange(STRUCTURED)[:, None]
     early = np.hstack([np.full((STRUCTURED, 1), BIG), flips, late[:, None], still, still, tiny, curve, mixed, falling])
     params = np.zeros(early.shape[1])
-    params[DECAYING], params[DECAYING_TINY] = 1.0, TINY
+    params[UNIT_PARAM], params[TINY_PARAM] = 1.0, TINY
     params[-7:-1] = [1.0, -1.0, 10.0, -0.1, 30.0, 0.01]
     sizes = np.abs(early).max(axis=0) * 10.0 ** rng.uniform(-1, 0, (1, len(params)))
     later = rng.standard_normal((steps - STRUCTURED, len(params))) * sizes
@@ -85,66 +85,67 @@ def make_probes(num_steps: int) -> Probes:
 
 
 def observe(stepper: Stepper, probes: Probes, params: Params) -> np.ndarray:
-    """The updates `[steps, coordinates]`, in float64.
+    """Record the updates on the probes, `[steps, coordinates]`, in float64.
 
-    The probes are one vector if the optimizer takes one, else they are dealt out over trees like the user's.
+    The probes are passed as one vector if the optimizer accepts a vector, else as several trees like `params`.
     """
     with jax.enable_x64(True):
         try:
             return _run(stepper, probes)
         except Exception:  # whatever it raises on a vector, it may take the user's tree
-            return np.hstack(list(_dealt(stepper, probes, params)))
+            return np.hstack(list(_run_on_trees(stepper, probes, params)))
 
 
-def _dealt(stepper: Stepper, probes: Probes, params: Params) -> Iterator[np.ndarray]:
+def _run_on_trees(stepper: Stepper, probes: Probes, params: Params) -> Iterator[np.ndarray]:
     leaves, structure = jax.tree.flatten(params)
     sizes, count = [np.size(leaf) for leaf in leaves], len(probes.params)
     for first in range(0, count, sum(sizes)):
         chosen = np.arange(first, first + sum(sizes)) % count
 
-        def deal(row: np.ndarray, chosen: np.ndarray = chosen) -> PyTree:
+        def to_tree(row: np.ndarray, chosen: np.ndarray = chosen) -> PyTree:
             parts = zip(np.split(row[chosen], np.cumsum(sizes)[:-1]), leaves, strict=True)
             return jax.tree.unflatten(structure, [part.reshape(np.shape(leaf)) for part, leaf in parts])
 
-        yield _run(stepper, probes, deal)[:, : min(sum(sizes), count - first)]
+        yield _run(stepper, probes, to_tree)[:, : min(sum(sizes), count - first)]
 
 
-def _run(stepper: Stepper, probes: Probes, deal: Callable[[np.ndarray], PyTree] = np.array) -> np.ndarray:
-    params, rows = deal(probes.params), []
+def _run(stepper: Stepper, probes: Probes, to_tree: Callable[[np.ndarray], PyTree] = np.array) -> np.ndarray:
+    params, rows = to_tree(probes.params), []
     state = stepper.start(params)
     for count, g in enumerate(probes.grads):
-        _, state, updates = stepper.step(params, state, deal(g), count)
+        _, state, updates = stepper.step(params, state, to_tree(g), count)
         rows.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(updates)]).astype(float))
     return np.array(rows)
 
 
 def moves_by_sign(seen: np.ndarray) -> bool:
-    """Whether gradients of all sizes lead to first steps of one length."""
+    """Whether the length of the first step does not depend on the size of the gradient."""
     return bool(seen[0, BASE] != 0 and np.all(np.abs(seen[0, CURVE] / seen[0, BASE] - 1) < RESIDUAL))
 
 
 def sign_rule(stepper: Stepper, seen: np.ndarray) -> Rule | None:
-    """Lion with its two decay rates, from where the sign of its steps turns.
+    """Lion with its two decay rates, from the gradients at which the sign of its step changes.
 
-    After a gradient of 1 and k of 0, m = b2^k (1 - b2). The next gradient -x turns sign(b1 m - (1 - b1) x) where
-    x_k = b2^k (1 - b2) b1 / (1 - b1). Hence b2 = x_1 / x_0, and b1 / (1 - b1) = x_0 / (1 - b2).
+    After one gradient of 1 and k gradients of 0, m = b2^k (1 - b2). With the next gradient -x, the step has the sign of
+    b1 m - (1 - b1) x, which changes at x_k = b2^k (1 - b2) b1 / (1 - b1). Hence b2 = x_1 / x_0, and
+    b1 / (1 - b1) = x_0 / (1 - b2).
     """
     with jax.enable_x64(True):
         try:
             x = [_turning_point(stepper, zeros) for zeros in (0, 1)]
         except Exception:  # it does not take a vector
             return None
-    memory = snapped(x[1] / x[0], RESIDUAL)
+    memory = shortest_decimal(x[1] / x[0], RESIDUAL)
     odds = x[0] / (1 - memory)
-    b1 = snapped(odds / (1 + odds), RESIDUAL)
+    b1 = shortest_decimal(odds / (1 + odds), RESIDUAL)
     if not (0 < memory < 1 and 0 < b1 < 1):
         return None
-    kind = "decoupled" if seen[0, DECAYING] else "coupled"
+    kind = "decoupled" if seen[0, UNIT_PARAM] else "coupled"
     return table([Rule(b1=b1, memory=memory, sign=True, decay_kind=kind)])
 
 
 def _turning_point(stepper: Stepper, zeros: int) -> float:
-    """The x at which the step after gradients 1, 0, ..., 0, -x is 0, by trying many at once ever closer."""
+    """The x at which the step after gradients 1, 0, ..., 0, -x is 0, by repeated search on a grid."""
     low, high = -30.0, 30.0  # natural logarithms
     while high - low > 1e-14 * max(abs(low), 1.0):
         tried = np.linspace(low, high, 64)
@@ -158,7 +159,7 @@ def _turning_point(stepper: Stepper, zeros: int) -> float:
 
 
 def initial_accumulator(stepper: Stepper, params: Params) -> float | None:
-    """The start of the second moment as the optimizer's own state has it, None if it is not there."""
+    """The initial second moment in the optimizer's state; None if the state does not show one value."""
     with jax.enable_x64(True):
         try:
             found = stepper.slots(stepper.start(params)).get("second moment", [])
@@ -168,8 +169,8 @@ def initial_accumulator(stepper: Stepper, params: Params) -> float | None:
     return values.pop() if len(values) == 1 else None
 
 
-def plainest(found: list[Rule], initial: float | None) -> list[Rule]:
-    """Of rules that do the same, those whose numbers somebody would have typed."""
+def simplest_rules(found: list[Rule], initial: float | None) -> list[Rule]:
+    """Of rules that are equivalent on the probes, those with the shortest description."""
     found = list(dict.fromkeys(found))
     known = [rule for rule in found if initial is not None and abs(rule.initial - initial) <= 1e-9 * abs(initial)]
     found = known or found
@@ -180,12 +181,12 @@ def plainest(found: list[Rule], initial: float | None) -> list[Rule]:
 
 
 def description_length(rule: Rule) -> int:
-    """Digits in all its numbers, and one for each switch that differs from plain SGD."""
+    """Number of digits in all numbers of a rule, plus one for each switch that differs from plain SGD."""
     digits = 0
     for value, default in zip(rule, Rule(), strict=True):
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and number != 0:
-                short = snapped(number if number < 0.5 or number > 1 else 1 - number, 1e-11)
+                short = shortest_decimal(number if number < 0.5 or number > 1 else 1 - number, 1e-11)
                 digits += min(len(f"{short:.12e}".split("e")[0].replace(".", "").rstrip("0")) or 1, LONG)
         digits += not isinstance(value, float | tuple) and value != default
     return digits
@@ -193,15 +194,15 @@ def description_length(rule: Rule) -> int:
 
 def neighbours(rule: Rule) -> Iterator[Rule]:
     """The rules one or two switches away."""
-    single = list(flips(rule))
+    single = list(single_changes(rule))
     yield from (rule._replace(**flip) for flip in single)
     for one, other in itertools.combinations(single, 2):
         if not one.keys() & other.keys():
             yield rule._replace(**one, **other)
 
 
-def flips(rule: Rule) -> Iterator[Switches]:
-    """Everything that some library does otherwise, at the same hyperparameters."""
+def single_changes(rule: Rule) -> Iterator[Switches]:
+    """Single changes of a rule that some library makes, at the same hyperparameters."""
     choices = {
         "moment_dtype": [f"{how}{name}" for name in DTYPES for how in ("", "stored as ", "decayed in ", "both ")],
         "eps_place": ["outside the root", "inside the root", "on the uncorrected moment"] if rule.eps else [],

@@ -1,10 +1,10 @@
-"""Can an optimizer whose first steps were identified do otherwise later?
+"""Check whether an optimizer whose first steps were identified can deviate from its rule later.
 
-Its program must be free of branches on values (`programs`). Whatever depends on the step count alone (a schedule, a
-bias correction) is evaluated: the optimizer is started with its counters at other counts, takes a few steps, and every
-update is compared with the rule's. The counts are all up to `DENSE`, the neighbours of powers of 2 and 10, and those
-of every number in the program, of their sums, differences and multiples: a switch at a step must have that step in the
-program.
+Its program must have no branches on values (`programs`). What depends only on the step count (a schedule, a bias
+correction) is evaluated: the optimizer is started with its counters at other counts, takes a few steps, and every
+update is compared with the rule's. The counts are all counts below `DENSE`, the neighbours of powers of 2 and 10, and
+the neighbours of every number in the program and of their sums, differences and multiples. These suffice because a
+program that switches at some step must contain that step.
 """
 
 import itertools
@@ -26,29 +26,31 @@ STEPS = len(GRADS)
 
 
 def rounding_at(counts: np.ndarray) -> np.ndarray:
-    """The relative difference that is none at a step count t: 1 - t / (t + 1) is off by eps * t."""
+    """Relative difference that counts as rounding at a step count t: 1 - t / (t + 1) has an error of eps * t."""
     return 1e-9 + 4e-16 * counts
 
 
 class Later(NamedTuple):
-    """What is known of later steps: `doubts`, none if nothing can change; `looked`: what was looked at, in words;
+    """What is known of the later steps of an optimizer.
+
+    `doubts`: why they may deviate from the rule, empty if they cannot; `evidence`: what was examined, in words;
     `rates`: the learning rates of a schedule `[counts, STEPS]`, None if they are constant or unknown.
     """
 
     doubts: tuple[str, ...]
-    looked: str = ""
+    evidence: str = ""
     rates: np.ndarray | None = None
 
 
 def later_steps(steppers: tuple[Stepper, Stepper], rules: tuple[Rule, Rule], params: Params) -> tuple[Later, Later]:
-    """What is known of the later steps of two optimizers with equal rules, both looked at from the same counts."""
+    """Examine the later steps of two optimizers with equal rules, both from the same step counts."""
     with jax.enable_x64(True), standard_promotion():
         programs = [_program(stepper, rule, params) for stepper, rule in zip(steppers, rules, strict=True)]
         traced = [program for program in programs if isinstance(program, Program)]
         counts = counts_to_try(frozenset().union(*(program.numbers for program in traced)))
         counts = np.minimum(counts, min((program.last_count for program in traced), default=LAST))
         first, second = (
-            program if isinstance(program, Later) else _evaluated(program, rule, counts)
+            program if isinstance(program, Later) else _compare_with_rule(program, rule, counts)
             for program, rule in zip(programs, rules, strict=True)
         )
     if first.doubts or second.doubts:
@@ -59,10 +61,10 @@ def later_steps(steppers: tuple[Stepper, Stepper], rules: tuple[Rule, Rule], par
 def _with_rates_compared(
     later: tuple[Later, Later], rules: tuple[Rule, Rule], counts: np.ndarray
 ) -> tuple[Later, Later]:
-    """A doubt about one of the two where their learning rates are not the same at some step."""
+    """Add a doubt about one of the two if their learning rates differ at some step."""
     first, second = later
     steps = counts[:, None] + np.arange(1, STEPS + 1)
-    a, b = (_rates_known(x, rule, len(steps)) for x, rule in zip(later, rules, strict=True))
+    a, b = (_known_rates(x, rule, len(steps)) for x, rule in zip(later, rules, strict=True))
     if a is None or b is None:
         return first, second._replace(doubts=("only the first steps of a schedule are known",))
     other = np.abs(a - b) > rounding_at(steps) * np.maximum(np.abs(a), np.abs(b)) + 1e-300
@@ -77,28 +79,28 @@ def _with_rates_compared(
     return first, second._replace(doubts=(words.format(at, rates[1], rates[0]),))
 
 
-def _rates_known(later: Later, rule: Rule, size: int) -> np.ndarray | None:
-    """`[size, STEPS]`; a constant rate is known without having been seen."""
+def _known_rates(later: Later, rule: Rule, size: int) -> np.ndarray | None:
+    """The learning rates `[size, STEPS]` as far as they are known; a constant rate need not be evaluated."""
     if later.rates is not None:
         return np.broadcast_to(later.rates, (size, STEPS))
     return None if isinstance(rule.learning_rate, tuple) else np.full((size, STEPS), rule.learning_rate)
 
 
 def _program(stepper: Stepper, rule: Rule, params: Params) -> Program | Later:
-    """The program of an optimizer, or what is known of it without."""
+    """The program of an optimizer; a `Later` if it needs no program or has none."""
     if code := stepper.code_of():
         return Later((), f"it is {code} itself, in which nothing else depends on the step")
     if stepper.traceable is None:
-        return Later(("it is Python code that JAX cannot trace, and may do otherwise later",))
+        return Later(("it is Python code that JAX cannot trace, and may change later",))
     try:
         return inspect(stepper.traceable, rule, params)
-    except Exception as error:  # whatever stops JAX from tracing it
+    except Exception as error:  # JAX cannot trace it, for whatever reason
         reason = type(error).__name__
-        return Later((f"its program cannot be looked at ({reason}), and may do otherwise later",))
+        return Later((f"its program cannot be traced ({reason}), and may change later",))
 
 
 def counts_to_try(numbers: Iterable[int]) -> np.ndarray:
-    """`MOST_COUNTS` step counts: see above."""
+    """The step counts to start from, `[MOST_COUNTS]`; see the module docstring."""
     powers = [*(2**k for k in range(12, 32)), *(10**k for k in range(4, 10))]
     single = sorted(numbers)[:200]
     pairs = itertools.chain.from_iterable(
@@ -109,29 +111,29 @@ def counts_to_try(numbers: Iterable[int]) -> np.ndarray:
     near += [base + k for base in pairs for k in (-1, 0)]
     chosen = dict.fromkeys([*range(DENSE), LAST, *(int(n) for n in near if 0 <= n <= LAST)])
     found = np.array(list(chosen)[:MOST_COUNTS])
-    return np.pad(found, (0, MOST_COUNTS - len(found)), mode="edge")  # one shape: what is compiled for it is kept
+    return np.pad(found, (0, MOST_COUNTS - len(found)), mode="edge")  # one shape, so that compiled code is reused
 
 
-def _evaluated(program: Program, rule: Rule, counts: np.ndarray) -> Later:
-    """Compare the steps from every count with the rule's."""
-    looked = "its program has no branch on a value"
-    if program.is_timeless:
-        counts, looked = counts[:1], f"{looked}, and nothing in it depends on the step"
+def _compare_with_rule(program: Program, rule: Rule, counts: np.ndarray) -> Later:
+    """Compare the updates from every step count with the rule's."""
+    evidence = "its program has no branch on a value"
+    if program.ignores_counters:
+        counts, evidence = counts[:1], f"{evidence}, and nothing in it depends on the step"
     else:
-        looked = f"{looked}, and it was started at {len(np.unique(counts)):,} step counts up to {counts.max():,}"
+        evidence = f"{evidence}, and it was started at {len(np.unique(counts)):,} step counts up to {counts.max():,}"
     try:
         updates = _updates_from(program, counts)
-    except Exception as error:  # it may not run from a state whose counters were set
+    except Exception as error:  # it may not accept a state with other counters
         return Later((*program.doubts, f"it cannot be started at another count ({type(error).__name__})"))
     rates, wrong = _rates(rule, updates, counts)
     doubts, steps = list(program.doubts), counts[:, None] + np.arange(1, STEPS + 1)
     if wrong.any():
         doubts.append(f"at step {steps[wrong].min():,} its update is no longer the rule's")
-    return Later(tuple(doubts), "" if doubts else looked, rates)
+    return Later(tuple(doubts), "" if doubts else evidence, rates)
 
 
 def _updates_from(program: Program, counts: np.ndarray) -> np.ndarray:
-    """`[counts, STEPS, n]`: updates of the first steps after the state was made, with its counters set."""
+    """The first updates from the initial state with its counters set to each count, `[counts, STEPS, n]`."""
     leaves, structure = jax.tree.flatten(program.state)
 
     def updates_from(count: Array) -> Array:
@@ -147,7 +149,7 @@ def _updates_from(program: Program, counts: np.ndarray) -> np.ndarray:
 
 
 def _rates(rule: Rule, updates: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The learning rates, and where the other entries are not the rule's, both `[counts, STEPS]`."""
+    """The learning rates, and where any entry deviates from the rule, both `[counts, STEPS]`."""
     size, n = updates.shape[0], updates.shape[2]
     params, moments, of_base = np.resize(PARAMS, n), start(rule, np.zeros((size, n))), start(rule, np.zeros((size, 1)))
     rates, wrong = np.zeros((size, STEPS)), np.zeros((size, STEPS), bool)

@@ -1,4 +1,4 @@
-"""The paths of two optimizers as rows of numbers, and how far apart they are by the scale of the path."""
+"""The paths of two optimizers as rows of numbers, and their differences relative to the scale of the path."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from jaxopt_course.comparison.rules import SLOTS, Rule, start, step
 from jaxopt_course.comparison.steppers import ROLES, Stepper
 from jaxopt_course.dtypes import standard_promotion
 
-SIGNED = ("first moment", "velocity", "parameters")  # slots that may pass through zero by cancellation
+SIGNED = ("first moment", "velocity", "parameters")  # slots that cancellation may take through zero
 
 
-class Course(NamedTuple):
-    """Where optimizers are run: from `params`, for `num_steps` steps, by `gradient(params, count)`."""
+class RunSetup(NamedTuple):
+    """How optimizers are run: from `params`, for `num_steps` steps, with the gradients `gradient(params, count)`."""
 
     params: Params
     num_steps: int
@@ -30,25 +30,28 @@ class Course(NamedTuple):
 
     @property
     def cuts(self) -> np.ndarray:
-        """Where each leaf begins in a row of numbers, and where the last one ends."""
+        """Offset of each leaf in a row of numbers, and the length of the row."""
         return np.cumsum([0, *(leaf.size for leaf in self.leaves)])
 
     def place(self, at: int) -> tuple[str, tuple[int, ...]]:
-        """The leaf's path and the index in it of one number of a row."""
+        """The path of the leaf that entry `at` of a row belongs to, and the index in that leaf."""
         number = int(np.searchsorted(self.cuts, at, side="right") - 1)
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(self.params)]
         index = np.unravel_index(at - self.cuts[number], self.leaves[number].shape)
         return paths[number], tuple(int(i) for i in index)
 
     def tree(self, row: np.ndarray) -> PyTree:
-        """A row of numbers as a tree like the parameters."""
+        """Reshape a row of numbers into a tree like the parameters."""
         parts = zip(np.split(row, self.cuts[1:-1]), self.leaves, strict=True)
         shaped = [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in parts]
         return jax.tree.unflatten(jax.tree.structure(self.params), shaped)
 
 
 class Path(NamedTuple):
-    """`params`: `[steps + 1, n]`; `grads`: `[steps, n]`; `slots`: quantities after each step by name, `[n]` each."""
+    """The path of an optimizer.
+
+    `params`: `[steps + 1, n]`; `grads`: `[steps, n]`; `slots`: the quantities after each step by name, `[n]` each.
+    """
 
     params: np.ndarray
     grads: np.ndarray
@@ -73,28 +76,28 @@ def gradient_of(objective: Objective, batches: Sequence[Batch] | None) -> Callab
     return gradient
 
 
-def walk(stepper: Stepper, course: Course) -> Path:
-    """Run an optimizer along a course."""
-    params, state = course.params, stepper.start(course.params)
+def record_path(stepper: Stepper, setup: RunSetup) -> Path:
+    """Run an optimizer and record its path."""
+    params, state = setup.params, stepper.start(setup.params)
     rows, grads, slots = [_flat(params)], [], []
-    for count in range(course.num_steps):
-        g = course.gradient(params, count)
+    for count in range(setup.num_steps):
+        g = setup.gradient(params, count)
         params, state, _ = stepper.step(params, state, g, count)
         rows.append(_flat(params))
         grads.append(_flat(g))
-        slots.append(_known(stepper, state, rows[-1]))
+        slots.append(_slots_of(stepper, state, rows[-1]))
     return Path(np.array(rows), np.array(grads), slots)
 
 
-def _known(stepper: Stepper, state: PyTree, row: np.ndarray) -> dict[str, np.ndarray]:
-    """The moments that a state holds for every parameter, and the parameters."""
+def _slots_of(stepper: Stepper, state: PyTree, row: np.ndarray) -> dict[str, np.ndarray]:
+    """The moments in a state that have one entry for each parameter, and the parameters."""
     held = {role: np.concatenate([np.ravel(x) for x in found]) for role, found in stepper.slots(state).items()}
     moments = {role: value.astype(float) for role, value in held.items() if value.size == row.size and role in SLOTS}
     return moments | {"parameters": row}
 
 
-def follow(rule: Rule, path: Path) -> Path:
-    """The path of a rule, in float64, from the start of another path and under its gradients."""
+def simulate(rule: Rule, path: Path) -> Path:
+    """The path of a rule in float64, with the starting point and the gradients of another path."""
     w, rows, slots = path.params[0][None], [path.params[0]], []
     moments = start(rule, np.zeros_like(w))
     constant = not isinstance(rule.learning_rate, tuple)
@@ -108,15 +111,15 @@ def follow(rule: Rule, path: Path) -> Path:
     return Path(np.array(rows), path.grads, slots)
 
 
-def check_forgetful(name: str, stepper: Stepper, course: Course, path: Path, rtol: float) -> None:
-    """Raise ValueError if an optimizer that is started again takes another first step than it did on its path."""
-    g = course.gradient(course.params, 0)
-    again = _flat(stepper.step(course.params, stepper.start(course.params), g, 0)[0])
+def check_restartable(name: str, stepper: Stepper, setup: RunSetup, path: Path, rtol: float) -> None:
+    """Raise ValueError if a restarted optimizer takes a different first step than it did on its path."""
+    g = setup.gradient(setup.params, 0)
+    again = _flat(stepper.step(setup.params, stepper.start(setup.params), g, 0)[0])
     largest = np.max(np.abs(again), initial=0.0)
     if not np.allclose(again, path.params[1], rtol=0, atol=rtol * largest, equal_nan=True):
         raise ValueError(
-            f"{name} remembers earlier runs: started again, its first step is another. Keep what it remembers in a "
-            "state, or make it an object that can be copied, or let it forget at step 0"
+            f"{name} remembers earlier runs: when it is restarted, its first step is different. Keep its memory in a "
+            "state, or make it an object that can be copied, or reset it at step 0"
         )
 
 
@@ -126,18 +129,19 @@ def _flat(tree: PyTree) -> np.ndarray:
 
 
 def relative_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`[steps, n]`: the difference of every entry after each step, by the scale of its path up to there.
+    """The difference of every entry after each step, relative to the scale of its path so far, `[steps, n]`.
 
-    The scale of an entry is the largest magnitude it has had, or the width of the range that it has passed through if
-    that is more. An entry on its way through zero is as uncertain as the numbers that were added to get there: rounding
-    leaves eps times the largest of them, and an error of d in the length of every step leaves d times the distance. Its
-    size at the moment does not matter, nor do other entries, which may be in another unit.
+    The scale of an entry is its largest magnitude so far, or the width of the range that it has passed through if that
+    is more. The present size of an entry is not its scale, because an entry near zero is as uncertain as the numbers
+    that were added to get there: rounding leaves eps times the largest of them, and an error of d in the length of
+    every step leaves d times the distance. Other entries do not contribute to the scale, because they may be in another
+    unit.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         scales = [_scale(x) for x in (a, b)]
         size = np.maximum(*scales)[1:]
-        apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))[1:]
-        relative = np.divide(apart, size, out=np.zeros_like(apart), where=apart != 0)
+        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))[1:]
+        relative = np.divide(difference, size, out=np.zeros_like(difference), where=difference != 0)
     return np.where(np.isfinite(relative), relative, np.inf)
 
 
@@ -149,13 +153,13 @@ def _scale(rows: np.ndarray) -> np.ndarray:
     return size
 
 
-def growth(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`[steps]`: the largest relative difference of any entry after each step."""
+def largest_differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The largest relative difference of any entry after each step, `[steps]`."""
     return relative_differences(a, b).max(axis=1, initial=0.0)
 
 
 class Paths(NamedTuple):
-    """Where two optimizers went: `a` and `own_b` each on its own, `b` on the gradients of `a`."""
+    """The paths of two optimizers: `a` and `own_b` each on its own gradients, `b` on the gradients of `a`."""
 
     a: Path
     own_b: Path
@@ -163,8 +167,11 @@ class Paths(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """`own`, `shared`: `[steps]`, the largest relative difference after each step, each on its own path and both on the
-    gradients of the first; `ulps`: the largest of the latter, in units of the rounding of a leaf's dtype.
+    """Differences between two optimizers.
+
+    `own`, `shared`: `[steps]`, the largest relative difference after each step, with each optimizer on its own path and
+    with both on the gradients of the first; `ulps`: the largest of `shared`, in units of the rounding of a leaf's
+    dtype.
     """
 
     own: np.ndarray
@@ -172,26 +179,26 @@ class Differences(NamedTuple):
     ulps: float
 
 
-def walk_both(steppers: tuple[Stepper, Stepper], course: Course, names: tuple[str, str], rtol: float) -> Paths:
-    """The paths of two optimizers, neither of which may remember earlier runs."""
+def record_both(steppers: tuple[Stepper, Stepper], setup: RunSetup, names: tuple[str, str], rtol: float) -> Paths:
+    """Record the paths of two optimizers; raise ValueError if one of them remembers earlier runs."""
     a, b = steppers
-    path, own_b = walk(a, course), walk(b, course)
-    check_forgetful(names[0], a, course, path, rtol)
-    check_forgetful(names[1], b, course, own_b, rtol)
-    return Paths(path, own_b, walk(b, course._replace(gradient=lambda _, count: course.tree(path.grads[count]))))
+    path, own_b = record_path(a, setup), record_path(b, setup)
+    check_restartable(names[0], a, setup, path, rtol)
+    check_restartable(names[1], b, setup, own_b, rtol)
+    return Paths(path, own_b, record_path(b, setup._replace(gradient=lambda _, count: setup.tree(path.grads[count]))))
 
 
-def differences_of(paths: Paths, course: Course) -> Differences:
-    """How far apart two optimizers were."""
-    eps = np.concatenate([np.zeros(0), *(np.full(x.size, float(jnp.finfo(x.dtype).eps)) for x in course.leaves)])
+def differences_of(paths: Paths, setup: RunSetup) -> Differences:
+    """Compute the `Differences` of two optimizers from their paths."""
+    eps = np.concatenate([np.zeros(0), *(np.full(x.size, float(jnp.finfo(x.dtype).eps)) for x in setup.leaves)])
     shared = relative_differences(paths.a.params, paths.b.params)
-    own = growth(paths.a.params, paths.own_b.params)
+    own = largest_differences(paths.a.params, paths.own_b.params)
     return Differences(own, shared.max(axis=1, initial=0.0), float(np.max(shared / eps, initial=0.0)))
 
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """Where two optimizers first differ beyond rounding on one stream of gradients; steps are counted from 1."""
+    """Where two optimizers first differ beyond rounding on the same gradients; steps are counted from 1."""
 
     step: int
     path: str
@@ -206,12 +213,12 @@ class FirstDifference:
 
 
 def first_difference(
-    a: Path, b: Path, course: Course, rtol: float, names: Sequence[str] = (*SLOTS, *ROLES)
+    a: Path, b: Path, setup: RunSetup, rtol: float, names: Sequence[str] = (*SLOTS, *ROLES)
 ) -> FirstDifference | None:
-    """The first step, and in it the first slot on the way from the gradient to the parameters, that differs, if any.
+    """The first step that differs, and in it the first slot in the order from gradient to parameters; None if equal.
 
-    Slots that cannot pass through zero are sums of positive terms: they are compared by their size of the moment.
-    Signed ones are compared by the scale of their path.
+    Slots that cannot pass through zero are sums of positive terms; they are compared relative to their present size.
+    Signed slots are compared relative to the scale of their path.
     """
     found: list[tuple[int, int, str]] = []  # step, order of the slot, name
     for order, name in enumerate(names):
@@ -222,11 +229,11 @@ def first_difference(
     count, _, slot = min(found)
     worst = int(np.argmax(_slot_differences(a, b, slot)[count]))
     x, y = a.slots[count][slot][worst], b.slots[count][slot][worst]
-    return FirstDifference(count + 1, *course.place(worst), slot, x.item(), y.item())
+    return FirstDifference(count + 1, *setup.place(worst), slot, x.item(), y.item())
 
 
 def _slot_differences(a: Path, b: Path, name: str) -> np.ndarray:
-    """`[steps, n]`, or no steps where it is not known of both."""
+    """The relative differences of one slot, `[steps, n]`; no steps if the slot is not known of both."""
     columns = [[slots[name] for slots in path.slots if name in slots] for path in (a, b)]
     x, y = (np.array(column) for column in columns)
     if len(x) != len(y) or x.shape != y.shape or len(x) != len(a.grads) or x.ndim != 2:
@@ -236,5 +243,5 @@ def _slot_differences(a: Path, b: Path, name: str) -> np.ndarray:
         return relative_differences(np.vstack([first, x]), np.vstack([first, y]))
     size = np.maximum(np.abs(x), np.abs(y))
     with np.errstate(invalid="ignore"):
-        apart = np.where(x == y, 0.0, np.abs(x - y) / np.where(size > 0, size, 1.0))
-    return np.where(np.isfinite(apart), apart, np.inf)
+        difference = np.where(x == y, 0.0, np.abs(x - y) / np.where(size > 0, size, 1.0))
+    return np.where(np.isfinite(difference), difference, np.inf)

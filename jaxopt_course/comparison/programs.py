@@ -1,10 +1,11 @@
-"""Look at an optimizer's program for whatever may make it act otherwise than it did.
+"""Examine an optimizer's program for operations that may change its behaviour outside the observed steps.
 
-If what becomes of gradients, parameters and moments is made of + - * /, roots and powers only, every update is an
-algebraic function of them, and two algebraic functions that agree at many generic points are one. Anything else that a
-value passes through (a comparison, a clip, a maximum, a sum over entries) is a doubt, because it may act only where
-nobody looked. Tests for an exact zero are allowed, because the probes have zeros. What depends on step counters alone
-is free, because it can be evaluated at any count; the numbers in the program say at which.
+If gradients, parameters and moments pass only through + - * /, roots and powers, every update is an algebraic function
+of them, and two algebraic functions that agree at many generic points are identical. If a value passes through anything
+else (a comparison, a clip, a maximum, a sum over entries), that is a doubt, because the operation may have an effect
+only at points that were not tried. Tests for an exact zero are allowed, because the probes contain zeros. Operations on
+step counters alone are not restricted, because they can be evaluated at any count; the numbers in the program show
+which counts to try.
 """
 
 import functools
@@ -33,27 +34,37 @@ GRADS = np.array(
         [BIG, 0.3, 2e-8, 1e-4, -5e2, -1e-3, 0.1, 0.0],
     ]
 )
-MOVES = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "copy", "copy_p", "convert_element_type"}
-MOVES |= {"stop_gradient", "device_put", "sharding_constraint", "optimization_barrier", "reduce_precision"}
+DATA_MOVEMENT = {
+    "broadcast_in_dim",
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "copy",
+    "copy_p",
+    "convert_element_type",
+}
+DATA_MOVEMENT |= {"stop_gradient", "device_put", "sharding_constraint", "optimization_barrier", "reduce_precision"}
 ALGEBRA = {"add", "sub", "mul", "div", "neg", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow", "abs", "add_any"}
-ALGEBRA |= {"real", "imag", "conj", *MOVES}
-POSITIVE = {"abs", "square", "integer_pow", "sqrt", "add", "add_any", "mul", "max", *MOVES}  # of such operands
+ALGEBRA |= {"real", "imag", "conj", *DATA_MOVEMENT}
+POSITIVE = {"abs", "square", "integer_pow", "sqrt", "add", "add_any", "mul", "max", *DATA_MOVEMENT}  # keep positivity
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 TYPE_CHECKERS = {"jaxtyping", "beartype"}
-MOST_THINGS = 2000  # that are looked at outside a program
+MOST_THINGS = 2000  # most objects to examine outside a program
 BRANCHES = {"clamp", "max", "min", "select_n", "cond", "while", *COMPARISONS}
 
 
 class Kind(NamedTuple):
     """What a quantity depends on.
 
-    `clock`: counters; `value`: gradients, parameters or moments; `unknown`: a part of the state that is neither;
-    `positive`: it is a leaf, or a sum of squares of leaves, so that comparing it with 0 tests for exact zeros, and with
-    a number whose square overflows for the end of the range; `zero_test`: it is the outcome of such a comparison.
+    `counter`: counters; `value`: gradients, parameters or moments; `unknown`: a part of the state that is neither;
+    `positive`: it is a leaf or a sum of squares of leaves. A comparison of such a quantity with 0 tests for exact
+    zeros, and a comparison with a number whose square overflows tests for the end of the range. `zero_test`: it is the
+    outcome of such a comparison.
     """
 
-    clock: bool = False
+    counter: bool = False
     value: bool = False
     unknown: str = ""
     positive: bool = False
@@ -63,40 +74,42 @@ class Kind(NamedTuple):
 class Program(NamedTuple):
     """An optimizer as a program on parameters like `params`.
 
-    `state`: before the first step; `counters`: which of its leaves count steps; `is_timeless`: whether no update
-    depends on them; `doubts`: what may make it act otherwise; `numbers`: what it mentions.
+    `state`: before the first step; `counters`: indices of the leaves of `state` that count steps; `ignores_counters`:
+    whether no update depends on them; `doubts`: what may change its behaviour; `numbers`: whole numbers in the program
+    that may be step counts.
     """
 
     optimizer: AnyOptimizer
     params: Params
     state: OptState
     counters: tuple[int, ...]
-    is_timeless: bool
+    ignores_counters: bool
     doubts: tuple[str, ...]
     numbers: frozenset[int]
 
     @property
     def last_count(self) -> int:
-        """How far its counters can be set."""
+        """The largest count to which all its counters can be set."""
         leaves = jax.tree.leaves(self.state)
         whole = [leaves[i] for i in self.counters if jnp.issubdtype(leaves[i].dtype, jnp.integer)]
         return min((int(jnp.iinfo(x.dtype).max) - int(x) - 2 * len(GRADS) for x in whole), default=2**31)
 
 
 def inspect(optimizer: AnyOptimizer, rule: Rule, params: Params) -> Program:
-    """Trace an optimizer and collect what may make it act otherwise than its rule.
+    """Trace an optimizer and collect what may make it deviate from its rule.
 
-    It is traced on one vector, or where it does not take that, on a tree like `params` whose leaves are such vectors.
+    It is traced on one vector. If it does not accept a vector, it is traced on a tree like `params` whose leaves are
+    such vectors.
     """
-    before = kept_outside(optimizer.update)
+    before = external_state(optimizer.update)
     try:
         program = _inspect(optimizer, rule, jnp.asarray(PARAMS))
-    except Exception:  # whatever it raises on a vector, it may take the user's tree
+    except Exception:  # an optimizer that fails on a vector may accept the user's tree
         program = _inspect(optimizer, rule, jax.tree.map(lambda _: jnp.asarray(PARAMS), params))
-    if kept_outside(optimizer.update) == before:
+    if external_state(optimizer.update) == before:
         return program
     return program._replace(
-        doubts=(*program.doubts, "it keeps something outside its state that changes with its steps")
+        doubts=(*program.doubts, "it keeps something outside its state that changes from step to step")
     )
 
 
@@ -110,16 +123,18 @@ def _inspect(optimizer: AnyOptimizer, rule: Rule, w: Params) -> Program:
     kinds = _state_kinds(states, closed.jaxpr, number)
     values = [Kind(value=True, positive=True)] * number
     inspector = Inspector(allows_max=rule.amsgrad != "none", allows_sign=bool(rule.sign))
-    found = inspector.outcomes(closed.jaxpr, closed.consts, [*values, *kinds, *values])
-    counters = tuple(place for place, kind in enumerate(kinds) if kind.clock)
+    found = inspector.output_kinds(closed.jaxpr, closed.consts, [*values, *kinds, *values])
+    counters = tuple(place for place, kind in enumerate(kinds) if kind.counter)
     own = zip(found[number:], kinds, strict=True)
-    is_timeless = not any(kind.clock for kind in found[:number]) and not any(x.clock and not y.clock for x, y in own)
+    ignores_counters = not any(kind.counter for kind in found[:number]) and not any(
+        x.counter and not y.counter for x, y in own
+    )
     doubts, numbers = tuple(dict.fromkeys(inspector.doubts)), frozenset(inspector.numbers)
-    return Program(optimizer, w, states[0], counters, is_timeless, doubts, numbers)
+    return Program(optimizer, w, states[0], counters, ignores_counters, doubts, numbers)
 
 
 def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind]:
-    """What each leaf of the state is, by what it did in the first steps; `number` leaves of gradients come before."""
+    """The `Kind` of each leaf of the state, from its first values; `number` leaves of gradients precede the state."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(states[0])]
     columns = zip(*(jax.tree.leaves(state) for state in states), strict=True)
     given = jaxpr.invars[number : len(paths) + number]
@@ -131,8 +146,8 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
             continue
         rises = np.diff(np.array([np.asarray(leaf) for leaf in leaves]), axis=0)
         if np.all(rises == 1):
-            kinds.append(Kind(clock=True))
-        elif before is after:  # it is handed on as it is
+            kinds.append(Kind(counter=True))
+        elif before is after:  # returned unchanged
             kinds.append(Kind())
         else:
             kinds.append(
@@ -141,48 +156,48 @@ def _state_kinds(states: list[OptState], jaxpr: Jaxpr, number: int) -> list[Kind
     return kinds
 
 
-def kept_outside(thing: object, seen: dict[int, object] | None = None) -> str:
-    """The numbers and containers that a function can reach besides its arguments, as text that can be compared.
+def external_state(thing: object, seen: dict[int, object] | None = None) -> str:
+    """The numbers and containers that a function can reach besides its arguments, as text for comparison.
 
-    A counter in a closure or an attribute is no part of a program: it shows only by changing.
+    A counter in a closure or an attribute is not part of a traced program, so it can only be detected by its changes.
     """
     seen = {} if seen is None else seen
     if id(thing) in seen or len(seen) > MOST_THINGS or isinstance(thing, ModuleType | type):
         return ""
-    seen[id(thing)] = thing  # kept alive, or another object could get its id
+    seen[id(thing)] = thing  # kept alive, so that no other object gets its id
     if isinstance(thing, FunctionType) and str(thing.__module__).split(".")[0] in {"jax", "jaxlib"}:
-        return ""  # what JAX caches says nothing of the optimizer
+        return ""  # JAX's caches are not state of the optimizer
     if isinstance(thing, FunctionType) and thing.__globals__.get("__name__", "").split(".")[0] in TYPE_CHECKERS:
-        return kept_outside(getattr(thing, "__wrapped__", None), seen)  # their own caches say nothing of the optimizer
+        return external_state(getattr(thing, "__wrapped__", None), seen)  # without the type checker's own caches
     if isinstance(thing, FunctionType):
         cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        return kept_outside([*cells, *(thing.__defaults__ or ())], seen)
+        return external_state([*cells, *(thing.__defaults__ or ())], seen)
     if isinstance(thing, MethodType | functools.partial):
         parts = [thing.__func__, thing.__self__] if isinstance(thing, MethodType) else [thing.func, *thing.args]
-        return kept_outside(parts, seen)
+        return external_state(parts, seen)
     if isinstance(thing, list | tuple | set | dict):
         items = [*thing, *thing.values()] if isinstance(thing, dict) else list(thing)
-        return f"{len(items)}({','.join(kept_outside(item, seen) for item in items[:MOST_THINGS])})"
+        return f"{len(items)}({','.join(external_state(item, seen) for item in items[:MOST_THINGS])})"
     if isinstance(thing, int | float | str | itertools.count):
         return repr(thing)
     if not hasattr(thing, "__dict__") or type(thing).__module__.split(".")[0] in {"jax", "jaxlib", *TYPE_CHECKERS}:
         return ""
-    return kept_outside(list(vars(thing).values()), seen)
+    return external_state(list(vars(thing).values()), seen)
 
 
 class Inspector:
-    """Walks through a program; `doubts` and `numbers` are what it found on the way."""
+    """Visit every equation of a program and collect `doubts` and `numbers`."""
 
     def __init__(self, allows_max: bool, allows_sign: bool):
         self.allowed = {name for name, allowed in (("max", allows_max), ("sign", allows_sign)) if allowed}
         self.doubts: list[str] = []
         self.numbers: set[int] = set()
 
-    def outcomes(self, jaxpr: Jaxpr, consts: Iterable[Values], given: list[Kind]) -> list[Kind]:
-        """The kinds of a program's results, from those of its arguments."""
+    def output_kinds(self, jaxpr: Jaxpr, consts: Iterable[Values], given: list[Kind]) -> list[Kind]:
+        """The kinds of a program's outputs, from the kinds of its arguments."""
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [Kind()] * len(jaxpr.constvars) + given, strict=True))
         for const in consts:
-            self._mention(const)
+            self._record_numbers(const)
 
         def kind(operand: Operand) -> Kind:
             return Kind() if hasattr(operand, "val") else known[operand]
@@ -190,7 +205,7 @@ class Inspector:
         for equation in live_equations(jaxpr):
             for operand in equation.invars:
                 if hasattr(operand, "val"):
-                    self._mention(operand.val)
+                    self._record_numbers(operand.val)
             found = self._equation(equation, [kind(x) for x in equation.invars])
             known |= dict(zip(equation.outvars, found, strict=True))
         return [kind(x) for x in jaxpr.outvars]
@@ -198,19 +213,19 @@ class Inspector:
     def _equation(self, equation: Equation, kinds: list[Kind]) -> list[Kind]:
         name, inner = equation.primitive.name, list(_inner(equation))
         if name in CALLS and len(inner) == 1:
-            return self.outcomes(*inner[0], kinds)
+            return self.output_kinds(*inner[0], kinds)
         if name == "cond" and not kinds[0].value and not kinds[0].unknown:
-            branches = [self.outcomes(*branch, kinds[1:]) for branch in inner]
-            return [_joined([kinds[0], *column]) for column in zip(*branches, strict=True)]
+            branches = [self.output_kinds(*branch, kinds[1:]) for branch in inner]
+            return [_combined([kinds[0], *column]) for column in zip(*branches, strict=True)]
         for jaxpr, consts in inner:
-            self._mention_all(jaxpr, consts)
-        return [self._judged(equation, kinds)] * len(equation.outvars)
+            self._record_all_numbers(jaxpr, consts)
+        return [self._output_kind(equation, kinds)] * len(equation.outvars)
 
-    def _judged(self, equation: Equation, kinds: list[Kind]) -> Kind:
-        """The kind of an equation's result; a doubt where a value passes through what is not algebra."""
-        name, joined = equation.primitive.name, _joined(kinds)
+    def _output_kind(self, equation: Equation, kinds: list[Kind]) -> Kind:
+        """The kind of an equation's result; adds a doubt if a value passes through an operation that is not algebra."""
+        name, joined = equation.primitive.name, _combined(kinds)
         if joined.unknown:
-            self.doubts.append(f"its {joined.unknown} changes in a way that is not known")
+            self.doubts.append(f"its {joined.unknown} changes in an unknown way")
         if not joined.value or name in self.allowed:
             return joined._replace(positive=joined.value)
         if name in COMPARISONS and any(map(_is_out_of_range, equation.invars)):
@@ -221,19 +236,19 @@ class Inspector:
         if name == "select_n" and (kinds[0].zero_test or not kinds[0].value):
             return joined
         if name not in ALGEBRA:
-            self.doubts.append(_words(name))
+            self.doubts.append(_doubt_about(name))
         positive = name in POSITIVE and all(k.positive or not k.value for k in kinds)
-        return joined._replace(positive=positive, zero_test=any(k.zero_test for k in kinds) and name in MOVES)
+        return joined._replace(positive=positive, zero_test=any(k.zero_test for k in kinds) and name in DATA_MOVEMENT)
 
-    def _mention_all(self, jaxpr: Jaxpr, consts: Iterable[Values]) -> None:
+    def _record_all_numbers(self, jaxpr: Jaxpr, consts: Iterable[Values]) -> None:
         for value in [*consts, *(x.val for eqn in jaxpr.eqns for x in eqn.invars if hasattr(x, "val"))]:
-            self._mention(value)
+            self._record_numbers(value)
         for equation in jaxpr.eqns:
             for inner in _inner(equation):
-                self._mention_all(*inner)
+                self._record_all_numbers(*inner)
 
-    def _mention(self, value: Values) -> None:
-        """Keep the numbers that may be a step: whole ones, and those whose inverse is whole."""
+    def _record_numbers(self, value: Values) -> None:
+        """Record the numbers that may be a step count: whole numbers, and numbers whose inverse is whole."""
         array = np.asarray(value)
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             return
@@ -245,17 +260,17 @@ class Inspector:
                 self.numbers.add(round(number))
 
 
-def _words(name: str) -> str:
+def _doubt_about(name: str) -> str:
     if name in BRANCHES:
-        return f"its program branches on values ({name}), so it may act otherwise on gradients or parameters elsewhere"
+        return f"its program branches on values ({name}), so it may behave differently on other gradients or parameters"
     if name.startswith(("reduce_", "dot", "cum", "arg")):
-        return f"in its program an entry's update depends on others ({name})"
-    return f"its program puts values through {name}, which may act otherwise elsewhere"
+        return f"in its program an entry's update depends on other entries ({name})"
+    return f"its program applies {name} to values, which may behave differently on other values"
 
 
-def _joined(kinds: list[Kind]) -> Kind:
+def _combined(kinds: list[Kind]) -> Kind:
     unknown = next((kind.unknown for kind in kinds if kind.unknown), "")
-    return Kind(any(kind.clock for kind in kinds), any(kind.value for kind in kinds), unknown)
+    return Kind(any(kind.counter for kind in kinds), any(kind.value for kind in kinds), unknown)
 
 
 def _is_zero(operand: Operand) -> bool:
@@ -263,7 +278,7 @@ def _is_zero(operand: Operand) -> bool:
 
 
 def _is_out_of_range(operand: Operand) -> bool:
-    """Whether it is a number whose square is at the end of the dtype's range: comparing with it guards that range."""
+    """Whether an operand is a number whose square is at the end of the dtype's range, as in a guard of that range."""
     if not hasattr(operand, "val") or np.ndim(operand.val) or not jnp.issubdtype(operand.aval.dtype, jnp.floating):
         return False
     return abs(float(operand.val)) >= 2.0 ** (jnp.finfo(operand.aval.dtype).maxexp // 2 - 1)

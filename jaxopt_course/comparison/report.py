@@ -1,27 +1,27 @@
-"""What a comparison of two optimizers says, for a person, a test and a program."""
+"""The report of a comparison of two optimizers, as text and as data."""
 
 import enum
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxopt_course.comparison.formulas import TEXT, in_words, lines, lines_of_both
+from jaxopt_course.comparison.formulas import TEXT, describe, lines, lines_of_both
 from jaxopt_course.comparison.later import Later
 from jaxopt_course.comparison.paths import FirstDifference
 from jaxopt_course.comparison.rules import Rule
 
 
 class Parity(enum.StrEnum):
-    """How two optimizers compare."""
+    """The verdict on two optimizers."""
 
-    EQUAL = "EQUAL"  # along this path, and as rules: nothing in either can change later
-    EQUAL_HERE = "EQUAL HERE"  # along this path, to rounding; as rules they differ, or may differ, or are not known
-    DIFFERENT = "DIFFERENT"
+    EQUAL = "EQUAL"  # equal along this path and as rules: nothing in either can change later
+    EQUAL_HERE = "EQUAL HERE"  # equal along this path, to rounding; as rules they differ, may differ, or are unknown
+    DIFFERENT = "DIFFERENT"  # different along this path, beyond rounding
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Conventions that together make the difference: `groups` of switches, and both rules as they were matched."""
+    """Conventions that together cause the difference: `groups` of switches, and the matched rules `a` and `b`."""
 
     groups: tuple[str, ...]
     a: Rule
@@ -34,19 +34,20 @@ class Cause:
 
     def _values(self, group: str) -> str:
         a, b = self.names
-        return f"{in_words(self.a, group)} in {a}, {in_words(self.b, group)} in {b}"
+        return f"{describe(self.a, group)} in {a}, {describe(self.b, group)} in {b}"
 
 
 @dataclass(frozen=True)
 class ParityReport:
     """The outcome of `parity`.
 
-    `own`, `shared`: `[steps]`, the largest relative difference after each step, each on its own path and both on the
-    gradients of the first; `ulps`: the largest on shared gradients, in units of the rounding of a leaf's dtype;
-    `first_difference`: where they first differ beyond rounding, None if they do not; `causes`: the least sets of
-    conventions that explain it, one if it is certain; `rules`: the known rule each is, or None; `later`: what is known
-    of the later steps of each, where both rules are known and the same; `removed`: `shared` when the first has the
-    second's values of the blamed conventions.
+    `own`, `shared`: `[steps]`, the largest relative difference after each step, with each optimizer on its own path and
+    with both on the gradients of the first; `ulps`: the largest of `shared`, in units of the rounding of a leaf's
+    dtype; `first_difference`: where they first differ beyond rounding, None if they do not; `causes`: the smallest sets
+    of conventions that explain the difference, one set if the cause is certain; `rules`: the known rule that each
+    optimizer is, or None; `identified`: whether each optimizer was identified; `later`: what is known of the later
+    steps of each, if both rules are known and the same; `removed`: `shared` if the first optimizer had the second's
+    values of the conventions in `causes`.
     """
 
     names: tuple[str, str]
@@ -71,7 +72,7 @@ class ParityReport:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Why two rules that were found equal may differ at later steps or for other gradients; none if they cannot."""
+        """Why two equal rules may differ at later steps or for other gradients; empty if they cannot."""
         if self.later is None:
             return ()
         return tuple(f"{name}: {doubt}" for name, x in zip(self.names, self.later, strict=True) for doubt in x.doubts)
@@ -95,7 +96,7 @@ class ParityReport:
             out.append(f"  they first differ at {self.first_difference}")
         else:
             out.append(f"  equal to {self.ulps:.2g} ulp")
-        out += [f"  {line}" for line in self._cause()]
+        out += [f"  {line}" for line in self._cause_lines()]
         width = max(map(len, self.names))
         for name, shown in zip(self.names, self._formulas(), strict=True):
             out += [f"  {name if i == 0 else '':<{width}}  {line}" for i, line in enumerate(shown)]
@@ -108,7 +109,7 @@ class ParityReport:
         shown = [lines(rule, TEXT) if rule else ["no rule that we know"] for rule in self.rules]
         return shown[0], shown[1]
 
-    def _cause(self) -> list[str]:
+    def _cause_lines(self) -> list[str]:
         if not self.causes:
             unknown = [name for name, known in zip(self.names, self.identified, strict=True) if not known]
             if unknown:
@@ -135,8 +136,8 @@ class ParityReport:
     def _same_rule(self) -> list[str]:
         if self.doubts:
             return ["the same rule as far as was seen, but:", *(f"  {doubt}" for doubt in self.doubts)]
-        looked = [f"{name}: {x.looked}" for name, x in zip(self.names, self.later or (), strict=False)]
-        return ["the same rule, and nothing in it can change later:", *(f"  {words}" for words in looked)]
+        evidence = [f"{name}: {x.evidence}" for name, x in zip(self.names, self.later or (), strict=False)]
+        return ["the same rule, and nothing in it can change later:", *(f"  {words}" for words in evidence)]
 
 
 def _at_some_steps(curve: np.ndarray) -> str:

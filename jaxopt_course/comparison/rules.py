@@ -1,17 +1,17 @@
-r"""Every first-order rule of the four libraries as one rule, whose switches are what they disagree about.
+r"""One rule with switches that covers every first-order rule of the four libraries.
 
 With g the gradient, w the parameters and t the step:
 
-    g = g + weight_decay * w                             where the decay is coupled
+    g = g + weight_decay * w                             if the decay is coupled
     m = b1 * m + (1 - b1) * g                            m = g for b1 = 0
     v = b2 * v + (1 - b2) * g^2                          or v = v + g^2, or no v at all; v starts at `initial`
-    u = (m / c1) / (sqrt(v / c2) + eps)                  c1 = 1 - b1^t and c2 = 1 - b2^t, where corrected
+    u = (m / c1) / (sqrt(v / c2) + eps)                  c1 = 1 - b1^t and c2 = 1 - b2^t if corrected, else 1
     velocity = rho * velocity + (1 - dampening) * u      velocity = u for rho = 0
-    w = w - learning_rate * velocity                     less learning_rate * weight_decay * w where it is decoupled
+    w = w - learning_rate * velocity                     minus learning_rate * weight_decay * w if it is decoupled
 
 Lion takes u = sign(b1 * m + (1 - b1) * g) and then m = memory * m + (1 - memory) * g.
 
-The same lines run on JAX arrays for one rule, whose switches are then Python's own values, and on NumPy arrays
+The same code runs on JAX arrays for one rule, whose switches are then Python values, and on NumPy arrays
 `[candidates, coordinates]` for many rules at once, whose switches are then columns `[candidates, 1]`.
 """
 
@@ -26,7 +26,7 @@ Values: TypeAlias = Any  # an array of NumPy or JAX
 
 
 class Rule(NamedTuple):
-    """A point in the space of conventions; the defaults are plain SGD."""
+    """The switches and hyperparameters of a rule; the defaults are plain SGD."""
 
     learning_rate: Number = 1.0  # a number, a schedule, or the values of a schedule at the first steps
     b1: Number = 0.0
@@ -49,7 +49,7 @@ class Rule(NamedTuple):
     decay_kind: Choice = "coupled"  # "decoupled", "decoupled, after the step", "decoupled from the learning rate"
     moment_dtype: Choice = "as computed"  # m's: "bfloat16", "stored as ...", "decayed in ..."; m's and v's: "both ..."
     wide: Choice = False  # 16-bit parameters: moments and arithmetic in float32
-    sign: Choice = False  # Lion: only the sign of the direction counts
+    sign: Choice = False  # Lion: the step uses only the sign of the direction
     memory: Number = 0.0  # Lion: the decay of its first moment
 
 
@@ -72,7 +72,7 @@ GROUPS = {
 
 
 class Moments(NamedTuple):
-    """What a rule remembers of a leaf; zeros where it does not need it."""
+    """The moments of a leaf; zeros if the rule does not use them."""
 
     first: Values
     second: Values
@@ -80,7 +80,7 @@ class Moments(NamedTuple):
     velocity: Values
 
 
-RESIDUAL = 1e-10  # of the largest update of an entry so far: what passes for rounding
+RESIDUAL = 1e-10  # difference that counts as rounding, relative to the largest update of an entry so far
 SLOTS = ("learning rate", "first moment", "second moment", "correction", "denominator", "velocity", "parameters")
 
 
@@ -91,7 +91,7 @@ def start(rule: Rule, like: Values) -> Moments:
 
 
 class Step(NamedTuple):
-    """`update`: to be added to the parameters; `moments`: the new ones; `slots`: every quantity on the way, by name."""
+    """`update`: is added to the parameters; `moments`: the new moments; `slots`: intermediate quantities by name."""
 
     update: Values
     moments: Moments
@@ -99,12 +99,12 @@ class Step(NamedTuple):
 
 
 def step(rule: Rule, g: Values, w: Values, count: Number, rate: Number, moments: Moments) -> Step:
-    """One step of a leaf, `count` 0 at first, with `rate` as learning rate."""
+    """One step of a leaf; `count` is 0 at the first step, and `rate` is the learning rate."""
     r, xp = rule, np if isinstance(g, np.ndarray) else jnp
     g = g + pick(r.decay_kind == "coupled", r.weight_decay, 0.0) * w
     enters = pick(r.rate_place == "inside the first moment", rate, 1.0) * g
     kept = pick(r.sign, r.memory, r.b1)
-    m, kept_m = remembered(r.moment_dtype, kept, moments.first, (1 - kept) * enters)
+    m, kept_m = decayed_sum(r.moment_dtype, kept, moments.first, (1 - kept) * enters)
     square = xp.real(g * xp.conj(g)) if xp.iscomplexobj(g) else g * g
     v = pick(r.second == "sum", moments.second + square, r.b2 * moments.second + (1 - r.b2) * square)
     v = rounded(r.moment_dtype, ("both ",), v)
@@ -127,7 +127,7 @@ def step(rule: Rule, g: Values, w: Values, count: Number, rate: Number, moments:
     u = m_hat / denominator * pick(r.rate_place == "inside the velocity", rate, 1.0)
 
     gain = 1 - r.dampening * pick(r.damp_first, 1.0, xp.where(count > 0, 1.0, 0.0))
-    velocity, kept_velocity = remembered(r.moment_dtype, r.rho, moments.velocity, gain * u)
+    velocity, kept_velocity = decayed_sum(r.moment_dtype, r.rho, moments.velocity, gain * u)
     moved = pick(r.nesterov == "look-ahead", u + r.rho * velocity, velocity)
     update = -pick(r.rate_place == "outside", rate, 1.0) * moved
     decay = r.weight_decay * pick(r.decay_kind == "decoupled from the learning rate", 1.0, rate)
@@ -140,11 +140,11 @@ def step(rule: Rule, g: Values, w: Values, count: Number, rate: Number, moments:
 
 
 def solve_rate(rule: Rule, update: Values, g: Values, count: Number, moments: Moments) -> tuple[Number, Moments]:
-    """The learning rate with which a parameter at 0 gets this update, and the moments after that step.
+    """The learning rate for which a parameter at 0 gets this update, and the moments after that step.
 
-    The update is affine in the rate, so two trial steps, at 0 and 1, give it. Decay does nothing to a parameter at 0,
-    but a decay after the step, w + u - rate * weight_decay * (w + u), shortens the step: the rate r that was found is
-    then rate * (1 - rate * weight_decay), of which the rate is the smaller root.
+    The update is affine in the rate, so trial steps with rates 0 and 1 determine it. Weight decay does not change a
+    parameter at 0, except for a decay after the step, w + u - rate * weight_decay * (w + u), which shortens the step.
+    The rate r found from the trial steps is then rate * (1 - rate * weight_decay), and `rate` is the smaller root.
     """
     bare = rule._replace(weight_decay=0.0)
     at = [step(bare, g, 0.0, count, trial, moments).update for trial in (0.0, 1.0)]
@@ -155,21 +155,21 @@ def solve_rate(rule: Rule, update: Values, g: Values, count: Number, moments: Mo
 
 
 class Observations(NamedTuple):
-    """What an optimizer did: `updates` for `grads`, both `[steps, n]`, of `params` `[n]` that stayed as they were.
+    """Observed responses: `updates` for `grads`, both `[steps, n]`, at constant `params` `[n]`.
 
-    Entry 0 of the parameters is 0; `pull` is the update of a parameter 1 by a first gradient of 0.
+    Entry 0 of the parameters is 0; `decay_response` is the update of a parameter 1 by a first gradient of 0.
     """
 
     grads: np.ndarray
     params: np.ndarray
     updates: np.ndarray
-    pull: float
+    decay_response: float
 
 
 def survivors(rule: Rule | None, seen: Observations, free_rate: bool = True) -> list[Rule]:
-    """The candidates, given as one rule with a column for each, that reproduce all that was seen to rounding.
+    """The candidates, given as one `Rule` of columns, that reproduce all observations to rounding.
 
-    With `free_rate` the learning rate of each step is what entry 0 says, else the candidate's own.
+    With `free_rate` the learning rate of each step is computed from entry 0; otherwise it is the candidate's own.
     """
     if rule is None:
         return []
@@ -180,7 +180,7 @@ def survivors(rule: Rule | None, seen: Observations, free_rate: bool = True) -> 
         g0 = np.full((size, 1), g[0])
         if count == 0:
             first_rate = solve_rate(rule, u[0], g0, 0, of_base)[0] if free_rate else rule.learning_rate
-            rule = _with_decay(rule, seen.pull, first_rate)
+            rule = _with_decay(rule, seen.decay_response, first_rate)
         rate = rule.learning_rate
         if free_rate:
             rate, of_base = solve_rate(rule, u[0], g0, count, of_base)
@@ -203,39 +203,39 @@ def _row_subset(values: Values, keep: Values) -> Values:
 
 
 def _rule(rule: Rule, row: int, rates: np.ndarray) -> Rule:
-    """One candidate in Python's own values, its learning rate a number where it is constant."""
+    """One candidate with Python values; its learning rate is a number if it is constant, else a tuple."""
     constant = np.all(np.abs(rates / rates[0] - 1) < 1e-11)
-    rate = snapped(rates[0], 1e-11) if constant else tuple(snapped(r, 1e-14) for r in rates.tolist())
+    rate = shortest_decimal(rates[0], 1e-11) if constant else tuple(shortest_decimal(r, 1e-14) for r in rates.tolist())
     values = {name: column[row, 0].item() for name, column in rule._asdict().items()}
     values["damp_first"] = values["damp_first"] or values["dampening"] == 0
     return Rule(**values | {"learning_rate": rate})
 
 
-def _with_decay(rule: Rule, pull: float, rate: Number) -> Rule:
+def _with_decay(rule: Rule, decay_response: float, rate: Number) -> Rule:
     """The weight decay, from the update u of a parameter 1 by a gradient of zero.
 
-    Decoupled, u = -rate * wd; decoupled from the learning rate, u = -wd. After the step, u = -rate * wd too, but what
-    `solve_rate` gives without knowing wd is rate * (1 - rate * wd) = rate * (1 + u). A coupled decay has its own
-    closed form.
+    If the decay is decoupled, u = -rate * wd. If it is decoupled from the learning rate, u = -wd. If it is decoupled
+    and applied after the step, u = -rate * wd too; but `solve_rate`, which does not know wd yet, then returns
+    rate * (1 - rate * wd) = rate * (1 + u). A coupled decay has its own closed form.
     """
     free = rule.decay_kind == "decoupled from the learning rate"
     after = rule.decay_kind == "decoupled, after the step"
-    rate = np.where(after, rate / (1 + pull), rate)
-    pulled = -pull / np.where(free, 1.0, rate)
-    pulled = np.vectorize(snapped)(pulled, 1e-7)
+    rate = np.where(after, rate / (1 + decay_response), rate)
+    pulled = -decay_response / np.where(free, 1.0, rate)
+    pulled = np.vectorize(shortest_decimal)(pulled, 1e-7)
     return rule._replace(weight_decay=np.where(rule.decay_kind == "coupled", rule.weight_decay, pulled))
 
 
 def table(rules: list[Rule]) -> Rule | None:
-    """Many rules as one, with a column for every switch."""
+    """Stack rules into one `Rule` with a column for every switch; None if there are no rules."""
     if not rules:
         return None
     return Rule(*(np.array(column)[:, None] for column in zip(*rules, strict=True)))
 
 
-@no_type_check  # as all below: called thousands of times with arguments of ours
+@no_type_check  # this and all below are called thousands of times, only with our own arguments
 def pick(condition: Choice, yes: Values, no: Values) -> Values:
-    """`yes` or `no`, chosen by Python for one rule and elementwise for a column of candidates."""
+    """`yes` if `condition` else `no`: by Python for one rule, elementwise for a column of candidates."""
     if isinstance(condition, np.ndarray):
         return np.where(condition, yes, no)
     return yes if condition else no
@@ -253,8 +253,8 @@ def tiny(v: Values) -> float:
 
 
 @no_type_check
-def remembered(kind: Choice, decay: Number, old: Values, new: Values) -> tuple[Values, Values]:
-    """decay * old + new, as it is used and as it is stored, in the dtype of the moments."""
+def decayed_sum(kind: Choice, decay: Number, old: Values, new: Values) -> tuple[Values, Values]:
+    """decay * old + new in the dtype of the moments: the value that is used, and the value that is stored."""
     if isinstance(kind, str) and kind == "as computed":
         return decay * old + new, decay * old + new
     faded = rounded(kind, ("decayed in ",), rounded(kind, ("decayed in ",), decay + 0 * new) * old)
@@ -283,8 +283,8 @@ DTYPES: dict[str, Any] = {"bfloat16": jnp.bfloat16, "float32": np.float32}
 
 
 @no_type_check  # called thousands of times
-def snapped(value: float, relative: float) -> float:
-    """The shortest decimal of at most nine digits within a relative distance, else the value itself."""
+def shortest_decimal(value: float, relative: float) -> float:
+    """The shortest decimal of at most nine digits within a relative distance of a value, else the value itself."""
     if value == 0 or not np.isfinite(value):
         return float(value)
     for digits in range(1, 10):

@@ -1,4 +1,4 @@
-"""One interface to whatever moves parameters: an optax transformation, a torch optimizer, or a plain function."""
+"""One interface to all kinds of optimizers: optax transformations, torch optimizers and plain functions."""
 
 import copy
 import time
@@ -14,9 +14,9 @@ import optax
 from jaxopt_course.annotations import AnyOptimizer, OptState, Params, PyTree, Updates
 from jaxopt_course.dtypes import standard_promotion
 
-SLOW = 0.02  # seconds a step may take uncompiled; rules of a few operations are done before a compiler has begun
-MANY = 32  # steps after which compiling has paid
-ROLES = {  # what a part of a state is for, by the names that libraries give it
+SLOW = 0.02  # compile if an uncompiled step takes more seconds; a short rule is faster than its compilation
+MANY = 32  # compile after this many steps
+ROLES = {  # role of a part of a state -> names that libraries give it
     "first moment": ("mu", "m", "exp_avg", "exp_avgs"),
     "second moment": ("nu", "v", "exp_avg_sq", "square_avg", "sum", "sum_of_squares"),
     "velocity": ("trace", "momentum_buffer", "velocity"),
@@ -28,10 +28,10 @@ Slots = dict[str, list[np.ndarray]]
 class Stepper(NamedTuple):
     """An optimizer as `start(params) -> state` and `step(params, state, grads, count) -> (params, state, updates)`.
 
-    Trees of NumPy arrays go in and come out; `updates` are what was added, as precisely as can be known; `count` is 0
-    at first. `slots(state)`: the arrays of the state for each of `ROLES`. `traceable`: the same optimizer as a
-    transformation that JAX can trace, None where there is none. `code_of()`: whose code it is if it is a library's own
-    and known not to change from step to step, else "".
+    Arguments and results are trees of NumPy arrays. `updates`: what was added to the parameters, as precisely as it can
+    be known; `count`: 0 at the first step. `slots(state)`: the arrays of the state for each of `ROLES`. `traceable`:
+    the same optimizer as a transformation that JAX can trace, None if there is none. `code_of()`: the name of the
+    library class if the optimizer is one whose rule is known not to change from step to step, else "".
     """
 
     start: Callable[[Params], OptState]
@@ -51,7 +51,7 @@ def as_stepper(optimizer: Any) -> Stepper:
         return _function(optimizer)
     raise TypeError(
         "an optimizer is an optax transformation, jc.torch_optimizer(lambda params: torch.optim...(params)), or "
-        f" a function (params, grads, step) -> params; got {type(optimizer).__name__}"
+        f"a function (params, grads, step) -> params; got {type(optimizer).__name__}"
     )
 
 
@@ -81,7 +81,7 @@ def _transformation(optimizer: AnyOptimizer) -> Stepper:
 
 
 def _function(function: Callable[[Params, Updates, int], Params]) -> Stepper:
-    """A function has no state that could be started again; an object that can be called is copied at every start."""
+    """The `Stepper` of a function; a callable object, which may keep state, is copied at every start."""
     is_plain = isinstance(function, FunctionType)
 
     def start(_: Params) -> OptState:
@@ -91,7 +91,7 @@ def _function(function: Callable[[Params, Updates, int], Params]) -> Stepper:
         with standard_promotion():
             new = state(jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, grads), count)
         new = jax.tree.map(lambda n, p: np.asarray(n).astype(np.result_type(p)), new, params)
-        return new, state, _moved(new, params)
+        return new, state, _updates_between(new, params)
 
     def update(grads: Updates, count: OptState, params: Params | None = None) -> tuple[Updates, OptState]:
         new = function(params, grads, count)
@@ -101,13 +101,19 @@ def _function(function: Callable[[Params, Updates, int], Params]) -> Stepper:
     return Stepper(start, step, lambda _: {}, traceable)
 
 
-def _moved(new: Params, old: Params) -> Updates:
+def _updates_between(new: Params, old: Params) -> Updates:
     with np.errstate(invalid="ignore"):
         return jax.tree.map(np.subtract, new, old)
 
 
 def torch_optimizer(make: Callable[[list[Any]], Any]) -> Stepper:
-    """A torch optimizer for `parity`; `make` takes the list of parameters, as `lambda w: torch.optim.Adam(w, lr=1e-3)`.
+    """Wrap a torch optimizer for `parity`.
+
+    Args:
+      make: builds the optimizer from a list of parameters, such as `lambda w: torch.optim.Adam(w, lr=1e-3)`.
+
+    Returns:
+      A `Stepper`.
 
     Example:
       >>> try:
@@ -143,7 +149,7 @@ def torch_optimizer(make: Callable[[list[Any]], Any]) -> Stepper:
                 weight.grad = tensor(g).to(weight.dtype)
         optimizer.step()
         new = jax.tree.unflatten(structure, [array(w, leaf) for w, leaf in zip(weights, leaves, strict=True)])
-        return new, state, _moved(new, params)
+        return new, state, _updates_between(new, params)
 
     def slots(state: OptState) -> Slots:
         weights, optimizer = state

@@ -1,4 +1,4 @@
-"""Does an optimizer keep what loops, compilers, sweeps and checkpoints rely on? A contract for any optimizer."""
+"""A contract for any optimizer: the properties that loops, compilers, sweeps and checkpoints rely on."""
 
 from jaxopt_course.contract.check_optimizer import ContractError, ContractReport, Outcome, Row, check_optimizer
 

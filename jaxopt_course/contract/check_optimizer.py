@@ -1,4 +1,4 @@
-"""A contract that any optimizer can be put through: one line in a test of one's own."""
+"""Check any optimizer against the contract, with one line in a test."""
 
 import enum
 import traceback
@@ -34,7 +34,7 @@ CHECKS: dict[str, Callable[[Trial, Params], str | None]] = {
 
 
 class Outcome(enum.StrEnum):
-    """Of one row of a contract."""
+    """The outcome of one row of a contract."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -43,7 +43,10 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """`detail`: what was found; for a failure `case`, the smallest that shows it."""
+    """One clause of a contract and its outcome.
+
+    `name`: the clause; `detail`: what was found; `case`: for a failure, the smallest case that shows it.
+    """
 
     name: str
     outcome: Outcome
@@ -52,7 +55,7 @@ class Row:
 
 
 class ContractError(AssertionError):
-    """A contract that an optimizer broke; `report` holds all rows."""
+    """An optimizer does not satisfy the contract; `report` holds all rows."""
 
     def __init__(self, report: "ContractReport"):
         super().__init__(f"\n{report}")
@@ -61,7 +64,7 @@ class ContractError(AssertionError):
 
 @dataclass(frozen=True)
 class ContractReport:
-    """The outcome of `check_optimizer`: a row for every clause, a table when printed."""
+    """The outcome of `check_optimizer`: one row for each clause; `str()` gives a table."""
 
     rows: tuple[Row, ...]
     strict: bool = False
@@ -95,25 +98,25 @@ class ContractReport:
 
 
 def check_optimizer(opt: Any, *, params: Params | None = None, strict: bool = False) -> ContractReport:
-    """Put an optimizer through everything that a loop, a compiler, a sweep or a checkpoint may ask of it.
+    """Check the properties of an optimizer that loops, compilers, sweeps and checkpoints rely on.
 
     The rows: structure, shape and dtype of the state under `jit` and `scan`; x64 on and off; float32, bfloat16 and
-    float16, in which moments must decay; gradients that are zero, huge, tiny, NaN; empty trees, scalars, None and mixed
-    dtypes; equivariance under permutation and flattening; the response to a scaled gradient, which is a fingerprint;
-    `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; step counters near the end of their dtype;
-    gradients through ten steps; serialisation; purity, randomness and one compile for all steps.
+    float16, in which moments must decay; gradients that are zero, huge, tiny or NaN; empty trees, scalars, None and
+    mixed dtypes; equivariance under permutation and flattening; the response to a scaled gradient, which characterizes
+    the rule; `vmap`; traced hyperparameters; `optax.chain` and `optax.MultiSteps`; step counters near the end of their
+    dtype; gradients through ten steps; serialisation; purity, randomness and one compile for all steps.
 
     Args:
-      opt: an optax transformation; or a function `learning_rate -> transformation`, whose learning rate is then traced
-        as well.
-      params: a tree like the one that will be optimized, floating point; by default a small classifier's.
+      opt: an optax transformation, or a function `learning_rate -> transformation`. If a function is given, its
+        learning rate is traced as well.
+      params: a tree like the parameters to optimize, floating point; by default the tree of a small classifier.
       strict: whether a row that is not applicable counts as failed.
 
     Returns:
-      A `ContractReport`; `.raise_if_failed()` in a test.
+      A `ContractReport`; in a test, call its `.raise_if_failed()`.
 
     Raises:
-      TypeError: what is no optimizer.
+      TypeError: `opt` is not an optimizer.
 
     Example:
       >>> import optax
@@ -124,14 +127,17 @@ def check_optimizer(opt: Any, *, params: Params | None = None, strict: bool = Fa
     make: Factory | None = None
     if not hasattr(opt, "update"):
         if not callable(opt):
-            raise TypeError(f"an optax transformation or a function learning_rate -> one; got {type(opt).__name__}")
+            raise TypeError(
+                "check_optimizer: expected an optax transformation or a function learning_rate -> transformation, "
+                f"got {type(opt).__name__}"
+            )
         make, opt = opt, opt(1e-2)
     trial = Trial(opt, make, cases_like(params))
     return ContractReport(tuple(_row(name, check, trial) for name, check in CHECKS.items()), strict)
 
 
 def _row(name: str, check: Callable[[Trial, Params], str | None], trial: Trial) -> Row:
-    """The largest case first; if it fails, the smallest that does."""
+    """Check one clause on the largest case; if that fails, report the smallest case that fails."""
     *smaller, largest = trial.cases.items()
     try:
         return Row(name, Outcome.PASSED, check(trial, largest[1]) or "")
@@ -145,11 +151,11 @@ def _row(name: str, check: Callable[[Trial, Params], str | None], trial: Trial) 
         except NotApplicable:
             continue
         except Exception as problem:
-            return Row(name, Outcome.FAILED, _words(problem), case)
-    return Row(name, Outcome.FAILED, _words(first), largest[0])
+            return Row(name, Outcome.FAILED, _message(problem), case)
+    return Row(name, Outcome.FAILED, _message(first), largest[0])
 
 
-def _words(problem: Exception) -> str:
+def _message(problem: Exception) -> str:
     if isinstance(problem, Violation):
         return str(problem)
     line = traceback.extract_tb(problem.__traceback__)[-1]

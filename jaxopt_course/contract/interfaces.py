@@ -1,4 +1,4 @@
-"""What JAX, optax and a checkpoint do with an optimizer: clauses of the contract, as in `numerics`."""
+"""Clauses of the contract about JAX transformations, optax wrappers and checkpoints; they work as in `numerics`."""
 
 import io
 
@@ -12,27 +12,27 @@ from jaxopt_course.contract.trial import (
     Leaf,
     NotApplicable,
     Trial,
-    apart,
     cast,
     finite,
     gradients,
     is_key,
-    need,
-    need_finite,
     numbers,
-    same_kinds,
+    relative_difference,
+    require,
+    require_finite,
+    require_same_types,
 )
 from jaxopt_course.dtypes import standard_promotion
 
-CLOSE = 1e-4  # float32, a few steps
+CLOSE = 1e-4  # tolerance for a few steps in float32
 
 
 def structure(trial: Trial, params: Params) -> None:
     """State and updates keep structure, shapes and dtypes, also under `lax.scan`."""
     shapes = jax.eval_shape(trial.init, params)
     updates, state = jax.eval_shape(trial.update, params, shapes, params)
-    same_kinds("the state", shapes, state)
-    same_kinds("the updates, beside the parameters:", params, updates)
+    require_same_types("the state", shapes, state)
+    require_same_types("the updates, beside the parameters:", params, updates)
 
     def scanned(params: Params) -> OptState:
         def body(state: OptState, _: None) -> tuple[OptState, None]:
@@ -41,11 +41,11 @@ def structure(trial: Trial, params: Params) -> None:
         return jax.lax.scan(body, trial.init(params), length=3)[0]
 
     jax.eval_shape(scanned, params)
-    same_kinds("the state", trial.init(params), trial.run(params, gradients(params, 1)).state)
+    require_same_types("the state", trial.init(params), trial.run(params, gradients(params, 1)).state)
 
 
 def compiles_once(trial: Trial, params: Params) -> str:
-    """One compiled step serves for all, and does what the step does that is not compiled."""
+    """The step compiles once for all steps, and the compiled step equals the step that is not compiled."""
     traces = 0
 
     @jax.jit
@@ -59,28 +59,28 @@ def compiles_once(trial: Trial, params: Params) -> str:
     for g in gradients(params):
         updates, state = step(g, state, w)
         found.append(updates)
-    need(traces == 1, f"traced {traces} times in 3 steps")
+    require(traces == 1, f"traced {traces} times in 3 steps")
     for g, compiled in zip(gradients(params), found, strict=True):
         updates, eager_state = trial.eager(jax.tree.map(jnp.asarray, g), eager_state, w)
-        off = apart(updates, compiled)
-        need(off < CLOSE or not finite(updates), f"compiled and not compiled differ by {off:.1e}")
+        off = relative_difference(updates, compiled)
+        require(off < CLOSE or not finite(updates), f"compiled and not compiled differ by {off:.1e}")
     return "traced once"
 
 
 def x64(trial: Trial, params: Params) -> None:
-    """Dtypes stay what they are with 64-bit numbers enabled or not."""
+    """Dtypes are preserved with x64 enabled and disabled."""
     for on, dtype in ((True, np.float64), (True, np.float32), (False, np.float32)):
         with jax.enable_x64(on):
             own = cast(params, dtype)
             state = jax.eval_shape(trial.init, own)
             updates, new = jax.eval_shape(trial.update, own, state, own)
             words = f"with x64 {'on' if on else 'off'} and {np.dtype(dtype)} parameters"
-            same_kinds(f"{words}, the updates", own, updates)
-            same_kinds(f"{words}, the state", state, new)
+            require_same_types(f"{words}, the updates", own, updates)
+            require_same_types(f"{words}, the state", state, new)
 
 
 def vmaps(trial: Trial, params: Params) -> None:
-    """Under `vmap` every lane takes the steps that it takes alone."""
+    """Under `vmap` every lane takes the same steps as alone."""
 
     def lane_of(factor: float) -> Params:
         return jax.tree.map(lambda leaf: np.asarray(leaf) * np.asarray(factor, np.asarray(leaf).dtype), params)
@@ -93,12 +93,12 @@ def vmaps(trial: Trial, params: Params) -> None:
     for number, lane in enumerate(lanes):
         _, one = trial.step(lane, trial.init(lane), lane)
         alone, _ = trial.step(lane, one, lane)
-        off = apart(jax.tree.map(lambda leaf, n=number: leaf[n], updates), alone)
-        need(off < CLOSE, f"lane {number} differs from running alone by {off:.1e}")
+        off = relative_difference(jax.tree.map(lambda leaf, n=number: leaf[n], updates), alone)
+        require(off < CLOSE, f"lane {number} differs from running alone by {off:.1e}")
 
 
 def traced_hyperparameters(trial: Trial, params: Params) -> str:
-    """A learning rate that is traced does what a number does."""
+    """A traced learning rate gives the same updates as a static one."""
     if trial.make is None:
         raise NotApplicable("give a function learning_rate -> optimizer")
     make, w = trial.make, jax.tree.map(jnp.asarray, params)
@@ -111,30 +111,30 @@ def traced_hyperparameters(trial: Trial, params: Params) -> str:
     for rate in (1e-2, 0.5):
         with standard_promotion():
             opt = make(rate)
-            off = apart(traced(rate), trial.update(w, opt.init(w), w, opt)[0])
-        need(off < CLOSE, f"a traced learning rate of {rate} differs from a static one by {off:.1e}")
+            off = relative_difference(traced(rate), trial.update(w, opt.init(w), w, opt)[0])
+        require(off < CLOSE, f"a traced learning rate of {rate} differs from a static one by {off:.1e}")
     return "of the learning rate"
 
 
 def composition(trial: Trial, params: Params) -> None:
-    """In `optax.chain` and `optax.MultiSteps` it takes the steps that it takes alone."""
+    """In `optax.chain` and `optax.MultiSteps` the optimizer takes the same steps as alone."""
     (g,) = gradients(params, 1)
     alone, _ = trial.step(g, trial.init(params), params)
     chained = Trial(optax.chain(optax.identity(), trial.opt, optax.scale(0.5)), None, trial.cases)
     half, _ = chained.step(g, chained.init(params), params)
-    off = apart(jax.tree.map(lambda x: 2 * x, half), alone)
-    need(off < CLOSE, f"in optax.chain its updates differ by {off:.1e}")
+    off = relative_difference(jax.tree.map(lambda x: 2 * x, half), alone)
+    require(off < CLOSE, f"in optax.chain its updates differ by {off:.1e}")
     multi = optax.MultiSteps(trial.opt, 2)
     every_second = Trial(optax.GradientTransformationExtraArgs(multi.init, multi.update), None, trial.cases)
     nothing, state = every_second.step(g, every_second.init(params), params)
     both, _ = every_second.step(g, state, params)
-    need(not numbers(nothing).any(), "in optax.MultiSteps it moves before all gradients are there")
-    off = apart(both, alone)
-    need(off < CLOSE, f"in optax.MultiSteps its updates differ by {off:.1e}")
+    require(not numbers(nothing).any(), "in optax.MultiSteps it moves before it has all gradients")
+    off = relative_difference(both, alone)
+    require(off < CLOSE, f"in optax.MultiSteps its updates differ by {off:.1e}")
 
 
 def differentiable(trial: Trial, params: Params) -> str:
-    """The derivative, by the start, of where ten steps lead is finite, also when a feature is dead."""
+    """The derivative of the end of ten steps with respect to the start is finite, also if gradient entries are 0."""
 
     def alive(leaf: ArrayLike) -> np.ndarray:
         return np.asarray(np.arange(np.size(leaf)).reshape(np.shape(leaf)) % 2 + (np.size(leaf) == 1))
@@ -155,19 +155,19 @@ def differentiable(trial: Trial, params: Params) -> str:
         slope = jax.jit(jax.grad(end))(jax.tree.map(jnp.asarray, params))
     except (ValueError, NotImplementedError) as problem:
         if "while_loop" in str(problem) or "Reverse-mode" in str(problem):
-            raise NotApplicable("it has a loop without a reverse mode") from problem
+            raise NotApplicable("it contains a loop that has no reverse-mode derivative") from problem
         raise
-    need_finite(slope, "the derivative by the start is")
+    require_finite(slope, "the derivative by the start is")
     return "through 10 steps"
 
 
 def serialisation(trial: Trial, params: Params) -> None:
-    """A state that was saved as arrays and loaded again leads to the same step."""
+    """A state that was saved as arrays and loaded again gives the same step."""
     state = trial.run(params, gradients(params, 2)).state
     leaves, structure = jax.tree.flatten(state)
     for leaf in leaves:
         is_array = isinstance(leaf, np.ndarray | jax.Array | int | float | np.generic)
-        need(is_array, f"the state holds a {type(leaf).__name__}, no array")
+        require(is_array, f"the state holds a {type(leaf).__name__}, which is not an array")
     file = io.BytesIO()
     np.savez(file, *[_saved(leaf) for leaf in leaves])
     file.seek(0)
@@ -175,11 +175,11 @@ def serialisation(trial: Trial, params: Params) -> None:
         loaded = [_loaded(saved[name], leaf) for name, leaf in zip(saved.files, leaves, strict=True)]
     g = gradients(params, 3)[2]
     a, b = trial.step(g, state, params)[0], trial.step(g, jax.tree.unflatten(structure, loaded), params)[0]
-    need(apart(a, b) == 0, "after saving and loading the next update differs")
+    require(relative_difference(a, b) == 0, "after saving and loading the next update differs")
 
 
 def _saved(leaf: Leaf) -> np.ndarray:
-    """A leaf as an array of a dtype that NumPy's files know."""
+    """A leaf as an array of a dtype that NumPy files support."""
     array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
 

@@ -1,4 +1,4 @@
-"""What every clause of the contract works with: an optimizer on trial, parameters and gradients, ways to compare."""
+"""Tools for the clauses of the contract: the optimizer under test, parameters and gradients, comparisons."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +15,19 @@ from jaxopt_course.dtypes import standard_promotion
 
 Leaf: TypeAlias = ArrayLike | float  # of a state
 Factory: TypeAlias = Callable[[Any], AnyOptimizer]  # of a learning rate
-LOOPS = {"while", "scan", "cond"}  # what must be compiled anew whenever it is run uncompiled
+LOOPS = {"while", "scan", "cond"}  # primitives that are compiled again at every call outside `jit`
 
 
 class Violation(Exception):
-    """A clause is broken; the message says how."""
+    """The optimizer violates a clause; the message states how."""
 
 
 class NotApplicable(Exception):
-    """A clause has nothing to say about this optimizer; the message says why."""
+    """A clause does not apply to this optimizer; the message states why."""
 
 
 class Run(NamedTuple):
-    """Where an optimizer got to: `updates` holds one tree a step."""
+    """The end of a run of an optimizer; `updates` holds one tree for each step."""
 
     params: Params
     state: OptState
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 class Trial:
-    """An optimizer with what every clause needs of it; `make` is the function that made it, if it was given."""
+    """An optimizer under test; `make` is the function that made it, or None; `cases` are parameters by description."""
 
     def __init__(self, opt: AnyOptimizer, make: Factory | None, cases: dict[str, Params]):
         self.make, self.cases = make, cases
@@ -49,7 +49,7 @@ class Trial:
     def update(
         self, grads: Updates, state: OptState, params: Params, opt: AnyOptimizer | None = None
     ) -> tuple[Updates, OptState]:
-        """With all that optax's optimizers may ask for: an objective whose gradient here is the one given."""
+        """Call `update` with the extra arguments of optax, for an objective whose gradient at `params` is `grads`."""
         extras = objective_like(grads, params)
         with standard_promotion():
             chosen = self.opt if opt is None else optax.with_extra_args_support(opt)
@@ -57,25 +57,25 @@ class Trial:
 
     @functools.cached_property
     def has_loops(self) -> bool:
-        """Whether the optimizer contains loops, as a search does; then its steps are compiled once for all clauses."""
+        """Whether the optimizer contains loops, such as a line search; its steps are then compiled for all clauses."""
         try:
             w = next(iter(self.cases.values()))
             program = jax.make_jaxpr(self.update)(w, self.init(w), w)
-        except Exception:  # whatever is wrong is for the clauses to say
+        except Exception:  # the clauses will report the error
             return False
         return any(name in LOOPS for name in _primitives(program.jaxpr))
 
     def eager(self, grads: Updates, state: OptState, params: Params) -> tuple[Updates, OptState]:
-        """`update` without compiling: loops too are run by Python."""
+        """`update` without compiling; loops are run by Python too."""
         with jax.disable_jit(self.has_loops):
             return self.update(grads, state, params)
 
     def step(self, grads: Updates, state: OptState, params: Params) -> tuple[Updates, OptState]:
-        """`update` on arrays: at once where it is quick, compiled where it is not."""
+        """`update` on arrays: compiled if the optimizer has loops, else not."""
         return self.repeat(grads, state, params, 1) if self.has_loops else self.update(*_arrays(grads, state, params))
 
     def repeat(self, grads: Updates, state: OptState, params: Params, times: int) -> tuple[Updates, OptState]:
-        """The last update and the state after so many steps with the same gradient, at the same parameters."""
+        """The last update and the state after `times` steps with the same gradient and parameters."""
         grads, state, params = _arrays(grads, state, params)
         return self._repeated(grads, state, params, jnp.asarray(times, jnp.int32))
 
@@ -89,7 +89,7 @@ class Trial:
         return jax.lax.fori_loop(0, times, body, (nothing, state))
 
     def run(self, params: Params, grads: Sequence[Updates], state: OptState | None = None) -> Run:
-        """Step along the gradients."""
+        """Take one step for each gradient."""
         state, updates = self.init(params) if state is None else state, []
         for g in grads:
             found, state = self.step(g, state, params)
@@ -113,7 +113,7 @@ def _primitives(program: Any) -> Iterator[str]:
 
 
 def objective_like(grads: Updates, params: Params) -> dict[str, Any]:
-    """What optax's optimizers may ask for: an objective whose value here is 0 and whose gradient is the one given."""
+    """Extra arguments of optax for an objective whose value at `params` is 0 and whose gradient there is `grads`."""
 
     def value_fn(new: Params) -> Array:
         moved = jax.tree.map(lambda n, p: (n - p).astype(jnp.float32), new, params)
@@ -127,7 +127,7 @@ def objective_like(grads: Updates, params: Params) -> dict[str, Any]:
 
 
 def cases_like(params: Params | None) -> dict[str, Params]:
-    """Parameters from the smallest up; the last is the tree that is asked about."""
+    """Parameters of increasing size by description; the last is `params`."""
     rng = np.random.default_rng(0)
     if params is None:
         params = {"W": rng.standard_normal((3, 4)), "b": rng.standard_normal(3)}
@@ -145,7 +145,7 @@ def describe(params: Params) -> str:
 
 
 def gradients(params: Params, count: int = 3, scale: float = 1.0) -> list[Updates]:
-    """Random gradients for so many steps, the same at every call."""
+    """Random gradients for `count` steps, the same at every call."""
     rng = np.random.default_rng(1)
 
     def draw(leaf: ArrayLike) -> np.ndarray:
@@ -155,28 +155,28 @@ def gradients(params: Params, count: int = 3, scale: float = 1.0) -> list[Update
 
 
 def constant(params: Params, value: float) -> Updates:
-    """The same number in every entry."""
+    """A tree like the parameters with the same number in every entry."""
     return jax.tree.map(lambda leaf: np.full(np.shape(leaf), value, np.asarray(leaf).dtype), params)
 
 
 def cast(params: Params, dtype: DTypeLike) -> Params:
-    """The same in another dtype."""
+    """The parameters in another dtype."""
     return jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
 
 
 # Comparing
 
 
-def need(condition: object, *words: object) -> None:
+def require(condition: object, *words: object) -> None:
     """Raise `Violation` unless the condition holds."""
     if not condition:
         raise Violation(" ".join(map(str, words)))
 
 
-def need_finite(tree: PyTree, words: str) -> None:
-    """Raise `Violation` that shows the first number that is not finite."""
+def require_finite(tree: PyTree, words: str) -> None:
+    """Raise `Violation` with the first number that is not finite, if there is one."""
     bad = [value for value in numbers(tree) if not np.isfinite(value)]
-    need(not bad, f"{words} {bad[0] if bad else ''}")
+    require(not bad, f"{words} {bad[0] if bad else ''}")
 
 
 def numbers(tree: PyTree) -> np.ndarray:
@@ -191,7 +191,7 @@ def floats(tree: PyTree) -> list[Leaf]:
 
 
 def is_key(leaf: Leaf) -> bool:
-    """Whether a leaf is a random key, which no array function takes."""
+    """Whether a leaf is a random key, which array functions do not accept."""
     return bool(jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key))
 
 
@@ -200,8 +200,8 @@ def finite(tree: PyTree) -> bool:
     return bool(np.isfinite(numbers(tree)).all())
 
 
-def apart(a: PyTree, b: PyTree) -> float:
-    """The largest difference relative to the largest number."""
+def relative_difference(a: PyTree, b: PyTree) -> float:
+    """The largest absolute difference of two trees, relative to their largest absolute entry."""
     x, y = numbers(a), numbers(b)
     if x.shape != y.shape:
         return np.inf
@@ -209,16 +209,16 @@ def apart(a: PyTree, b: PyTree) -> float:
     return float(np.max(np.abs(x - y), initial=0.0) / size) if size > 0 else 0.0
 
 
-def same_kinds(what: str, old: PyTree, new: PyTree) -> None:
+def require_same_types(what: str, old: PyTree, new: PyTree) -> None:
     """Raise `Violation` unless structure, shapes and dtypes are the same."""
-    before, after = _kinds(old), _kinds(new)
+    before, after = _types(old), _types(new)
     for path in [*before, *after]:
         was, now = before.get(path, "nothing"), after.get(path, "nothing")
-        need(was == now, f"{what}{path} was {was} and became {now}")
+        require(was == now, f"{what}{path} was {was} and became {now}")
     structures: list[object] = [jax.tree.structure(tree) for tree in (old, new)]
-    need(structures[0] == structures[1], f"{what} changed its structure")
+    require(structures[0] == structures[1], f"{what} changed its structure")
 
 
-def _kinds(tree: PyTree) -> dict[str, str]:
+def _types(tree: PyTree) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p): f"{jnp.result_type(x)}{list(np.shape(x))}" for p, x in leaves}

@@ -1,4 +1,4 @@
-"""Why does this run fail: findings with numbers, from the probes of a training run."""
+"""Diagnose what limits a training run, with numbers, from the probes of the run."""
 
 from jaxopt_course.diagnosis.causes import Cause, Diagnosis, Finding
 from jaxopt_course.diagnosis.diagnose import diagnose

@@ -1,4 +1,4 @@
-"""What can be the matter with a run, and how it is said."""
+"""The causes that can limit a run, and the records that report them."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -7,18 +7,19 @@ from typing import NamedTuple
 class Cause(StrEnum):
     """What limits a training run.
 
-    - `RATE_TOO_HIGH`: beyond the rule's stability limit, and the loss rose or does not settle; `factor`: rate over the
+    - `RATE_TOO_HIGH`: the learning rate is above the stability limit of the rule, and the loss rose or does not settle;
+      `factor`: the rate divided by the limit.
+    - `EDGE_OF_STABILITY`: the rate is at the limit and the run does not diverge; `factor`: the rate divided by the
       limit.
-    - `EDGE_OF_STABILITY`: at the limit without diverging; `factor`: rate over the limit.
-    - `RATE_TOO_LOW`: a rate `factor` times as high would be at most half of the limit, and gain faster.
+    - `RATE_TOO_LOW`: a rate `factor` times as high would be at most half of the limit, and the loss would fall faster.
     - `NOISE_LIMITED`: minibatch noise undoes at least half of what steps gain; `factor`: the batch size that would
       halve the noise.
     - `ILL_CONDITIONED`: what is left to gain lies in directions `factor` times flatter than the steepest.
-    - `SADDLE`: stalled where the loss still bends down; `factor`: growth of the distance a step.
-    - `DEAD_PARAMETERS`: entries that have no gradient, or are not moved; `factor`: their share of the leaf.
+    - `SADDLE`: the run stalled at a point of negative curvature; `factor`: growth of the distance per step.
+    - `DEAD_PARAMETERS`: entries have no gradient or are not updated; `factor`: their share of the leaf.
     - `MIXED_SCALES`: one leaf limits the rate of all; `factor`: how many times another leaf's rate could be raised.
-    - `OVERFITTING`: what `eval_fn` reports got worse while the loss fell; `factor`: how many standard errors.
-    - `HEALTHY`: nothing of these; `factor`: 1.
+    - `OVERFITTING`: a result of `eval_fn` got worse while the loss fell; `factor`: by how many standard errors.
+    - `HEALTHY`: none of these; `factor`: 1.
 
     Example:
       >>> Cause("SADDLE").name
@@ -38,9 +39,12 @@ class Cause(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One cause. `certain`: the evidence excludes the others that would explain the same; `factor`: the number that
-    the sentence speaks of, see `Cause`; `leaf`: the path of the one that is to blame, if one is; `evidence`: the
-    sentence, with its numbers and their errors."""
+    """One cause that was found.
+
+    `certain`: whether the evidence excludes other causes that would explain the same observations; `factor`: the main
+    number, see `Cause`; `leaf`: the path of the leaf that is the cause, or None; `evidence`: a sentence with the
+    numbers and their errors.
+    """
 
     cause: Cause
     certain: bool
@@ -50,13 +54,13 @@ class Finding(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """`findings`, the most important first; `str()` of it is their sentences."""
+    """`findings`, the most important first; `str()` gives their sentences."""
 
     findings: tuple[Finding, ...]
 
     @property
     def cause(self) -> Cause:
-        """Of the first finding."""
+        """The cause of the first finding."""
         return self.findings[0].cause
 
     def __str__(self) -> str:

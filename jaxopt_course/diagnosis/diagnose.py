@@ -1,4 +1,4 @@
-"""The one question: what limits this run?"""
+"""The function that diagnoses a training run."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,30 +15,34 @@ from jaxopt_course.training import TrainResult
 def diagnose(
     result: TrainResult | Settings, fn: Callable[[Any], Array] | None = None, x: Params | None = None
 ) -> Diagnosis:
-    r"""Say what limits a training run, with numbers: from the probes of the run, for any model and optimizer.
+    r"""Diagnose what limits a training run, with numbers, from its probes; for any model and optimizer.
 
-    The rule is read from how its updates answer small changes of the gradient, as two sums over the steps that follow,
-    A alternating and S steady. With $\lambda$ the largest eigenvalue of $A^{1/2} H A^{1/2}$, the rate is
+    The rule is characterized by the response of its updates to small changes of the gradient, as two sums over the
+    following steps: A, the alternating sum, and S, the steady sum. With $\lambda$ the largest eigenvalue of
+    $A^{1/2} H A^{1/2}$, the rate is
 
     $$\tfrac12 \lambda_{\max}(A^{1/2} H A^{1/2})$$
 
     times the stability limit (for gradient descent $\eta \lambda / 2$, for Adam $\lambda \eta / 38$ on the
-    preconditioned Hessian with b1 = 0.9). A step goes $G^T S G / (G^T H^{-1} G)$ of the way to the minimum, and noise
-    of covariance C holds the loss $\tfrac14 \mathrm{tr}(S C)$ to $1 / (1 - \lambda / 2)$ times that above it. All of it
-    is estimated from minibatches that are independent of one another, with intervals of 99.9 %; a finding is `certain`
-    where these exclude the other side of its threshold.
+    preconditioned Hessian with b1 = 0.9). A step covers the fraction $G^T S G / (G^T H^{-1} G)$ of the way to the
+    minimum. Noise of covariance C holds the loss above the minimum by $\tfrac14 \mathrm{tr}(S C)$ to
+    $1 / (1 - \lambda / 2)$ times that.
+
+    All quantities are estimated from mutually independent minibatches, with intervals of 99.9 %. A finding is `certain`
+    if these intervals exclude the other side of its threshold.
 
     Args:
-      result: of `train(..., probe_every=)`, or the `result` of its `NonFiniteError`; or, for a known function,
-      fn, x: `fn(x) -> scalar` and a point, with `landscape.Settings` of the rule in place of the result.
+      result: the result of `train(..., probe_every=)`, or the `result` of its `NonFiniteError`; or, for a known
+        function, the `landscape.Settings` of the rule.
+      fn, x: for `Settings` only, `fn(x) -> scalar` and a point.
 
     Returns:
-      `Diagnosis(findings)`: certain ones first, then by how much faster the run could gain. HEALTHY alone where nothing
-      was found.
+      `Diagnosis(findings)`: certain findings first, then by how much faster the run could become. If nothing was found,
+      the only finding is HEALTHY.
 
     Raises:
-      ValueError: a result without probes, or of a run that was interrupted before its last one or took no step.
-      TypeError: no result, or settings without a function and a point.
+      ValueError: the result has no probes, or the run was interrupted before its last probe or took no step.
+      TypeError: `result` is not a result, or settings are given without a function and a point.
 
     Example:
       >>> import jax

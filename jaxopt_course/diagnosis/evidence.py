@@ -1,4 +1,4 @@
-"""What the probes of a run say, as numbers with intervals."""
+"""Estimates with confidence intervals from the probes of a run."""
 
 import math
 from typing import NamedTuple
@@ -13,17 +13,17 @@ from jaxopt_course.training.prober import Probes
 from jaxopt_course.training.probes import Survey
 from jaxopt_course.training.vectors import Vectors
 
-CONFIDENCE = 0.999  # of every interval: a diagnosis rests on a few of them
-SEGMENTS = 8  # of the last quarter, whose means tell how far the mean of all may be off
-STRETCHES = 12  # of the first three quarters, whose mean losses are compared
-FEWEST = 4  # steps of a stretch whose mean loss is told from another's
-TOO_MUCH = 2.0  # times what is seen to be gained
-NEAR = 3  # looks to either side that are taken together for a ratio of noise to signal
-NEIGHBOURS = 1000  # errors within which a close neighbour of an extreme eigenvalue may hide: see `Extreme`
+CONFIDENCE = 0.999  # of every interval, because a diagnosis depends on several of them
+SEGMENTS = 8  # segments whose means give the interval of a mean loss
+STRETCHES = 12  # stretches of the first three quarters, whose mean losses are compared
+LEAST_STRETCH = 4  # fewest steps in a stretch
+MOST_PROMISED = 2.0  # the largest predicted gain that is accepted, in units of the observed gain
+HALF_WINDOW = 3  # looks to either side that are averaged for a ratio of noise to signal
+NEIGHBOUR_MARGIN = 1000  # an extreme eigenvalue with a close neighbour may be this many errors away: see `Extreme`
 
 
 class Estimate(NamedTuple):
-    """A number and its interval of confidence."""
+    """A number and its confidence interval."""
 
     mean: float
     low: float
@@ -35,16 +35,30 @@ class Estimate(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """The run at one survey.
+    """The state of the run at one survey.
 
-    Units of loss: `left`, what is to gain by the curvature here; `floor`, the part of the loss above the minimum that
-    noise maintains, at least and at most; `descent`, what a step gains to first order. `over`: the rate over the
-    stability limit; `lowest`: the least eigenvalue, in the unit in which the limit is 2; `upward`: the share of the
-    descent along positive curvature; `trace`: that of the Hessian, in units of loss and parameters. In examples:
-    `noise_scale`, the batch whose gradient is half noise, tr(C) = |G|^2; `critical_batch`, the same weighed by
-    curvature, beyond which larger batches save few steps. By leaf: `leaf_left`, `leaf_over`, shares of the extreme
-    directions, entries without gradient (`still`) or as at the start (`unmoved`), and `steadiness`, steady over
-    alternating response.
+    In units of loss:
+
+    - `loss`: the loss; `left`: what is left to gain, by the curvature at this point; `descent`: what a step gains to
+      first order.
+    - `floor`: the part of the loss above the minimum that noise maintains, at least and at most.
+
+    In units of examples:
+
+    - `noise_scale`: the batch size at which half of the gradient is noise, tr(C) = |G|^2.
+    - `critical_batch`: the same weighted by curvature; larger batches save few steps.
+
+    Of the curvature:
+
+    - `over`: the learning rate divided by the stability limit; `lowest`: the least eigenvalue, in units in which the
+      limit is 2; `trace`: the trace of the Hessian, in units of loss and parameters.
+    - `upward`: the share of the descent along positive curvature; `regular`: see `Survey`.
+
+    By leaf:
+
+    - `leaf_left`, `leaf_over`: `left` and `over`; `highest_share`, `lowest_share`: shares of the extreme directions.
+    - `still`: number of entries without gradient; `unmoved`: number of entries that are as at the start; `steadiness`:
+      steady response divided by alternating response.
     """
 
     loss: Estimate
@@ -68,11 +82,11 @@ class Moment(NamedTuple):
 
 
 class Looks(NamedTuple):
-    """What the brief looks saw, after `steps[K]`.
+    """Results of the brief looks, which were taken after `steps[K]` steps.
 
-    `over[K]`: the rate over the stability limit, at least; `noise_scale[K]`: as in `Moment`, of a few looks together,
-    NaN where they do not tell; `cosine[K]`: of the gradients of two steps that follow one another; `update_ratio[K,
-    leaves]`: the norm of an update over that of the parameters.
+    `over[K]`: a lower bound of the learning rate divided by the stability limit; `noise_scale[K]`: as in `Moment`,
+    averaged over a few looks, NaN if it cannot be determined; `cosine[K]`: cosine between the gradients of two
+    successive steps; `update_ratio[K, leaves]`: the norm of an update divided by the norm of the parameters.
     """
 
     steps: np.ndarray
@@ -83,11 +97,14 @@ class Looks(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Of a whole run: the `first` and `last` survey, the brief `looks`, and what was recorded. `names`, `sizes` of
-    leaves; `losses[S]` of each step, `evals` the scalars that `eval_fn` returned after `eval_steps`.
+    """The evidence from a whole run.
 
-    `ending`: the mean loss of the last quarter of the run, and `excess` what it is above the minimum that the last
-    survey expects; `fall`: from the third quarter to the last; `best`: the lowest mean loss of a stretch before that.
+    `first`, `last`: the first and the last survey; `looks`: the brief looks; `names`, `sizes`: of the leaves;
+    `losses[S]`: the loss of each step; `evals`: the scalars that `eval_fn` returned after `eval_steps`.
+
+    `ending`: the mean loss of the last quarter of the run; `excess`: how far `ending` is above the minimum that the
+    last survey predicts; `fall`: the decrease of the mean loss from the third quarter to the last; `best`: the lowest
+    mean loss of a stretch of the first three quarters.
     """
 
     names: list[str]
@@ -107,7 +124,12 @@ class Evidence(NamedTuple):
 
     @classmethod
     def of(cls, result: TrainResult) -> "Evidence":
-        """What the probes of a run say. ValueError for a result without any, or without one at its end."""
+        """Collect the evidence from the probes of a run.
+
+        Raises:
+          TypeError: `result` is not a `TrainResult`.
+          ValueError: the result has no probes, or no probe at its end.
+        """
         if not isinstance(result, TrainResult):
             raise TypeError(f"diagnose: expected the result of jc.train, got {type(result).__name__}")
         probes = result.trace.probes
@@ -115,8 +137,8 @@ class Evidence(NamedTuple):
             raise ValueError("diagnose: the result has no probes; train with probe_every=, such as probe_every=100")
         if len(probes.survey_steps) < 2 or probes.survey_steps[-1] != len(result.trace.loss):
             raise ValueError(
-                "diagnose: the run has no probe at its end: it was interrupted (let it go on), or its first step "
-                "failed (the NonFiniteError says of what)"
+                "diagnose: the run has no probe at its end: it was interrupted (resume it), or its first step failed "
+                "(the NonFiniteError states why)"
             )
         flat = Vectors(result.params)
         first, last = (_moment(jax.tree.map(lambda rows, i=i: rows[i], probes.surveys), probes) for i in (0, -1))
@@ -134,8 +156,8 @@ class Evidence(NamedTuple):
             last=last,
             ending=ending,
             fall=Estimate(third.mean - ending.mean, third.low - ending.high, third.high - ending.low),
-            best=_best(losses),
-            excess=_above(ending, last),
+            best=_lowest_stretch(losses),
+            excess=_excess(ending, last),
             looks=_looks(probes),
             losses=losses,
             eval_steps=result.trace.eval_steps,
@@ -146,22 +168,23 @@ class Evidence(NamedTuple):
 def _looks(probes: Probes) -> Looks:
     pair = jax.tree.map(lambda rows: np.asarray(rows, float), probes.looks.pair)
     with np.errstate(divide="ignore", invalid="ignore"):
-        clear = _of_neighbours(pair.signal.sum(-1) / pair.noise.sum(-1))
+        clear = _moving_mean(pair.signal.sum(-1) / pair.noise.sum(-1))
         noise_scale = np.where(clear > 0, int(probes.batch_size) / clear, np.nan)
         ratio = np.sqrt(pair.update / pair.size)
     return Looks(probes.steps, np.asarray(probes.looks.sharpness, float) / 2, noise_scale, pair.cosine, ratio)
 
 
-def _of_neighbours(values: np.ndarray) -> np.ndarray:
-    """Means over the looks around each, 2 `NEAR` + 1 where there are so many."""
-    padded = np.pad(values, NEAR, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1)
-    inside = np.lib.stride_tricks.sliding_window_view(np.pad(np.ones(len(values), bool), NEAR), 2 * NEAR + 1)
+def _moving_mean(values: np.ndarray) -> np.ndarray:
+    """Moving mean over windows of 2 `HALF_WINDOW` + 1 looks, which are shorter at the ends."""
+    padded = np.pad(values, HALF_WINDOW, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * HALF_WINDOW + 1)
+    is_inside = np.pad(np.ones(len(values), bool), HALF_WINDOW)
+    inside = np.lib.stride_tricks.sliding_window_view(is_inside, 2 * HALF_WINDOW + 1)
     return np.array([window[here].mean() for window, here in zip(windows, inside, strict=True)])
 
 
 def _mean(losses: np.ndarray, exact: bool) -> Estimate:
-    """The mean loss of some steps; of a single one it is exact where a minibatch is all examples."""
+    """The mean loss of some steps; for a single step, it is exact if the minibatch contains all examples."""
     losses = losses[np.isfinite(losses)]
     if len(losses) > 1:
         return estimate(np.array([part.mean() for part in np.array_split(losses, min(SEGMENTS, len(losses)))]))
@@ -169,39 +192,39 @@ def _mean(losses: np.ndarray, exact: bool) -> Estimate:
     return Estimate(mean, mean, mean) if exact else Estimate(mean, -math.inf, math.inf)
 
 
-def _best(losses: np.ndarray) -> Estimate:
-    """The lowest of the mean losses of stretches of the first three quarters; of a short run, nothing."""
+def _lowest_stretch(losses: np.ndarray) -> Estimate:
+    """The lowest mean loss of a stretch of the first three quarters; infinity for a short run."""
     before = losses[: len(losses) - len(losses) // 4]
-    if len(before) < STRETCHES * FEWEST:
+    if len(before) < STRETCHES * LEAST_STRETCH:
         return Estimate(math.inf, math.inf, math.inf)
     stretches = np.array_split(before, STRETCHES)
     lowest = min(stretches, key=lambda stretch: float(np.mean(stretch)))
     return estimate(np.array([part.mean() for part in np.array_split(lowest, min(SEGMENTS, len(lowest)))]))
 
 
-def _above(ending: Estimate, last: Moment) -> Estimate:
+def _excess(ending: Estimate, last: Moment) -> Estimate:
     low = ending.low - last.loss.high + last.left.low
     return Estimate(ending.mean - last.loss.mean + last.left.mean, low, ending.high - last.loss.low + last.left.high)
 
 
 def _moment(survey: Survey, probes: Probes) -> Moment:
     N, B = int(probes.num_examples), int(probes.batch_size)
-    drawn = (N - B) / max(N - 1, 1)  # of the variance with replacement, what is left without
+    drawn = (N - B) / max(N - 1, 1)  # variance of sampling without replacement, relative to that with replacement
     total = {
         name: np.asarray(getattr(survey.pairs, name), float).sum(-1)
         for name in ("signal", "noise", "descent", "diffusion")
     }
-    reach = min(float(survey.highest.beyond), NEIGHBOURS * float(survey.highest.error))
+    reach = min(float(survey.highest.beyond), NEIGHBOUR_MARGIN * float(survey.highest.error))
     fresh, highest = estimate(survey.highest_fresh), float(survey.highest.value)
     over = Estimate(fresh.mean / 2, fresh.low / 2, max(fresh.high, highest + reach) / 2)
-    reach = min(float(survey.lowest.beyond), NEIGHBOURS * float(survey.lowest.error))
+    reach = min(float(survey.lowest.beyond), NEIGHBOUR_MARGIN * float(survey.lowest.error))
     fresh = estimate(survey.lowest_fresh)
     lowest = Estimate(fresh.mean, min(fresh.low, float(survey.lowest.value) - reach), fresh.high)
     floor = estimate(total["diffusion"] * drawn / 4)
     typical, steepest = max(1 - over.mean / 2, 0.5), max(1 - over.high, 1e-3)
     floor = Estimate(floor.mean / typical, floor.low, floor.high / steepest)  # 1 / (1 - over) along each direction
     steady, alternating = (np.asarray(part, float) for part in (survey.steady, survey.alternating))
-    left = _believable(np.asarray(survey.left, float), np.asarray(survey.gains, float))
+    left = _capped(np.asarray(survey.left, float), np.asarray(survey.gains, float))
     return Moment(
         loss=estimate(survey.losses),
         over=over,
@@ -224,14 +247,14 @@ def _moment(survey: Survey, probes: Probes) -> Moment:
     )
 
 
-def _believable(left: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """What is left to gain, cut to what the loss was seen to gain where the quadratic model promises far too much."""
+def _capped(left: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """What is left to gain, reduced to the observed gain if the quadratic model predicts more than twice as much."""
     promised, seen = float(left.sum(-1).mean()), float(np.max(gains.mean(0), initial=0.0))
-    return left if not promised > TOO_MUCH * seen else left * (seen / promised)
+    return left if not promised > MOST_PROMISED * seen else left * (seen / promised)
 
 
 def estimate(samples: ArrayLike) -> Estimate:
-    """The mean with its t interval; of one number, which is the whole, the number."""
+    """The mean with its t interval; a single number is exact."""
     samples = np.asarray(samples, float)
     mean = float(samples.mean())
     if len(samples) == 1 or not math.isfinite(mean):
@@ -241,7 +264,7 @@ def estimate(samples: ArrayLike) -> Estimate:
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
-    """Of two means, the second positive; inf where it is not."""
+    """The ratio of two means with its interval; inf if the second mean is not positive."""
     a, b = float(numerators.mean()), float(denominators.mean())
     mean = a / b if b > 0 else math.inf
     if len(numerators) == 1:

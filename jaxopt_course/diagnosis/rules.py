@@ -1,4 +1,4 @@
-"""One rule for each cause: from evidence to a finding, with thresholds that follow from theory."""
+"""Rules that derive findings from evidence, one for each cause, with thresholds that follow from theory."""
 
 import math
 from collections.abc import Callable
@@ -8,59 +8,59 @@ import numpy as np
 from jaxopt_course.diagnosis.causes import Cause, Finding
 from jaxopt_course.diagnosis.evidence import Estimate, Evidence, Moment
 
-WORTH = 0.01  # of what was gained so far: what is left to gain is worth a finding from there on
-TWICE = 2.0  # a rate that could not even be doubled is not too low
-TENFOLD = 10.0  # a ratio of curvatures that matters
-NEAR = 0.9  # of the stability limit: at the edge
-HALF = 0.5  # of a whole: the entries of a leaf, the descent, the excess of the loss
+WORTH = 0.01  # what is left to gain is significant above this share of what was gained so far
+TWICE = 2.0  # a rate is too low only if it could be at least doubled
+TENFOLD = 10.0  # a ratio of curvatures is significant from here on
+NEAR = 0.9  # a rate is at the edge of stability above this share of the limit
+HALF = 0.5  # threshold for shares: of the entries of a leaf, of the descent, of the excess of the loss
 
-Weighed = tuple[float, Finding]  # how many times faster the run could gain; inf where it cannot go on as it is
+Ranked = tuple[
+    float, Finding
+]  # how many times faster the run could become (inf if it cannot continue), and the finding
 
 
 def findings(e: Evidence) -> tuple[Finding, ...]:
-    """All that the rules find, the most important first; HEALTHY where they find nothing."""
+    """The findings of all rules, the most important first; HEALTHY if there are none."""
     found = [weighed for rule in RULES for weighed in rule(e)]
     found.sort(key=lambda weighed: (not weighed[1].certain, -weighed[0]))
     return tuple(finding for _, finding in found) or (_healthy(e),)
 
 
-def rose(e: Evidence) -> bool:
-    """Whether the loss is higher at the end than at the start, or than it once was for a while, beyond what minibatches
-    explain."""
+def loss_rose(e: Evidence) -> bool:
+    """Whether the loss at the end is higher than at the start, or than during an earlier stretch, beyond the errors."""
     end = e.last.loss
     if not math.isfinite(end.mean) or end.low > e.first.loss.high + 1e-6 * abs(e.first.loss.high):
         return True
     return e.ending.low > e.best.high + WORTH * abs(e.best.high)
 
 
-def gained(e: Evidence) -> float:
-    """The loss at the start less that at the end."""
+def loss_decrease(e: Evidence) -> float:
+    """The loss at the start minus the loss at the end, at least 0."""
     return max(e.first.loss.mean - e.last.loss.mean, 0.0)
 
 
-def worth_going_on(e: Evidence) -> bool:
-    """Whether what is left to gain matters beside what was gained: by the curvature here, or because the loss still
-    falls."""
-    return max(e.last.left.mean, e.fall.mean) > WORTH * gained(e)
+def can_improve(e: Evidence) -> bool:
+    """Whether what is left to gain is significant, by the curvature at the end or because the loss is still falling."""
+    return max(e.last.left.mean, e.fall.mean) > WORTH * loss_decrease(e)
 
 
-def surely_worth_going_on(e: Evidence) -> bool:
-    """The same, beyond the error of the estimate."""
-    return max(e.last.left.low, e.fall.low) > WORTH * gained(e)
+def can_surely_improve(e: Evidence) -> bool:
+    """Whether what is left to gain is significant beyond the errors of the estimates."""
+    return max(e.last.left.low, e.fall.low) > WORTH * loss_decrease(e)
 
 
-def still_falls(e: Evidence) -> bool:
-    """Whether the loss may still be falling by something that matters."""
-    return e.fall.mean > WORTH * gained(e)
+def may_still_fall(e: Evidence) -> bool:
+    """Whether the loss may still be falling by a significant amount."""
+    return e.fall.mean > WORTH * loss_decrease(e)
 
 
-def pace(m: Moment) -> float:
-    """The share of the way to the minimum that a step takes: half of the descent over what is left to gain."""
+def progress_of_step(m: Moment) -> float:
+    """The share of the way to the minimum that a step covers: half of the descent divided by what is left to gain."""
     return m.descent.mean / (2 * m.left.mean) if m.descent.mean > 0 and m.left.mean > 0 else 0.0
 
 
 def noise_share(e: Evidence) -> Estimate:
-    """The part of what the loss lies above its minimum that noise maintains: 1 where a run has settled."""
+    """The share of the excess of the loss above its minimum that noise maintains; 1 if the run has settled."""
     floor, above = e.last.floor, e.excess
     if floor.high <= 0:
         return Estimate(0.0, 0.0, 0.0)
@@ -70,86 +70,86 @@ def noise_share(e: Evidence) -> Estimate:
     )
 
 
-def stability(m: Moment) -> float:
-    """Steady over alternating response along the steepest direction: (1 + rho) / (1 - rho), 1 without momentum."""
+def momentum_factor(m: Moment) -> float:
+    """Steady over alternating response along the steepest direction: (1 + rho) / (1 - rho); 1 without momentum."""
     return float(np.sum(m.highest_share * m.steadiness))
 
 
 def condition_number(m: Moment) -> float:
-    """The steepest curvature over that in which what is left to gain lies, in units of the rule's response."""
-    return 2 * m.over.mean * stability(m) / pace(m) if pace(m) > 0 else math.inf
+    """The largest curvature over the curvature of what is left to gain, in units of the rule's response."""
+    return 2 * m.over.mean * momentum_factor(m) / progress_of_step(m) if progress_of_step(m) > 0 else math.inf
 
 
-def rate_too_high(e: Evidence) -> list[Weighed]:
+def rate_too_high(e: Evidence) -> list[Ranked]:
     over, share = e.first.over, noise_share(e)
-    unsettled = share.mean > HALF and floor_matters(e)
-    if not (rose(e) or (unsettled and over.low > 1)):
+    unsettled = share.mean > HALF and noise_matters(e)
+    if not (loss_rose(e) or (unsettled and over.low > 1)):
         return []
-    what = "rose" if rose(e) else f"does not settle (noise maintains {share.mean:.2g} of the excess)"
+    what = "rose" if loss_rose(e) else f"does not settle (noise maintains {share.mean:.2g} of the excess)"
     if over.low > 1 and e.first.regular:
         leaf = _leaf(e, e.first.highest_share)
         sentence = (
             f"the loss {what}, and the learning rate is {over} times the stability limit at the start; divide it by "
             f"more than {over.high:.3g}; the steepest direction lies mostly in {leaf}"
         )
-        certain = rose(e) or share.low > HALF
+        certain = loss_rose(e) or share.low > HALF
         return [(math.inf, Finding(Cause.RATE_TOO_HIGH, certain, over.mean, leaf, sentence))]
     later = float(np.nanmax(e.looks.over, initial=0))
     if max(over.high, later, e.last.over.high) < NEAR and e.first.regular and e.last.regular:
-        return []  # it was stable wherever it was looked at
+        return []  # the rate was stable at every probe
     sentence = (
         f"the loss {what}; at the start the rate was {over} times the stability limit, later up to {later:.3g}; "
-        "probes at every step would tell what came first"
+        "probes at every step would show which came first"
     )
-    weight = math.inf if over.mean >= NEAR else 1.0  # else what noise explains is more likely due to it
+    weight = math.inf if over.mean >= NEAR else 1.0  # below the limit, noise is the more likely cause
     return [(weight, Finding(Cause.RATE_TOO_HIGH, False, max(later, over.mean), None, sentence))]
 
 
-def floor_matters(e: Evidence) -> bool:
-    """Whether what noise maintains is something beside what was gained."""
-    return e.last.floor.mean > WORTH * gained(e) or rose(e)
+def noise_matters(e: Evidence) -> bool:
+    """Whether the loss that noise maintains is significant beside what was gained."""
+    return e.last.floor.mean > WORTH * loss_decrease(e) or loss_rose(e)
 
 
-def edge_of_stability(e: Evidence) -> list[Weighed]:
+def edge_of_stability(e: Evidence) -> list[Ranked]:
     m = e.last
-    if rose(e) or not m.regular or m.over.mean < NEAR:
+    if loss_rose(e) or not m.regular or m.over.mean < NEAR:
         return []
     later = float(np.median(e.looks.over[len(e.looks.over) // 2 :]))
     sentence = (
         f"the learning rate is {m.over} times the stability limit, and the loss did not rise (second half of the run: "
-        f"{later:.3g}): steps along the steepest direction overshoot by as much as they come"
+        f"{later:.3g}): steps along the steepest direction overshoot by as much as they approach"
     )
     return [
         (1.0, Finding(Cause.EDGE_OF_STABILITY, m.over.low >= NEAR, m.over.mean, _leaf(e, m.highest_share), sentence))
     ]
 
 
-def rate_too_low(e: Evidence) -> list[Weighed]:
+def rate_too_low(e: Evidence) -> list[Ranked]:
     m = e.last
-    if rose(e) or not worth_going_on(e) or pace(m) <= 0:
+    if loss_rose(e) or not can_improve(e) or progress_of_step(m) <= 0:
         return []
-    # beyond a pace of 2 / (1 + stability) a step is limited by friction: its own in gradient descent, or momentum's
-    useful = 2 / (1 + stability(m)) / pace(m)
+    # above a progress of 2 / (1 + momentum_factor) a higher rate is no faster: the damping of the rule limits the step
+    useful = 2 / (1 + momentum_factor(m)) / progress_of_step(m)
     over = float(max(m.over.mean, *e.looks.over[len(e.looks.over) // 2 :]))
     k = min(_inverse(2 * over), _inverse(2 * noise_share(e).mean), useful)
     if k < TWICE:
         return []
     certain = (
         _inverse(2 * m.over.high) >= TWICE and noise_share(e).high <= 1 / (2 * TWICE) and m.regular
-        and surely_worth_going_on(e) and m.upward > 1 - HALF
+        and can_surely_improve(e) and m.upward > 1 - HALF
     )  # fmt: skip
     sentence = (
         f"a learning rate {k:.3g} times as high would stay below half of the stability limit (now {m.over} of it), and "
-        f"gain faster: a step takes {pace(m):.2g} of the way, and noise maintains "
+        f"gain faster: a step takes {progress_of_step(m):.2g} of the way, and noise maintains "
         f"{noise_share(e).mean:.2g} of what is left"
     )
     return [(k, Finding(Cause.RATE_TOO_LOW, certain, k, None, sentence))]
 
 
-def noise_limited(e: Evidence) -> list[Weighed]:
+def noise_limited(e: Evidence) -> list[Ranked]:
     m, B = e.last, e.batch_size
     share = noise_share(e)
-    if share.mean <= HALF or not floor_matters(e) or m.over.low >= 1:
+    if share.mean <= HALF or not noise_matters(e) or m.over.low >= 1:
         return []
     sentence = (
         f"at this rate and a batch of {B} noise holds the loss about {m.floor.mean:.3g} above the minimum, "
@@ -158,40 +158,42 @@ def noise_limited(e: Evidence) -> list[Weighed]:
     return [(2.0, Finding(Cause.NOISE_LIMITED, share.low > HALF and m.regular, 2.0 * B, None, sentence))]
 
 
-def ill_conditioned(e: Evidence) -> list[Weighed]:
+def ill_conditioned(e: Evidence) -> list[Ranked]:
     m, kappa = e.last, condition_number(e.last)
-    if rose(e) or not worth_going_on(e) or not TENFOLD <= kappa < math.inf or _mixed_leaf(e) is not None:
+    if loss_rose(e) or not can_improve(e) or not TENFOLD <= kappa < math.inf or _mixed_leaf(e) is not None:
         return []
     plain, heavy = math.log(10) * kappa / 4, math.log(10) * math.sqrt(kappa) / 4
     if plain < e.num_steps and m.over.high < 1 / TWICE:
-        return []  # at its best rate it would get there within as many steps
+        return []  # with its best rate the run would get there in as many steps
     resolved = m.regular and m.over.low > 0 and m.upward > 1 - HALF
-    certain = resolved and surely_worth_going_on(e) and noise_share(e).high < HALF
+    certain = resolved and can_surely_improve(e) and noise_share(e).high < HALF
     sentence = (
         f"the condition number is about {kappa:.2g}: what is left lies in directions so much flatter than the "
-        f"steepest; tenfold nearer takes gradient descent {plain:.2g} steps at its best rate, momentum {heavy:.2g}"
+        f"steepest; to get ten times nearer takes gradient descent {plain:.2g} steps at its best rate, momentum "
+        f"{heavy:.2g}"
     )
     return [(math.sqrt(kappa), Finding(Cause.ILL_CONDITIONED, certain, kappa, None, sentence))]
 
 
-def mixed_scales(e: Evidence) -> list[Weighed]:
+def mixed_scales(e: Evidence) -> list[Ranked]:
     found = _mixed_leaf(e)
-    if found is None or noise_share(e).mean > HALF or not worth_going_on(e):
+    if found is None or noise_share(e).mean > HALF or not can_improve(e):
         return []
     ratio, flat, steep = found
     m = e.last
-    certain = m.regular and noise_share(e).high < HALF and surely_worth_going_on(e) and not rose(e)
+    certain = m.regular and noise_share(e).high < HALF and can_surely_improve(e) and not loss_rose(e)
     sentence = (
         f"{steep} limits the rate of all: its largest curvature is {ratio:.2g} times that within {flat}, which "
-        "holds the most of what is left to gain; a rate for each leaf or entry (Adam, RMSProp) would mend it"
+        "holds the most of what is left to gain; a rate for each leaf or entry (Adam, RMSProp) would remove the limit"
     )
     return [(ratio, Finding(Cause.MIXED_SCALES, certain, ratio, steep, sentence))]
 
 
 def _mixed_leaf(e: Evidence) -> tuple[float, str, str] | None:
-    """How many times flatter than the steepest leaf the one is that holds most of what is left; it, and the steepest.
+    """(ratio, flat, steep): the steepest leaf `steep`, the leaf `flat` with most of what is left, and their ratio.
 
-    None unless leaves that are at least ten times flatter hold half of what is left together.
+    `flat` is at least ten times flatter than `steep`. None unless the leaves that are at least ten times flatter
+    together hold at least half of what is left to gain.
     """
     m = e.last
     if len(e.names) < 2 or not np.isfinite(m.leaf_over).all():
@@ -205,22 +207,22 @@ def _mixed_leaf(e: Evidence) -> tuple[float, str, str] | None:
     return float(m.leaf_over[steep] / m.leaf_over[flat]), e.names[flat], e.names[steep]
 
 
-def bends_down(m: Moment) -> bool:
-    """Whether there is negative curvature that matters beside the steepest."""
+def has_negative_curvature(m: Moment) -> bool:
+    """Whether there is negative curvature that is significant beside the largest curvature."""
     return m.lowest.high < 0 and -m.lowest.mean >= WORTH * 2 * m.over.mean
 
 
-def saddle(e: Evidence) -> list[Weighed]:
+def saddle(e: Evidence) -> list[Ranked]:
     m = e.last
-    if rose(e) or not m.lowest.high < 0:
+    if loss_rose(e) or not m.lowest.high < 0:
         return []
     growth = -m.lowest.mean * float(np.sum(m.lowest_share * m.steadiness))
-    along = m.upward < HALF and m.descent.low > 0  # the step itself goes along negative curvature
+    along = m.upward < HALF and m.descent.low > 0  # the step goes along negative curvature
     nothing_gained = e.first.loss.low <= m.loss.high and m.descent.low <= 0
-    stalled = not worth_going_on(e) or m.descent.high <= 0 or nothing_gained
+    stalled = not can_improve(e) or m.descent.high <= 0 or nothing_gained
     if growth <= 0 or not (along or stalled):
         return []
-    certain = m.regular and bends_down(m) and (along or growth * e.num_steps >= 1)
+    certain = m.regular and has_negative_curvature(m) and (along or growth * e.num_steps >= 1)
     leaf = _leaf(e, m.lowest_share)
     sentence = (
         f"there is little left to gain by positive curvature, and the loss bends down: along a direction mostly in "
@@ -229,7 +231,7 @@ def saddle(e: Evidence) -> list[Weighed]:
     return [(math.inf, Finding(Cause.SADDLE, certain, 1 + growth, leaf, sentence))]
 
 
-def dead_parameters(e: Evidence) -> list[Weighed]:
+def dead_parameters(e: Evidence) -> list[Ranked]:
     found = []
     at_saddle = bool(saddle(e))
     for i, name in enumerate(e.names):
@@ -238,7 +240,7 @@ def dead_parameters(e: Evidence) -> list[Weighed]:
         if max(no_gradient, unmoved) < HALF or (at_saddle and e.last.lowest_share[i] > WORTH):
             continue
         if no_gradient >= HALF:
-            why = f"{no_gradient:.0%} of the entries of {name} have no gradient in any minibatch that was looked at"
+            why = f"{no_gradient:.0%} of the entries of {name} have no gradient in any minibatch that was examined"
         else:
             why = (
                 f"{unmoved:.0%} of the entries of {name} have not moved since the start, although they have a gradient"
@@ -248,7 +250,7 @@ def dead_parameters(e: Evidence) -> list[Weighed]:
     return found
 
 
-def overfitting(e: Evidence) -> list[Weighed]:
+def overfitting(e: Evidence) -> list[Ranked]:
     found = []
     for name, values in e.evals.items():
         if len(values) < 6 or not np.isfinite(values).all():
@@ -271,14 +273,15 @@ def overfitting(e: Evidence) -> list[Weighed]:
 
 def _healthy(e: Evidence) -> Finding:
     m = e.last
-    quiet = noise_share(e).high < HALF or not worth_going_on(e)
-    resolved = m.regular and m.over.high < 1 and quiet and not (bends_down(m) or rose(e) or still_falls(e))
+    quiet = noise_share(e).high < HALF or not can_improve(e)
+    steady = not (has_negative_curvature(m) or loss_rose(e) or may_still_fall(e))
+    resolved = m.regular and m.over.high < 1 and quiet and steady
     sentence = (
-        f"nothing of what is looked for: the rate is {m.over} of the stability limit, noise maintains "
-        f"{noise_share(e).mean:.2g} of what is left, and about {m.left} is left to gain of {gained(e):.3g} gained"
+        f"no cause was found: the rate is {m.over} of the stability limit, noise maintains {noise_share(e).mean:.2g} "
+        f"of what is left, and about {m.left} is left to gain beside {loss_decrease(e):.3g} gained"
     )
     if not resolved:
-        sentence += "; the evidence does not exclude the rest: look more often (a smaller probe_every)"
+        sentence += "; the evidence does not exclude the other causes: probe more often (a smaller probe_every)"
     return Finding(Cause.HEALTHY, resolved, 1.0, None, sentence)
 
 
@@ -290,7 +293,7 @@ def _inverse(x: float) -> float:
     return 1 / x if x > 0 else math.inf
 
 
-RULES: tuple[Callable[[Evidence], list[Weighed]], ...] = (
+RULES: tuple[Callable[[Evidence], list[Ranked]], ...] = (
     rate_too_high, edge_of_stability, saddle, dead_parameters, mixed_scales, rate_too_low, ill_conditioned,
     noise_limited, overfitting,
 )  # fmt: skip

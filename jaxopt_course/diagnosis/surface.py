@@ -1,4 +1,4 @@
-"""The diagnosis of a rule at a point of a known function."""
+"""Diagnose a rule at a point of a known function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jaxopt_course.landscape.quadratic_theory import growth, stability_limit
 
 
 def diagnose_point(settings: Settings, fn: Callable[[Any], Array], x: Params) -> Diagnosis:
-    """Whether a rule is stable at x, from the extreme curvatures there."""
+    """Diagnose whether a rule is stable at x, from the extreme curvatures at x."""
     found = classify(fn, x)
     steepest, lowest = float(found.highest.value), float(found.lowest.value)
     limit = stability_limit(steepest, settings.rho, settings.nesterov)

@@ -1,4 +1,4 @@
-"""What shape is the ground: fields, critical points, and the exact theory of the quadratic."""
+"""The landscape of an objective: fields, paths, critical points, and the exact theory of the quadratic."""
 
 from jaxopt_course.landscape import quadratic_theory
 from jaxopt_course.landscape.critical_points import (

@@ -1,4 +1,4 @@
-"""Minimum, saddle or maximum? Extreme curvatures with bounds on their error, and how long a saddle holds."""
+"""Classify critical points by their extreme curvatures, with error bounds, and measure escape times from saddles."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,22 +16,23 @@ from jaxopt_course.annotations import Array, Bool, Int
 from jaxopt_course.dtypes import check_floating
 from jaxopt_course.landscape.lanczos import Extreme, extremes
 
-DENSE = 200  # up to so many parameters the Hessian is written down
-SHARP = 1e-3  # the error of a curvature, relative to the largest, that is good enough to stop at
-MARGIN = 1000  # errors: what may hide behind a close neighbour
+DENSE = 200  # the Hessian is formed for up to this many parameters
+SHARP = 1e-3  # stop if the error of a curvature relative to the largest is at most this
+BOUNDS = 2  # products that `extremes` takes beyond the dimension of its space, for its error bounds
+MARGIN = 1000  # an extreme with a close neighbour may be this many errors away
 
 
 class Classification(NamedTuple):
-    """What a point is, and the evidence.
+    """The kind of a point, and the evidence for it.
 
     Args:
-      kind: "minimum", "saddle", "maximum", "degenerate" (a curvature that decides is zero within its error), or "not
-        stationary".
-      grad_norm: Euclidean.
-      lowest, highest: curvature, its error and its direction; see `Extreme`.
-      negative_curvature: a direction of norm 1, like x, along which the surface bends down most; None where it is not
-        known to bend down.
-      num_products: Hessian-vector products taken; n where the Hessian was written down.
+      kind: "minimum", "saddle", "maximum", "degenerate" (a curvature that decides the kind is zero within its error),
+        or "not stationary".
+      grad_norm: Euclidean norm of the gradient.
+      lowest, highest: extreme curvatures with their errors and directions; see `Extreme`.
+      negative_curvature: the direction of the lowest curvature, with norm 1 and the structure of x; None if that
+        curvature is not known to be negative.
+      num_products: number of Hessian-vector products; n if the Hessian was formed.
     """
 
     kind: str
@@ -50,27 +51,29 @@ def classify(
     max_products: int = 800,
     key: Array | None = None,
 ) -> Classification:
-    r"""Minimum, saddle, maximum or degenerate: the signs of the extreme curvatures at a point of zero gradient.
+    r"""Classify a critical point by the signs of its extreme curvatures: minimum, saddle, maximum or degenerate.
 
     $$\nabla f(x) = 0: \quad \lambda_{\min} > 0 \text{ minimum}, \quad \lambda_{\max} < 0 \text{ maximum}, \quad
       \lambda_{\min} < 0 < \lambda_{\max} \text{ saddle}$$
 
-    Up to 200 parameters the eigenvalues are those of the Hessian; beyond, Lanczos finds the extreme ones from products
-    of the Hessian with vectors, 40 of them at first and more while the answer is open.
+    For up to 200 parameters, the eigenvalues of the Hessian are computed. For more parameters, Lanczos finds the
+    extreme eigenvalues from Hessian-vector products: 40 products at first, and more as long as the kind is undecided.
 
     Args:
       fn: `fn(x) -> scalar`, twice differentiable.
       x: any tree of floating-point arrays, n numbers in all.
-      gtol: the gradient counts as zero up to `gtol * max(1, |f(x)|)`; the root of the dtype's epsilon unless given.
-      max_products: when to stop asking: 40, 160, and the rest together. Small curvatures beside large ones take many.
-      key: of the random start of Lanczos; one and the same unless given.
+      gtol: the gradient counts as zero if its norm is at most `gtol * max(1, |f(x)|)`. Default: the square root of the
+        dtype's epsilon.
+      max_products: the most Hessian-vector products, taken in rounds of 40, 160 and the rest. Small curvatures beside
+        large ones need many.
+      key: random key for the starting vector of Lanczos; a fixed key by default.
 
     Returns:
       `Classification(kind, grad_norm, lowest, highest, negative_curvature, num_products)`.
 
     Raises:
-      TypeError: parameters that are not floating point.
-      ValueError: a value, gradient or Hessian that is not finite at x.
+      TypeError: the parameters are not floating point.
+      ValueError: the value, gradient or Hessian at x is not finite, or x has no parameters.
 
     Example:
       >>> import jaxopt_course as jc
@@ -100,7 +103,7 @@ def classify(
             lowest, highest = _dense_extremes(fn, x)
         else:
             lowest, highest = jax.device_get(extreme_curvatures(fn, x, key, number))
-        products += number
+        products += size if size <= DENSE else number + BOUNDS
         if not math.isfinite(lowest.error + highest.error):
             raise ValueError("classify: the Hessian at x has an entry that is not finite")
         scale = max(abs(float(lowest.value)), abs(float(highest.value)))
@@ -116,11 +119,12 @@ def classify(
 
 
 def _rounds(size: int, most: int) -> Iterator[int]:
+    """Yield the dimensions of Krylov spaces whose products, with those of the bounds, are at most `most` in all."""
     for number in (40, 160):
         if number < min(size, most):
-            yield number
+            yield number - BOUNDS
             most -= number
-    yield min(size, most)
+    yield max(1, min(size, most - BOUNDS))
 
 
 def _kind(lowest: Extreme, highest: Extreme, none: float, margin: int) -> str:
@@ -157,7 +161,7 @@ def _dense_extremes(fn: Callable[[Any], Array], x: Any) -> tuple[Extreme, Extrem
 def extreme_curvatures(
     fn: Callable[[Any], Array], x: Any, key: Array, num_products: int = 40
 ) -> tuple[Extreme, Extreme]:
-    r"""The least and the greatest eigenvalue of the Hessian at x, by Lanczos on Hessian-vector products. Pure.
+    r"""Estimate the least and the greatest eigenvalue of the Hessian at x by Lanczos. Pure.
 
     $$H Q_k = Q_k T_k + \beta_k q_{k+1} e_k', \qquad Q_k' Q_k = I, \qquad T_k s = \theta s, \qquad
       \exists \lambda: |\lambda - \theta| \le \lVert H u - \theta u \rVert, \quad u = Q_k s$$
@@ -165,11 +169,14 @@ def extreme_curvatures(
     Args:
       fn: `fn(x) -> scalar`.
       x: any tree of floating-point arrays, n numbers in all.
-      key: of the random start.
-      num_products: k, from 1 to n; it keeps k vectors of n numbers.
+      key: random key for the starting vector.
+      num_products: k, the number of Hessian-vector products, from 1 to n; the memory is k vectors of n numbers.
 
     Returns:
       `(lowest, highest)`, each an `Extreme` with a bound on its error.
+
+    Raises:
+      ValueError: `num_products` is not from 1 to n.
 
     Example:
       >>> spectrum = jnp.linspace(-0.5, 2.0, 10_000)
@@ -193,7 +200,10 @@ def extreme_curvatures(
 
 
 class Escape(NamedTuple):
-    """How a run left a critical point: steps taken, whether it left at all, and where it was then."""
+    """How a run left a critical point.
+
+    `steps`: steps taken; `escaped`: whether it left; `params`: the parameters after these steps.
+    """
 
     steps: Int[Array, "..."]
     escaped: Bool[Array, "..."]
@@ -210,23 +220,24 @@ def escape_time(
     radius: float = 1.0,
     max_steps: int = 10_000,
 ) -> Escape:
-    r"""Steps until an optimizer that starts exactly on a critical point is farther than a radius from it. Pure.
+    r"""Count the steps until an optimizer that starts on a critical point is farther than a radius from it. Pure.
 
-    Without noise it would stay on a saddle for ever. With it, distance grows geometrically along the direction of
-    negative curvature, and theory says, with $\epsilon$ the noise's first foothold relative to the radius,
+    Without noise the optimizer would stay on a saddle forever. With noise, the distance grows geometrically along the
+    direction of negative curvature. Let $\epsilon$ be the initial displacement by the noise relative to the radius;
+    then, in theory,
 
     $$T \approx \frac{\log(1 / \epsilon)}{\eta |\lambda_{\min}|}$$
 
-    `quadratic_theory.escape_steps` has it without the approximation. `vmap` over keys for an ensemble.
+    `quadratic_theory.escape_steps` computes T without the approximation. For an ensemble, use `vmap` over keys.
 
     Args:
       fn: `fn(params) -> scalar`.
       x: the critical point, any tree.
       optimizer: any optax transformation that needs gradients only.
-      noise: standard deviation of a Gaussian noise in each coordinate of every gradient; units of gradient.
-      key: of the noise.
-      radius: how far is away; units of parameter.
-      max_steps: when to give up.
+      noise: standard deviation of the Gaussian noise in each coordinate of every gradient; units of gradient.
+      key: random key for the noise.
+      radius: the distance from x that counts as escaped; units of parameter.
+      max_steps: the most steps.
 
     Returns:
       `Escape(steps, escaped, params)`.

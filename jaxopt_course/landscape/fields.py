@@ -1,4 +1,4 @@
-"""Scalar fields on a grid: values, gradients by autodiff and by differences, and where a million starts end."""
+"""Scalar fields on a grid: values, gradients by autodiff and by differences, and the ends of runs from many starts."""
 
 import inspect
 from collections.abc import Callable
@@ -15,14 +15,15 @@ from jaxopt_course.annotations import Array, ArrayLike, Float, Int
 from jaxopt_course.arrays import check_arrays
 from jaxopt_course.problems.surfaces import Surface
 
-LANES = 8192  # starts that move together: their optimizer states stay in a core's cache
+LANES = 8192  # starts that are optimized together, so that their optimizer states fit into a core's cache
 
 
 class GradientField(NamedTuple):
-    """A surface on a grid, float arrays; the last axis of a gradient is (d/dx, d/dy).
+    """A surface on a grid, as float arrays; the last axis of a gradient is (d/dx, d/dy).
 
-    `x[columns]` and `y[rows]` are the grid's lines, `values[rows, columns]` the surface, `gradient[rows, columns, 2]`
-    by autodiff, `differences[rows, columns, 2]` by `np.gradient`, from the values on the grid alone.
+    `x[columns]`, `y[rows]`: the coordinates of the grid; `values[rows, columns]`: the surface;
+    `gradient[rows, columns, 2]`: the gradient by autodiff; `differences[rows, columns, 2]`: the gradient by
+    `np.gradient`, from the values on the grid alone.
     """
 
     x: np.ndarray
@@ -33,12 +34,12 @@ class GradientField(NamedTuple):
 
     @property
     def error(self) -> np.ndarray:
-        """Differences minus gradient `[rows, columns, 2]`: h^2/6 f''' within, h/2 f'' at the edges of the grid."""
+        """Differences minus gradient `[rows, columns, 2]`: h^2/6 f''' inside, h/2 f'' at the edges of the grid."""
         return self.differences - self.gradient
 
 
 class OfCoordinates(NamedTuple):
-    """A function of two numbers as one of a vector; equal where the function is, so that nothing compiles twice."""
+    """A function of two numbers as a function of a vector; equal for equal functions, which avoids recompilation."""
 
     fn: Callable[[Array, Array], Array]
 
@@ -47,12 +48,12 @@ class OfCoordinates(NamedTuple):
 
 
 def function_of_vector(fn: Surface | Callable[..., Array]) -> Callable[[Array], Array]:
-    """`w[n] -> scalar` from a `Surface`, from such a function itself, or from a function of two numbers (x, y)."""
+    """Convert a `Surface`, a function of a vector or a function of two numbers (x, y) to `w[n] -> scalar`."""
     if isinstance(fn, Surface):
         return fn.fn
     try:
         parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # some builtins do not say
+    except (TypeError, ValueError):  # some builtins have no signature
         return fn
     needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     of_vector: Any = OfCoordinates(fn) if len(needed) == 2 else fn
@@ -65,21 +66,21 @@ Window = tuple[tuple[float, float], tuple[float, float]]
 def gradient_field(
     surface: Surface | Callable[..., Array], shape: tuple[int, int] = (41, 41), *, window: Window | None = None
 ) -> GradientField:
-    r"""The gradient of a surface over its window, exact and by the central differences of `np.gradient`.
+    r"""Compute the gradient of a surface on a grid, exactly and by the central differences of `np.gradient`.
 
     $$\frac{\partial f}{\partial x}(x, y) \approx \frac{f(x + h, y) - f(x - h, y)}{2 h}, \qquad
       \text{one-sided at the edges}$$
 
     Args:
-      surface: a `Surface`; or a function of a vector `[2]` or of two numbers `(x, y)`, with a window.
+      surface: a `Surface`; or a function of a vector `[2]` or of two numbers `(x, y)`, which needs a window.
       shape: `(rows, columns)` of the grid, at least 2 each.
-      window: `((x_low, x_high), (y_low, y_high))`; the surface's own unless given.
+      window: `((x_low, x_high), (y_low, y_high))`; by default the window of the surface.
 
     Returns:
-      `GradientField`; its `error` is what the differences miss.
+      `GradientField`; its `error` is the error of the differences.
 
     Raises:
-      ValueError: a grid too small for differences, a function without a window.
+      ValueError: the grid is too small for differences, or a function is given without a window.
 
     Example:
       >>> import jaxopt_course as jc
@@ -118,18 +119,18 @@ def _values_and_gradients(fn: Callable[[Array], Array], points: Array) -> tuple[
 def descend(
     fn: Callable[[Array], Array], optimizer: optax.GradientTransformation, starts: Float[Array, "N n"], num_steps: int
 ) -> Float[Array, "N n"]:
-    r"""Where an optimizer ends from each of many starts: the raw data of a map of basins.
+    r"""Run an optimizer from each of many starts and return where it ends, such as for a map of basins.
 
     $$w_{t+1} = w_t + u(\nabla f(w_t)), \qquad \text{every start by itself}$$
 
     Args:
       fn: `fn(params[n]) -> scalar`.
       optimizer: any optax transformation that needs gradients only.
-      starts: `[N, n]`, floating point; a million are no burden: they go in turns of a few thousand.
-      num_steps: from each.
+      starts: `[N, n]`, floating point. A million are possible, because they are processed in groups.
+      num_steps: number of steps from each start.
 
     Returns:
-      The ends `[N, n]`; what diverged is not finite.
+      The ends `[N, n]`; the ends of diverged runs are not finite.
 
     Example:
       >>> import jaxopt_course as jc
@@ -155,15 +156,15 @@ def descend(
 
 
 def basins(ends: ArrayLike, minimizers: ArrayLike, radius: float = 0.1) -> Int[np.ndarray, " N"]:
-    """Which minimizer each end belongs to: the index of the nearest, or k where none of the k is within the radius.
+    """Assign each end to its nearest minimizer.
 
     Args:
-      ends: `[N, n]`, as from `descend`; ends that are not finite belong to none.
+      ends: `[N, n]`, such as from `descend`; ends that are not finite belong to no minimizer.
       minimizers: `[k, n]`.
-      radius: units of parameter.
+      radius: the largest distance between an end and its minimizer; units of parameter.
 
     Returns:
-      `[N]`, integers from 0 to k.
+      `[N]`, integers: the index of the nearest minimizer, or k if none of the k minimizers is within the radius.
 
     Example:
       >>> basins(np.array([[0.0, 0.99], [5.0, 5.0], [np.nan, 1.0]]), np.array([[0.0, -1.0], [0.0, 1.0]]))

@@ -1,4 +1,4 @@
-"""Extreme eigenvalues of a symmetric matrix that is known by its products with vectors, with bounds on their error."""
+"""Extreme eigenvalues of a symmetric matrix from its products with vectors, with error bounds."""
 
 import math
 from collections.abc import Callable
@@ -10,23 +10,26 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, ArrayLike, Float
 
-UNLIKELY = 1e-10
+FAILURE_PROBABILITY = 1e-10  # probability that the bound `Extreme.beyond` does not hold
 
 Product = Callable[[Array], Array]
 
 
 class Extreme(NamedTuple):
-    """An extreme eigenvalue of a symmetric matrix H, as Lanczos sees it.
+    """An extreme eigenvalue of a symmetric matrix H, as computed by Lanczos.
 
-    `vector[n]` has norm 1, `value` is its Rayleigh quotient u'Hu, and `error` the norm of the residual Hu - value u and
-    of what rounding can hide. So, whatever happened on the way:
+    `vector[n]`, u: the approximate eigenvector, of norm 1; `value`: its Rayleigh quotient u'Hu; `error`: the norm of
+    the residual Hu - value u plus a bound on rounding. These statements always hold:
 
-    - the true extreme is at or beyond `value`: the least eigenvalue is <= it, the largest >= it, up to rounding;
-    - some eigenvalue is within `error` of it: a theorem;
-    - the extreme is no farther than `beyond` beyond it, but for a chance of 1e-10: a theorem too, about random starts.
+    - The true extreme is at `value` or beyond it, up to rounding: the least eigenvalue is <= `value`, the largest is
+      >= `value`.
+    - Some eigenvalue is within `error` of `value` (a theorem).
+    - With probability at least 1 - 1e-10 the true extreme is at most `beyond` beyond `value` (a theorem about random
+      starts).
 
-    `beyond` shrinks slowly, `error` fast. The extreme itself is within `error` unless it has a close neighbour, of
-    which the start happened to hold R times as much: then it is within R errors. R > 1000 has a chance of 1 in 1,500.
+    With more products, `beyond` shrinks slowly and `error` fast. The extreme itself is within `error` unless it has a
+    close neighbour. If the start contains R times as much of that neighbour as of the extreme, the extreme is within R
+    errors; R > 1000 has a probability of 1 in 1,500.
     """
 
     value: Float[ArrayLike, "..."]
@@ -36,25 +39,26 @@ class Extreme(NamedTuple):
 
 
 def extremes(product: Product, start: Float[Array, " n"], key: Array, num_products: int) -> tuple[Extreme, Extreme]:
-    r"""The least and the greatest eigenvalue, by Lanczos. Pure.
+    r"""Estimate the least and the greatest eigenvalue by Lanczos. Pure.
 
     $$H Q_k = Q_k T_k + \beta_k q_{k+1} e_k', \qquad Q_k' Q_k = I, \qquad T_k s = \theta s, \qquad
       \exists \lambda: |\lambda - \theta| \le \lVert H u - \theta u \rVert, \quad u = Q_k s$$
 
-    Every vector is made orthogonal to all before, twice, so that no eigenvalue appears two times. Where the Krylov
-    space is exhausted a new random direction continues it, so that multiple eigenvalues are found too.
+    Every vector is orthogonalized against all previous ones twice, so that no eigenvalue appears more than once by
+    rounding. If the Krylov space is exhausted, a new random direction continues it, so that multiple eigenvalues are
+    found too.
 
     Args:
       product: `v -> H v`, `[n]` to `[n]`.
-      start: of any norm but 0; `Extreme.beyond` holds for a random one.
-      key: of the directions that continue an exhausted space.
-      num_products: k, from 1 to n; it keeps k vectors of n numbers, and takes two products more.
+      start: the starting vector, not 0; `Extreme.beyond` holds for a random start.
+      key: random key for the directions that continue an exhausted space.
+      num_products: k, from 1 to n; the memory is k vectors of n numbers, and two more products are taken.
 
     Returns:
       `(lowest, highest)`.
 
     Raises:
-      ValueError: a number of products that is not from 1 to n.
+      ValueError: `num_products` is not from 1 to n.
 
     Example:
       >>> H, key = jnp.diag(jnp.arange(1.0, 101.0)), jax.random.key(0)
@@ -74,10 +78,13 @@ def extremes(product: Product, start: Float[Array, " n"], key: Array, num_produc
 
 
 def bounded(product: Product, values: Float[Array, " k"], ritz: Float[Array, "2 n"]) -> tuple[Extreme, Extreme]:
-    """The lowest and the highest of the Ritz `values` of a Krylov space from a random start, of these vectors."""
+    """The lowest and the highest Ritz value with error bounds, from all Ritz `values` and the two Ritz vectors.
+
+    The Krylov space must come from a random start.
+    """
     (k,), (_, n), dtype = values.shape, ritz.shape, ritz.dtype
     spread = values[-1] - values[0]
-    sure = jnp.square(jnp.log(1.648 * math.sqrt(n) / UNLIKELY) / (2 * k - 1)).astype(dtype)
+    sure = jnp.square(jnp.log(1.648 * math.sqrt(n) / FAILURE_PROBABILITY) / (2 * k - 1)).astype(dtype)
     beyond = jnp.where(k == n, 0, jnp.where(sure < 0.5, sure / jnp.maximum(1 - 2 * sure, 0.01) * spread, jnp.inf))
     rounding = 4 * math.sqrt(n) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(values))
 
@@ -96,14 +103,16 @@ def bounded(product: Product, values: Float[Array, " k"], ritz: Float[Array, "2 
 def lanczos(
     product: Product, start: Float[Array, " n"], key: Array, k: int, steps: ArrayLike | None = None
 ) -> tuple[Array, Array]:
-    """Orthonormal rows Q[k, n] and the tridiagonal T[k, k] = Q H Q', from a start of norm 1; with `steps` less than k,
-    which may be traced, the rest is 0."""
+    """Orthonormal rows Q[k, n] and the tridiagonal T[k, k] = Q H Q', from a start of norm 1.
+
+    If `steps`, which may be traced, is less than k, only that many steps are taken and the rest is 0.
+    """
     n, dtype = start.size, start.dtype
     last = jnp.asarray(k if steps is None else steps)
     tiny = 10 * math.sqrt(n) * jnp.finfo(dtype).eps
 
     def against(Q: Array, v: Array) -> Array:
-        for _ in range(2):  # twice is enough: Parlett, section 6.9
+        for _ in range(2):  # two passes suffice: Parlett, section 6.9
             v = v - (Q @ v) @ Q
         return v
 

@@ -2,15 +2,16 @@ r"""The exact theory of gradient descent, momentum and Nesterov's method on a qu
 
 $$f(w) = \tfrac12 w' H w, \qquad g_t = H w_t + \xi_t, \qquad \xi_t \sim N(0, C) \text{ independently}$$
 
-Along an eigenvector of H with curvature lambda the rules are linear maps of position and velocity z = (w, v),
+Along an eigenvector of H with curvature lambda, each rule is a linear map of position and velocity z = (w, v),
 
 $$z_{t+1} = A z_t + b \xi_t, \qquad A = \begin{pmatrix} 1 - \eta c \lambda & -\eta \rho d \\ \lambda & \rho
   \end{pmatrix}, \quad b = \begin{pmatrix} -\eta c \\ 1 \end{pmatrix}$$
 
-with c = d = 1 for momentum (and rho = 0 for gradient descent), c = 1 + rho and d = rho for Nesterov's form. All else
-follows: mean A^t z_0, covariance as a sum of powers, stability where the eigenvalues of A leave the unit circle.
+with c = d = 1 for momentum (and rho = 0 for gradient descent), and c = 1 + rho and d = rho for Nesterov's form. From
+this follow the mean A^t z_0, the covariance as a sum of powers, and the stability limit, at which an eigenvalue of A
+reaches the unit circle.
 
-It is computed in float64 on the host, whatever JAX runs in.
+All results are computed in float64 on the host, whatever the precision of JAX.
 """
 
 import math
@@ -22,7 +23,7 @@ EULER_GAMMA = 0.5772156649015329
 
 
 class Settings(NamedTuple):
-    """A rule: `momentum(learning_rate, rho, nesterov)`, which without rho is `sgd(learning_rate)`."""
+    """Settings of the rule `momentum(learning_rate, rho, nesterov)`; with rho = 0 it is `sgd(learning_rate)`."""
 
     learning_rate: float
     rho: float = 0.0
@@ -30,7 +31,10 @@ class Settings(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of an ensemble of runs at T steps: `mean[T, n]` and `covariance[T, n, n]` of w, and the mean `value[T]` of f."""
+    """Statistics of an ensemble of runs at T steps.
+
+    `mean[T, n]`, `covariance[T, n, n]`: of w; `value[T]`: the mean of f.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -38,22 +42,22 @@ class Prediction(NamedTuple):
 
 
 def predict(settings: Settings, hessian: Any, start: Any, steps: Any, noise_covariance: Any = None) -> Prediction:
-    r"""Mean and covariance of the parameters after any number of steps, in closed form.
+    r"""Compute the mean and covariance of the parameters after given numbers of steps, in closed form.
 
     $$E z_t = A^t z_0, \qquad \mathrm{Cov}_{ij} = C_{ij} \sum_{s < t} A_i^s b_i b_j' (A_j')^s$$
 
     Args:
-      settings: of the rule.
-      hessian: H `[n, n]`, symmetric; of either sign.
-      start: w_0 `[n]`, where the minimum is at 0; the velocity starts at 0.
-      steps: t, `[T]`, whole numbers >= 0 in any order. The time for a step grows with its logarithm.
-      noise_covariance: C `[n, n]` of the gradient's noise; none unless given.
+      settings: settings of the rule.
+      hessian: H `[n, n]`, symmetric; it may be indefinite.
+      start: w_0 `[n]`, relative to the minimum at 0; the velocity starts at 0.
+      steps: t, `[T]`, integers >= 0 in any order. The computing time grows with the logarithm of the largest.
+      noise_covariance: C `[n, n]` of the gradient noise; no noise by default.
 
     Returns:
-      `Prediction(mean, covariance, value)`; without noise the mean is the path of the one run there is.
+      `Prediction(mean, covariance, value)`; without noise all runs are equal, and the mean is their path.
 
     Raises:
-      ValueError: shapes that do not fit, a Hessian that is not symmetric.
+      ValueError: the shapes do not fit, or the Hessian is not symmetric.
 
     Example:
       >>> H, start = np.diag([1.0, 25.0]), np.array([4.0, 1.0])
@@ -81,18 +85,18 @@ def predict(settings: Settings, hessian: Any, start: Any, steps: Any, noise_cova
 
 
 def stability_limit(curvature: float, rho: float = 0.0, nesterov: bool = False) -> float:
-    r"""The learning rate from which on steps along a direction of this curvature grow.
+    r"""Compute the learning rate at and above which the steps along a direction of this curvature do not shrink.
 
     $$\eta < \frac{2}{\lambda}, \qquad \eta < \frac{2 (1 + \rho)}{\lambda} \text{ (momentum)}, \qquad
       \eta < \frac{2 (1 + \rho)}{(1 + 2 \rho) \lambda} \text{ (Nesterov)}$$
 
     Args:
-      curvature: lambda, the largest there is; where it is not positive nothing overshoots: infinity.
-      rho: friction.
-      nesterov: which form.
+      curvature: lambda, the largest curvature.
+      rho: momentum coefficient.
+      nesterov: whether the rule has Nesterov's form.
 
     Returns:
-      The limit.
+      The limit; infinity if the curvature is not positive, because no step then overshoots.
 
     Example:
       >>> [round(stability_limit(25.0, *rule), 3) for rule in ((), (0.9,), (0.9, True))]
@@ -106,7 +110,7 @@ def stability_limit(curvature: float, rho: float = 0.0, nesterov: bool = False) 
 
 
 def growth(settings: Settings, curvatures: Any) -> np.ndarray:
-    """The factor a step comes to in the long run, for each curvature: the spectral radius of A. Below 1 it converges.
+    """Compute the asymptotic factor per step for each curvature, the spectral radius of A; below 1 the rule converges.
 
     Example:
       >>> growth(Settings(0.03), [1.0, 25.0, 100.0, -1.0]).round(2)
@@ -121,9 +125,10 @@ def growth(settings: Settings, curvatures: Any) -> np.ndarray:
 
 
 def optimal(least: float, largest: float, method: str = "momentum") -> tuple[Settings, float]:
-    r"""The settings with the best worst case over curvatures from `least` to `largest`, and the factor a step.
+    r"""Compute the settings with the best worst case over curvatures from `least` to `largest`.
 
-    With $\kappa = L / \mu$, for gradient descent, momentum and Nesterov's method in turn:
+    With $\kappa = L / \mu$, the settings and the factor per step are, for gradient descent, momentum and Nesterov's
+    method in turn:
 
     $$\eta = \frac{2}{L + \mu}, \quad \frac{\kappa - 1}{\kappa + 1}; \qquad
       \eta = \Bigl(\frac{2}{\sqrt L + \sqrt\mu}\Bigr)^2, \;
@@ -137,10 +142,10 @@ def optimal(least: float, largest: float, method: str = "momentum") -> tuple[Set
       method: "sgd", "momentum" or "nesterov".
 
     Returns:
-      `(settings, factor)`.
+      `(settings, factor)`, where `factor` is the factor per step in the worst case.
 
     Raises:
-      ValueError: curvatures that are not 0 < least <= largest, an unknown method.
+      ValueError: the curvatures are not 0 < least <= largest, or the method is unknown.
 
     Example:
       >>> for method in ("sgd", "momentum", "nesterov"):
@@ -168,17 +173,17 @@ def optimal(least: float, largest: float, method: str = "momentum") -> tuple[Set
 
 
 def noise_floor(settings: Settings, hessian: Any, noise_covariance: Any) -> float:
-    r"""The mean of f in the long run, where noise and descent balance.
+    r"""Compute the mean of f in the stationary state, in which noise and descent balance.
 
     $$E f = \tfrac12 \sum_i \lambda_i P_{ii}, \qquad P = A P A' + C_{ii} b b', \qquad
       \text{for sgd} \quad E f = \tfrac12 \sum_i \frac{\eta C_{ii}}{2 - \eta \lambda_i}$$
 
     Args:
-      settings: of the rule.
-      hessian: H `[n, n]`, symmetric, positive semidefinite; flat directions wander without changing f. Or its
-        eigenvalues `[n]`, to take them once for many settings, and then
-      noise_covariance: C `[n, n]`, or its diagonal `[n]` along the eigenvectors. A minibatch of B has 1 / B of that of
-        a single example.
+      settings: settings of the rule.
+      hessian: H `[n, n]`, symmetric, positive semidefinite; flat directions do not contribute to f. Or its eigenvalues
+        `[n]`, which need to be computed only once for many settings.
+      noise_covariance: C `[n, n]`; or, if `hessian` is given by its eigenvalues, the diagonal `[n]` of C along the
+        eigenvectors. For a minibatch of B examples, C is 1 / B of that for a single example.
 
     Returns:
       The floor; infinity at and beyond the stability limit.
@@ -208,26 +213,26 @@ def noise_floor(settings: Settings, hessian: Any, noise_covariance: Any) -> floa
 def escape_steps(
     curvature: float, noise: float, radius: float, learning_rate: float, rho: float = 0.0, nesterov: bool = False
 ) -> float:
-    r"""The mean number of steps from a saddle to a distance, driven by gradient noise alone.
+    r"""Compute the mean number of steps in which gradient noise alone drives a run from a saddle to a distance.
 
     $$T = \frac{\log(1 / \epsilon) + (\gamma + \log 2) / 2}{\log a} + \frac12, \qquad
       \text{for sgd} \quad a = 1 + \eta |\lambda|, \quad \epsilon = \frac{\eta \sigma}{r \sqrt{a^2 - 1}}$$
 
-    which for small rates is $\log(1 / \epsilon) / (\eta |\lambda|)$. The constant is the mean of -log|Z| for a standard
-    normal Z, the half a rounding up to whole steps. For other rules a is the growth factor, and epsilon what noise puts
-    on its eigenvector.
+    For small rates T is $\log(1 / \epsilon) / (\eta |\lambda|)$. The constant $(\gamma + \log 2) / 2$ is the mean of
+    -log|Z| for a standard normal Z; the summand 1/2 accounts for rounding up to whole steps. For other rules, a is the
+    growth factor, and epsilon is the component of the noise along its eigenvector.
 
     Args:
-      curvature: lambda < 0, the least.
-      noise: sigma, standard deviation of the gradient's noise along that direction.
-      radius: r.
-      learning_rate, rho, nesterov: of the rule.
+      curvature: lambda < 0, the least curvature.
+      noise: sigma, standard deviation of the gradient noise along that direction.
+      radius: r, the distance from the saddle.
+      learning_rate, rho, nesterov: settings of the rule.
 
     Returns:
-      T, steps; meant for noise small beside `radius * |curvature|`.
+      T, in steps; valid for noise that is small compared with `radius * |curvature|`.
 
     Raises:
-      ValueError: a curvature that is not negative.
+      ValueError: the curvature is not negative.
 
     Example:
       >>> [round(escape_steps(-1.0, 1e-3, 1.0, 0.1, rho)) for rho in (0.0, 0.5, 0.9)]
@@ -236,12 +241,12 @@ def escape_steps(
     Source: the first passage of an unstable linear process: Suzuki (1977), J. Stat. Phys. 16, 11-32.
     """
     if not curvature < 0:
-        raise ValueError(f"escape_steps: only along a negative curvature is there an escape, got {curvature}")
+        raise ValueError(f"escape_steps: a run escapes only along a negative curvature, got {curvature}")
     A, b = (part[0] for part in _transitions(Settings(learning_rate, rho, nesterov), np.array([curvature])))
     values, right = np.linalg.eig(A)
     top = int(np.argmax(values.real))
-    a, foothold = values[top].real, abs(right[0, top] * np.linalg.solve(right, b)[top])
-    epsilon = foothold * noise / (radius * math.sqrt(a**2 - 1))
+    a, amplitude = values[top].real, abs(right[0, top] * np.linalg.solve(right, b)[top])
+    epsilon = amplitude * noise / (radius * math.sqrt(a**2 - 1))
     return float((math.log(1 / epsilon) + (EULER_GAMMA + math.log(2)) / 2) / math.log(a) + 0.5)
 
 
@@ -265,7 +270,7 @@ def _powers(A: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
 
 def _sums_of_powers(A: np.ndarray, b: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The position's part of the sum of A_i^s b_i b_j' A_j'^s, `[T, n, n]`: powers of one matrix with a column more."""
+    """The position's part of the sum of A_i^s b_i b_j' A_j'^s, `[T, n, n]`, from powers of one augmented matrix."""
     n = len(A)
     step = np.zeros((n, n, 5, 5))
     step[..., :4, :4] = np.einsum("iab,jcd->ijacbd", A, A).reshape(n, n, 4, 4)

@@ -1,4 +1,4 @@
-"""Where an optimizer goes: its path from one start or from many, recorded for pictures and measurements."""
+"""Record the path of an optimizer from one start or from many, for figures and measurements."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +17,11 @@ from jaxopt_course.problems.surfaces import Surface
 
 
 class Paths(NamedTuple):
-    """The path of an optimizer from one start, or with a leading axis from each of several; NumPy arrays.
+    """The path of an optimizer from one start, or from several with a leading axis; NumPy arrays.
 
-    `params[..., T + 1, n]` are the start and the point after each of T steps, `values[..., T + 1]` the function there,
-    and `steps[...]` how many steps were taken: fewer than T where the next point, or its value, was not finite. From
-    there on the last finite point is repeated.
+    `params[..., T + 1, n]`: the start and the point after each of T steps; `values[..., T + 1]`: the function at these
+    points; `steps[...]`: the number of steps taken. It is less than T if the next point or its value was not finite;
+    the last finite point is then repeated.
     """
 
     params: Any
@@ -30,9 +30,10 @@ class Paths(NamedTuple):
 
 
 def settled(values: ArrayLike, bound: float) -> np.ndarray:
-    """The index along the last axis from which on all values are at most the bound; infinity where the last is not.
+    """Find the index along the last axis from which on all values are at most the bound.
 
-    Of a path it is the number of steps after which it stays there. The first crossing flatters a path that climbs back.
+    The index is infinity if the last value is above the bound. For the values of a path, it is the number of steps
+    after which the path stays at or below the bound. The first crossing would favour a path that rises again.
 
     Example:
       >>> settled(np.array([[5.0, 0.1, 3.0, 0.2], [5.0, 0.1, 0.1, 3.0]]), 1.0)
@@ -52,28 +53,28 @@ def paths(
     noise: float = 0.0,
     key: Array | None = None,
 ) -> Paths:
-    r"""Record where an optimizer goes from one start or from several: what pictures of paths draw.
+    r"""Record the path of an optimizer from one start or from several, such as for figures of paths.
 
     $$w_{t+1} = w_t + u_t, \qquad u_t, \sigma_{t+1} = \mathrm{update}\bigl(\nabla f(w_t) + \epsilon_t, \sigma_t, w_t
       \bigr), \qquad \epsilon_t \sim N(0, s^2 I)$$
 
-    One compiled loop for all starts. Every rule is handed `value`, `grad` and `value_fn`, so those that search for
-    their step work too; under noise the function of step t is f(w) + <epsilon_t, w>.
+    All starts run in one compiled loop. Every rule gets `value`, `grad` and `value_fn`, so rules with a line search
+    work too. With noise, the function at step t is f(w) + <epsilon_t, w>.
 
     Args:
       fn: a `Surface`, a function of a vector `[n]`, or a function of two numbers `(x, y)`.
       optimizer: any optax transformation, ours or not.
       start: `[n]`, or `[N, n]` for N paths.
-      num_steps: T, from each start.
-      noise: s, standard deviation of a Gaussian noise in each coordinate of every gradient.
-      key: of the noise, which differs from start to start.
+      num_steps: T, the number of steps from each start.
+      noise: s, standard deviation of the Gaussian noise in each coordinate of every gradient.
+      key: random key for the noise, which differs between starts.
 
     Returns:
-      `Paths(params, values, steps)`; `plots.trajectories`, `surface_3d`, `write_descent` and `write_lab` take it.
+      `Paths(params, values, steps)`, which `plots.trajectories`, `surface_3d`, `write_descent` and `write_lab` accept.
 
     Raises:
-      ValueError: a start of another shape; noise without a key.
-      TypeError: a start that is not floating point.
+      ValueError: `start` has another shape, or there is noise but no key.
+      TypeError: `start` is not floating point.
 
     Example:
       >>> import jaxopt_course as jc

@@ -1,4 +1,4 @@
-"""What did it look like? Data in, a matplotlib Figure out; nothing is computed here."""
+"""Figures: each function takes data and returns a matplotlib `Figure`; nothing is computed here."""
 
 from jaxopt_course.extras import missing
 

@@ -1,4 +1,4 @@
-"""Figures of comparisons: how far apart two optimizers are, and who keeps which clause of the contract."""
+"""Figures of comparisons: differences between two optimizers, and outcomes of the contract."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,19 +8,28 @@ from matplotlib.figure import Figure
 
 from jaxopt_course.plots.style import OKABE_ITO, _axes, _label_ends, _log_scale, _note, line_styles
 
-LEAST = 1e-18  # equal to the last bit is drawn here
+LEAST = 1e-18  # a difference of 0 is drawn here
 
 
 def difference_curves(curves: Mapping[str, np.ndarray], *, title: str, tolerance: float) -> Figure:
-    """How the difference of two optimizers grows from step to step, and what is left when its cause is removed.
+    """Plot differences between two optimizers against the step, such as with and without the cause of the difference.
 
     Args:
-      curves: name -> `[steps]`, relative differences; zeros are drawn at the bottom, what is not finite is left out.
-      title: who is compared, and on what.
-      tolerance: up to where a difference is rounding; a grey line.
+      curves: name -> `[steps]`, relative differences. Zeros are drawn at the bottom; values that are not finite are
+        left out.
+      title: which optimizers are compared, and on what.
+      tolerance: differences up to this value are rounding; drawn as a grey line.
 
     Returns:
       A figure with a logarithmic vertical axis.
+
+    Example:
+      >>> differences = {"Adam": np.array([1e-9, 1e-6, 1e-5]), "same epsilon": np.array([0.0, 1e-16, 1e-15])}
+      >>> axes = difference_curves(differences, title="Adam, ours and optax's", tolerance=1e-12).axes[0]
+      >>> axes.get_xlabel(), axes.get_yscale()
+      ('step', 'log')
+      >>> [text.get_text() for text in axes.texts]
+      ['above this it is no rounding', 'equal to the last bit', 'same epsilon', 'Adam']
     """
     figure, axes = _axes(title, "step", "largest relative difference", (8.6, 5.0))
     _log_scale(axes, "y", decades=True)
@@ -44,15 +53,24 @@ def difference_curves(curves: Mapping[str, np.ndarray], *, title: str, tolerance
 
 
 def contract_grid(outcomes: Mapping[str, Sequence[str]], clauses: Sequence[str], *, title: str) -> Figure:
-    """Which optimizer keeps which clause: a dot for kept, a cross for broken, nothing where it does not apply.
+    """Plot which optimizer satisfies which clause: a dot if it passed, a cross if it failed, nothing if not applicable.
 
     Args:
       outcomes: optimizer -> "passed", "failed" or "not applicable" for every clause.
-      clauses: their names.
+      clauses: names of the clauses.
       title: what was checked.
 
     Returns:
-      A figure.
+      A figure with one row for each optimizer and one column for each clause.
+
+    Example:
+      >>> outcomes = {"SGD": ["passed", "not applicable"], "Adam": ["passed", "failed"]}
+      >>> axes = contract_grid(outcomes, ["purity", "16 bits"], title="Two optimizers").axes[0]
+      >>> [label.get_text() for label in axes.get_yticklabels()]
+      ['SGD', 'Adam']
+      >>> dots, crosses = axes.collections
+      >>> dots.get_offsets().tolist(), crosses.get_offsets().tolist()
+      ([[0.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]])
     """
     rows, columns = len(outcomes), len(clauses)
     figure, axes = _axes(title, "", "", size=(3.4 + 0.42 * columns, 3.0 + 0.27 * rows))

@@ -1,4 +1,4 @@
-"""A training run, and under its loss what limits it."""
+"""Figure of a training run: its loss, and below it the quantities that a diagnosis uses."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,31 +9,32 @@ from jaxopt_course.plots.style import _dress, _label_ends, _log_scale, _note, li
 from jaxopt_course.statistics import running_mean
 from jaxopt_course.training import TrainResult
 
-SMOOTH = 25  # of a run: the part that a smoothed loss is averaged over
-MANY = 300  # times the least: from there on only decades are written
-BEYOND = 1e30  # of a loss, or of a ratio: a run that has diverged, left out
-LEAVES = 8  # whose updates are drawn, the largest first
+SMOOTH = 25  # the loss is averaged over 1 / SMOOTH of the run
+MANY = 300  # an axis that spans more than this factor shows decades only
+BEYOND = 1e30  # values above this, from a run that has diverged, are left out
+LEAVES = 8  # the most leaves whose updates are drawn, the largest first
 
 
 def diagnosis(result: TrainResult, *, title: str = "") -> Figure:
-    """The loss of a run with probes; below it the rate over the stability limit, noise, and the size of updates.
+    """Plot the loss of a run with probes, the rate over the stability limit, the noise scale and the size of updates.
 
-    Four panels over the step:
+    Four panels against the step:
 
-    - the loss of each minibatch, its running mean, and the band that noise holds it above the minimum by at the end;
-    - the learning rate over the rule's stability limit, which is 1: above it, steps along the steepest direction grow;
-    - the gradient noise scale over the batch size: above 1 more than half of a step is noise;
-    - the norm of an update over that of the parameters, for each leaf.
+    - the loss of each minibatch, its running mean, and a band from the minimum to the loss that noise maintains at the
+      end;
+    - the learning rate divided by the rule's stability limit: above 1, steps along the steepest direction grow;
+    - the gradient noise scale divided by the batch size: above 1, more than half of a step is noise;
+    - the norm of an update divided by the norm of the parameters, for each leaf.
 
     Args:
-      result: of `train(..., probe_every=)`, or the `result` of its `NonFiniteError`.
+      result: the result of `train(..., probe_every=)`, or the `result` of its `NonFiniteError`.
       title: what was trained, and on which data.
 
     Returns:
       A figure.
 
     Raises:
-      ValueError: a result without probes.
+      ValueError: the result has no probes.
 
     Example:
       >>> import jax
@@ -43,8 +44,8 @@ def diagnosis(result: TrainResult, *, title: str = "") -> Figure:
       >>> params = jc.scores.init_linear(jax.random.key(0), num_classes=10, num_features=64)
       >>> result = jc.train(objective, jc.sgd(1e-4), params, digits.train, key=jax.random.key(1), batch_size=64,
       ...                   num_steps=200, probe_every=50)
-      >>> len(diagnosis(result, title="softmax regression, digits").axes)
-      4
+      >>> [axes.get_ylabel() for axes in diagnosis(result, title="softmax regression, digits").axes]
+      ['loss', 'rate / stability limit', 'noise scale / batch', 'update / parameters']
     """
     seen = Evidence.of(result)
     figure = Figure(figsize=(8.0, 9.0), layout="constrained")

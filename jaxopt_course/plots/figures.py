@@ -1,6 +1,7 @@
-"""Figures of classifiers and gradient checks, with labels on the lines themselves.
+"""Figures of classifiers and gradient checks, with labels beside the lines.
 
-Figures are made without pyplot: nothing is shown, nothing is kept, nothing has to be closed. `figure.savefig(path)`.
+Figures are made without pyplot: they are not shown, not stored globally, and need not be closed. To save one, call
+`figure.savefig(path)`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +15,24 @@ from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _lo
 def templates(
     weights: Mapping[str, np.ndarray], image_shape: Sequence[int], class_names: Sequence[str], *, title: str
 ) -> Figure:
-    """The rows of W as images, the lecture's templates: one row of pictures for each name, one column for each class.
+    """Plot the rows of W as images (templates): one row of images for each name, one column for each class.
 
-    Each picture is divided by its largest weight. Grey ones go from blue (pixels that speak against the class) over
-    white to red (for it); in those with three channels a weight of zero is mid-grey.
+    Each image is divided by its largest absolute weight. With one channel, colours go from blue (negative weights,
+    evidence against the class) over white to red (positive weights). With three channels, a weight of zero is mid-grey.
 
     Args:
-      weights: name -> `W[C, D]` with D the product of the image's shape.
+      weights: name -> `W[C, D]`, where D is the product of the image's shape.
       image_shape: `(H, W)` or `(H, W, 3)`.
       class_names: C names.
       title: what is shown, and on which data.
 
     Returns:
       A figure.
+
+    Example:
+      >>> axes = templates({"SGD": np.eye(3, 4)}, (2, 2), ["cat", "dog", "ship"], title="Templates").axes[0]
+      >>> [label.get_text() for label in axes.get_xticklabels()], [label.get_text() for label in axes.get_yticklabels()]
+      (['cat', 'dog', 'ship'], ['SGD'])
     """
     height, width, *channels = image_shape
     rows, columns = len(weights), len(class_names)
@@ -46,15 +52,20 @@ def templates(
 
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], *, title: str) -> Figure:
-    """How often each true class (row) was taken for each class (column): counts written in, shaded by share of the row.
+    """Plot how often each true class (row) was predicted as each class (column), shaded by the share of the row.
 
     Args:
-      counts: `[C, C]`, examples.
+      counts: `[C, C]`, numbers of examples.
       class_names: C names.
       title: what is shown, and on which data.
 
     Returns:
-      A figure.
+      A figure; counts other than 0 are written in.
+
+    Example:
+      >>> axes = confusion_matrix(np.array([[8, 2], [0, 5]]), ["cat", "dog"], title="Test images").axes[0]
+      >>> axes.get_xlabel(), axes.get_ylabel(), [text.get_text() for text in axes.texts]
+      ('predicted', 'true', ['8', '2', '5'])
     """
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -79,19 +90,28 @@ def step_size_errors(
     *,
     title: str,
 ) -> Figure:
-    """Error of a numerical gradient against its step: cut off on the right, rounded off on the left.
+    """Plot the error of a numerical gradient against its step; truncation dominates on the right, rounding on the left.
 
     Args:
       steps: `[steps]`, ascending.
-      errors: dtype -> method -> `[steps]`, relative; values that are not finite are left out. Colours tell dtypes
-        apart, dashes methods.
-      predicted: the same, by theory; thin and grey.
-      optima: dtype -> method -> (step, error) where theory has the least error; a tick on the prediction.
-      slopes: (name, step, error, slope) where one is to be written: beside a rising line, above and below falling ones.
+      errors: dtype -> method -> `[steps]`, relative errors; values that are not finite are left out. Each dtype has a
+        colour, each method a dash pattern.
+      predicted: dtype -> method -> `[steps]`, the errors predicted by theory; thin grey lines.
+      optima: dtype -> method -> (step, error), where theory predicts the least error; drawn as a tick.
+      slopes: (name, step, error, slope) for each slope to write at a point: beside a rising line, above or below a
+        falling one.
       title: what is shown, and on which data.
 
     Returns:
       A figure with two logarithmic axes.
+
+    Example:
+      >>> steps = 10.0 ** np.arange(-8, 0)
+      >>> errors = {"float64": {"central": steps**2 + 1e-16 / steps}}
+      >>> optima = {"float64": {"central": (4e-6, 4e-11)}}
+      >>> figure = step_size_errors(steps, errors, errors, optima, [("central", 1e-2, 1e-4, 2.0)], title="A cube")
+      >>> [text.get_text() for text in figure.axes[0].texts]
+      ['float64', 'best h in theory', 'central: slope +2.00']
     """
     figure, axes = _axes(title, "step h", "relative error of the numerical gradient", size=(9.0, 6.2))
     _log_scale(axes, "x", decades=True)
@@ -105,7 +125,7 @@ def step_size_errors(
             best = optima[dtype][method]
             axes.plot(*best, "|", color=color, ms=22, mew=2)
         first = next(iter(methods))
-        beside = int(np.argmin(np.abs(np.log(steps / optima[dtype][first][0]) + np.log(100))))  # left of the valley
+        beside = int(np.argmin(np.abs(np.log(steps / optima[dtype][first][0]) + np.log(100))))  # left of the optimum
         place = (float(steps[beside]), float(methods[first][beside]))
         _note(axes, dtype, place, (14, 10), color=color, size=11, bbox={"fc": "white", "ec": "none", "pad": 1})
     _note(axes, "best h in theory", best, (0, -14), ha="center", va="top")
@@ -117,7 +137,7 @@ def step_size_errors(
         falling += slope < 0
     every = np.concatenate([values for methods in errors.values() for values in methods.values()])
     every = every[np.isfinite(every) & (every > 0)]
-    axes.set_ylim(every.min() / 15, 1.5 * every.max())  # theory leaves the picture
+    axes.set_ylim(every.min() / 15, 1.5 * every.max())  # without regard to the prediction
     return figure
 
 
@@ -128,16 +148,24 @@ def gradient_costs(
     *,
     title: str,
 ) -> Figure:
-    """What gradients cost against the number of parameters: a panel for each unit, a line for each way.
+    """Plot the cost of gradients against the number of parameters: a panel for each unit, a line for each method.
 
     Args:
       sizes: `[sizes]`, numbers of parameters, ascending.
-      costs: unit -> way -> `[sizes]`.
-      slopes: unit -> way -> the exponent that was fitted, written at the end of the line.
+      costs: unit -> method -> `[sizes]`.
+      slopes: unit -> method -> fitted exponent, which is written at the end of the line.
       title: what is shown, and on which data.
 
     Returns:
       A figure with logarithmic axes.
+
+    Example:
+      >>> sizes = np.array([10, 100, 1000])
+      >>> costs = {"evaluations": {"differences": 2 * sizes, "autodiff": np.full(3, 3)}}
+      >>> slopes = {"evaluations": {"differences": 1.0, "autodiff": 0.0}}
+      >>> axes = gradient_costs(sizes, costs, slopes, title="Cost of a gradient").axes[0]
+      >>> axes.get_ylabel(), [text.get_text() for text in axes.texts]
+      ('evaluations', ['autodiff\\n$n^{0.00}$', 'differences\\n$n^{1.00}$'])
     """
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     figure.suptitle(title)

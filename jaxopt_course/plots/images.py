@@ -1,4 +1,4 @@
-"""Pictures of the data themselves: images side by side, each with a word about it."""
+"""Figures of images side by side, each with a caption."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from jaxopt_course.plots.style import OKABE_ITO, _axes, _pattern
 
-GAP, WORDS = 0.12, 0.3  # beside an image and for the words under it, in widths of an image
+GAP, WORDS = 0.12, 0.3  # space beside an image and for its caption, in widths of an image
 
 
 def image_grid(
@@ -21,19 +21,26 @@ def image_grid(
     marked: Sequence[Sequence[bool]] = (),
     columns: Sequence[str] = (),
 ) -> Figure:
-    """Images in rows, a caption under each; marked ones have a dashed frame. A row may be shorter than others.
+    """Plot rows of images with a caption under each image and a dashed frame around marked images.
 
     Args:
-      rows: of images `[n, H, W]`, drawn in grey, or `[n, H, W, 3]`, in colour; zero is black.
-      captions: a text for each image; none unless given.
-      names: a text for each row, at its left.
-      top: the value that is white, or full colour: 255 for most pixels.
+      rows: arrays of images, `[n, H, W]` drawn in grey or `[n, H, W, 3]` in colour; zero is black. The rows may have
+        different lengths.
+      captions: a text for each image; no captions by default.
+      names: a text for each row, to its left.
+      top: the value that is white, or full colour; 255 for most images.
       title: what is shown, and on which data.
-      marked: for each image whether to frame it; none unless given.
+      marked: for each image, whether to frame it; no frames by default.
       columns: a text for each column, above it.
 
     Returns:
       A figure.
+
+    Example:
+      >>> images = np.array([np.eye(4), 1 - np.eye(4)])
+      >>> axes = image_grid([images], [["cat", "dog"]], names=["test"], top=1.0, title="Images").axes[0]
+      >>> len(axes.images), [text.get_text() for text in axes.texts]
+      (2, ['cat', 'dog'])
     """
     width = max((len(images) for images in rows), default=0)
     wide, high = 1 + GAP, 1 + GAP + WORDS * bool(captions)

@@ -1,4 +1,4 @@
-"""Figures of landscapes: fields, maps of learning rates and of basins, and measurement beside theory."""
+"""Figures of landscapes: fields, maps of learning rates and of basins, and measurements beside theory."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,24 +11,32 @@ from matplotlib.figure import Figure
 from jaxopt_course.landscape import GradientField
 from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, line_styles
 
-LEVELS = 18  # contours
-ARROWS = 21  # along each side
+LEVELS = 18  # number of contour levels
+ARROWS = 21  # the most arrows along each side
 SQUARE = (7.4, 6.0)
 
 
 def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) -> Figure:
-    """A surface as contours with its gradient as arrows, which point uphill and are longer where it is steeper.
+    """Plot a surface as contours and its gradient as arrows, which point uphill.
 
-    The length of an arrow is proportional to the root of the gradient's norm, and the longest fills its cell of the
-    grid: so arrows do not cover one another where it is steep and can be seen where it is flat.
+    The length of an arrow is proportional to the square root of the gradient's norm, and the longest arrow fills its
+    cell of the grid. Thus arrows do not overlap in steep regions and remain visible in flat regions.
 
     Args:
-      field: from `landscape.gradient_field`; of a finer grid than 21 x 21 only some arrows are drawn.
+      field: from `landscape.gradient_field`. If its grid is finer than 21 x 21, only some arrows are drawn.
       title: which surface.
-      contours: whether to draw them under the arrows.
+      contours: whether to draw contours under the arrows.
 
     Returns:
       A figure.
+
+    Example:
+      >>> import jaxopt_course as jc
+      >>> field = jc.landscape.gradient_field(lambda x, y: x**2 + 3 * y**2, (5, 5), window=((-1.0, 1.0), (-1.0, 1.0)))
+      >>> axes = gradient_arrows(field, title="A bowl", contours=False).axes[0]
+      >>> (arrows,) = axes.collections
+      >>> arrows.U.reshape(5, 5)[2].round(2).tolist()  # along y = 0, uphill is away from 0
+      [-0.28, -0.2, 0.0, 0.2, 0.28]
     """
     figure, axes = _axes(title, "x", "y", size=SQUARE)
     if contours:
@@ -37,7 +45,7 @@ def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) 
     some = slice(rows // 2, None, rows), slice(columns // 2, None, columns)
     X, Y = np.meshgrid(field.x, field.y)
     cell = np.array([np.ptp(field.x) / max(1, X[some].shape[1] - 1), np.ptp(field.y) / max(1, X[some].shape[0] - 1)])
-    slopes = field.gradient[some] / cell  # of a cell, so that the axes may have different units
+    slopes = field.gradient[some] / cell  # relative to a cell, so that the axes may have different units
     norms = np.linalg.norm(slopes, axis=-1, keepdims=True)
     longest = max(float(norms.max()), np.finfo(float).tiny)
     u, v = np.moveaxis(cell * slopes / np.sqrt(np.maximum(norms, np.finfo(float).tiny) * longest), -1, 0)
@@ -48,16 +56,24 @@ def gradient_arrows(field: GradientField, *, title: str, contours: bool = True) 
 
 
 def heat_map(field: GradientField, *, title: str, values: np.ndarray | None = None, label: str = "f(x, y)") -> Figure:
-    """A surface as colours, one for each point of its grid.
+    """Plot a surface as colours, one colour for each point of its grid.
 
     Args:
       field: from `landscape.gradient_field`.
       title: which surface.
-      values: `[rows, columns]`, drawn in place of the surface's own, such as the size of the field's error.
-      label: what the colours are.
+      values: `[rows, columns]`, values to draw instead of the surface's, such as the size of the field's error.
+      label: what the colours show.
 
     Returns:
-      A figure; the scale of colours is logarithmic where positive values span more than two decades.
+      A figure. If all values are positive and span more than two decades, the scale of colours is logarithmic.
+
+    Example:
+      >>> import jaxopt_course as jc
+      >>> field = jc.landscape.gradient_field(lambda x, y: x**2 + y, (3, 4), window=((0.0, 3.0), (0.0, 2.0)))
+      >>> figure = heat_map(field, title="A valley", label="height")
+      >>> axes, colorbar = figure.axes
+      >>> axes.collections[0].get_array().tolist()[0], colorbar.get_ylabel()
+      ([0.0, 1.0, 4.0, 9.0], 'height')
     """
     shown = np.asarray(field.values if values is None else values)
     figure, axes = _axes(title, "x", "y", size=SQUARE)
@@ -77,20 +93,30 @@ def learning_rate_map(
     best: tuple[float, float] | None = None,
     label: str = "steps",
 ) -> Figure:
-    """How many steps it takes at each learning rate and each value of another hyperparameter.
+    """Plot the number of steps to a target against the learning rate and another hyperparameter.
 
     Args:
       rates: `[rates]`, ascending.
-      others: `[others]`, ascending.
-      steps: `[others, rates]`; white where it is not finite: it never came there.
-      title: which surface, and how near is there.
-      other: the name of the other hyperparameter.
+      others: `[others]`, ascending values of the other hyperparameter.
+      steps: `[others, rates]`, steps to the target; values that are not finite (target not reached) are white.
+      title: which surface, and which target.
+      other: name of the other hyperparameter.
       limit: `[others]`, the stability limit by theory.
       best: (rate, other), the optimum by theory.
-      label: what the colours are.
+      label: what the colours show.
 
     Returns:
-      A figure with a logarithmic horizontal axis; colours are logarithmic where steps span more than a decade.
+      A figure with a logarithmic horizontal axis. If the steps span more than a decade, colours are logarithmic.
+
+    Example:
+      >>> steps = np.array([[40.0, 9.0, np.inf], [30.0, 7.0, 20.0]])
+      >>> limit = np.array([0.2, 0.4])
+      >>> figure = learning_rate_map(
+      ...     np.array([0.01, 0.1, 1.0]), np.array([0.0, 0.9]), steps, title="A bowl", other="rho", limit=limit
+      ... )
+      >>> axes, colorbar = figure.axes
+      >>> axes.get_xscale(), axes.get_ylabel(), axes.texts[0].get_text(), colorbar.get_ylabel()
+      ('log', 'rho', 'stability limit', 'steps')
     """
     figure, axes = _axes(title, "learning rate", other, size=(8.0, 5.4))
     shown = np.ma.masked_invalid(np.asarray(steps, float))
@@ -115,18 +141,26 @@ def learning_rate_map(
 def basin_map(
     x: np.ndarray, y: np.ndarray, labels: np.ndarray, names: Sequence[str], *, title: str, minimizers: np.ndarray
 ) -> Figure:
-    """To which minimizer each start leads: one colour for each, grey where it leads to none.
+    """Plot the minimizer that a run from each start reaches: one colour for each minimizer, grey for none.
 
     Args:
-      x: `[columns]`, of the starts.
-      y: `[rows]`.
-      labels: `[rows, columns]`, integers: k for none of k minimizers.
-      names: k names of the minimizers, and one of none.
+      x: `[columns]`, coordinates of the starts.
+      y: `[rows]`, coordinates of the starts.
+      labels: `[rows, columns]`, integers: the index of the minimizer, or k for none of the k minimizers.
+      names: k names of the minimizers, and one name for "none".
       title: which surface, optimizer and number of steps.
       minimizers: `[k, 2]`.
 
     Returns:
       A figure.
+
+    Example:
+      >>> x, y = np.linspace(-2.0, 2.0, 5), np.linspace(-1.0, 1.0, 3)
+      >>> labels = np.tile([0, 0, 2, 1, 1], (3, 1))
+      >>> wells = np.array([[-1.0, 0.0], [1.0, 0.0]])
+      >>> axes, colorbar = basin_map(x, y, labels, ["left", "right", "none"], title="Basins", minimizers=wells).axes
+      >>> [label.get_text() for label in colorbar.get_yticklabels()], axes.lines[0].get_xdata().tolist()
+      (['left', 'right', 'none'], [-1.0, 1.0])
     """
     figure, axes = _axes(title, "x", "y", size=SQUARE)
     kinds = len(names)
@@ -149,18 +183,25 @@ def beside_theory(
     ylabel: str,
     log_y: bool = True,
 ) -> Figure:
-    """What was measured as marks, what theory says as lines of the same colour: a panel for each case.
+    """Plot measurements as marks and theory as lines of the same colour, with one panel for each case.
 
     Args:
-      panels: name -> (measured, theory), each name of a curve -> `(x[points], y[points])`; what is not finite is left
-        out. Curves of both have the same colour; a measured one without theory is joined by a thin line.
+      panels: name -> (measured, theory), each a mapping from the name of a curve to `(x[points], y[points])`; points
+        that are not finite are left out. A measured curve without theory is joined by a thin line.
       title: what is shown, and on which data.
-      xlabel: of all panels.
-      ylabel: of all panels.
-      log_y: whether the vertical axis is logarithmic, as the horizontal one is.
+      xlabel: label of the horizontal axes.
+      ylabel: label of the vertical axes.
+      log_y: whether the vertical axis is logarithmic; the horizontal axis always is.
 
     Returns:
       A figure.
+
+    Example:
+      >>> t = np.array([1.0, 10.0, 100.0])
+      >>> measured, theory = {"SGD": (t, 1.1 / t)}, {"SGD": (t, 1 / t)}
+      >>> axes = beside_theory({"a bowl": (measured, theory)}, title="Decay", xlabel="step", ylabel="f").axes[0]
+      >>> [(str(line.get_marker()), line.get_color()) for line in axes.lines]
+      [('None', '#0072B2'), ('o', '#0072B2')]
     """
     figure = Figure(figsize=(1.4 + 5.6 * len(panels), 5.0), layout="constrained")
     figure.suptitle(title)
@@ -199,7 +240,7 @@ def beside_theory(
 def _contours(figure: Figure, axes: Axes, field: GradientField, label: str) -> None:
     low, high = float(field.values.min()), float(field.values.max())
     steep = high - low > 150 * (float(np.quantile(field.values, 0.1)) - low)  # a narrow valley
-    levels = low + (high - low) * np.linspace(0, 1, LEVELS) ** (6 if steep else 2)  # closer together at the bottom
+    levels = low + (high - low) * np.linspace(0, 1, LEVELS) ** (6 if steep else 2)  # denser near the minimum
     greys = [str(grey) for grey in np.linspace(0.78, 1, LEVELS - 1)]
     shown = axes.contourf(field.x, field.y, field.values, levels, colors=greys)
     axes.contour(field.x, field.y, field.values, levels, colors="0.6", linewidths=0.6, linestyles="solid")
@@ -218,6 +259,6 @@ def _stars(axes: Axes, minimizers: np.ndarray | None) -> None:
 
 
 def _norm(values: Any, span: int = 100) -> Normalize:
-    """Logarithmic where positive values span more than so many times."""
+    """A logarithmic norm if all values are positive and span more than a factor of `span`, else a linear one."""
     low, high = float(np.min(values)), float(np.max(values))
     return LogNorm(low, high) if 0 < low < high / span else Normalize(low, high)

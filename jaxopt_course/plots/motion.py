@@ -1,4 +1,4 @@
-"""Pictures of plain curves, and paths that move."""
+"""Figures of curves, and animations of paths."""
 
 import os
 from collections.abc import Mapping
@@ -17,26 +17,29 @@ from jaxopt_course.plots.trails import Path as Trail
 from jaxopt_course.plots.trails import _inside, runs_of, trajectories
 
 GREYS, TINTS = 32, (1.0, 0.7, 0.4)
-SHOWN = 1e-4  # of the largest value: smaller ones are drawn as 0
-HOLD = 1500  # milliseconds that the last frame stays
+SHOWN = 1e-4  # values below this share of the largest do not extend the logarithmic part of the axis
+HOLD = 1500  # milliseconds for which the last frame is shown
 
 
 def curves(
     x: np.ndarray, lines: Mapping[str, np.ndarray], *, title: str, xlabel: str, ylabel: str, scale: str = "linear"
 ) -> Figure:
-    """Functions of one number.
+    """Plot functions of one variable.
 
     Args:
       x: `[points]`, ascending.
       lines: name -> `[points]`.
       title: what is shown.
-      xlabel: what x is.
-      ylabel: what the lines are.
-      scale: of the vertical axis: "linear", or "symlog", which tells what is small from what is 0: logarithmic down to
-        1e-4 of the largest value, and linear below.
+      xlabel: label of the horizontal axis.
+      ylabel: label of the vertical axis.
+      scale: scale of the vertical axis: "linear", or "symlog", which distinguishes small values from 0. It is
+        logarithmic down to 1e-4 of the largest value, and linear below.
 
     Returns:
       A figure with a linear horizontal axis.
+
+    Raises:
+      ValueError: the scale is unknown.
 
     Example:
       >>> x = np.linspace(0.0, 9.0, 10)
@@ -68,24 +71,35 @@ def write_descent(
     frames: int = 50,
     milliseconds: int = 100,
 ) -> Path:
-    """Paths that grow over contours, as an animated GIF that plays for ever and rests on its last frame.
+    """Write an animated GIF of paths that grow over contours; it repeats and pauses at its last frame.
 
     Args:
-      path: of the file.
+      path: path of the file.
       field: from `landscape.gradient_field`.
-      paths: name -> `[steps, 2]`, or a record of `landscape.paths`; all of one length.
-      title: which surface, and which settings; the step is written behind it.
+      paths: name -> `[steps, 2]`, or a record of `landscape.paths`; all paths have the same length.
+      title: which surface, and which settings; the number of steps is appended.
       minimizers: `[k, 2]`.
-      frames: how many, the first step and the last among them.
-      milliseconds: that a frame stays.
+      frames: number of frames, including the first and the last step.
+      milliseconds: duration of a frame.
 
     Returns:
-      The path.
+      The path of the file.
+
+    Example:
+      >>> import tempfile
+      >>> import jaxopt_course as jc
+      >>> field = jc.landscape.gradient_field(lambda x, y: x**2 + y**2, (5, 5), window=((-1.0, 1.0), (-1.0, 1.0)))
+      >>> line = np.linspace([0.9, 0.9], [0.0, 0.0], 7)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = write_descent(f"{folder}/line.gif", field, {"SGD": line}, title="A line", frames=2)
+      ...     with Image.open(path) as picture:
+      ...         print(picture.format, picture.n_frames)
+      GIF 2
     """
     figure = trajectories(field, paths, title=title, minimizers=minimizers)
     axes, canvas = figure.axes[0], FigureCanvasAgg(figure)
     runs = [run for trail in paths.values() for run in runs_of(trail)]
-    lines: list[Any] = axes.lines[len(axes.lines) - 3 * len(runs) :]  # of each path: itself, its start, its end
+    lines: list[Any] = axes.lines[len(axes.lines) - 3 * len(runs) :]  # for each path: the path, its start, its end
     length = max(len(steps) for steps in runs)
     shown = np.unique(np.linspace(0, length - 1, frames).round().astype(int))
     palette = _palette()
@@ -108,7 +122,7 @@ def write_descent(
 
 
 def _palette() -> Image.Image:
-    """Greys for the ground, the colours of lines and of their edges: the same in all frames, so that little changes."""
+    """The palette of all frames: greys for the contours, and the colours of lines and of their blurred edges."""
     greys = np.linspace(0, 1, GREYS)[:, None].repeat(3, axis=1)
     lines = [tint * np.array(to_rgb(color)) + (1 - tint) * 0.9 for tint in TINTS for color in COLORS]
     holder = Image.new("P", (1, 1))

@@ -1,4 +1,4 @@
-"""Figures of full-batch solves: how far above the minimum, at what cost."""
+"""Figures of full-batch solves: excess over the minimum against cost, and coefficients under an L1 penalty."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,26 +10,36 @@ from matplotlib.figure import Figure
 
 from jaxopt_course.plots.style import _dress, _log_scale, _note, line_styles
 
-WAYS = np.array(
+WAYS = np.array(  # directions from a dot to its name
     [(1, 0), (1, -0.7), (1, 0.7), (-1, -0.7), (-1, 0), (-1, 0.7), (0.7, 1.3), (0.7, -1.3), (0.4, 2), (0.4, -2)]
 )
-PLACES = np.concatenate([away * WAYS for away in (9, 14, 20, 28, 38, 50, 64, 80)])  # of a name, in points from its dot
-THREADED = 14  # names farther away than this hang on a thread
-DOT, MARGIN = 4, 2  # half a dot in points; pixels around a name
-COLUMN = 6  # pixels: of ends in one such column the highest is named first; columns go from right to left
-WORSE, FAR = 5, 0.15  # costs, where a point of a line under a name is 1: of a thread over a name or dot, of distance
+PLACES = np.concatenate([away * WAYS for away in (9, 14, 20, 28, 38, 50, 64, 80)])  # offsets of a name, in points
+THREADED = 14  # names farther away than this are connected to their dot by a thin line
+DOT, MARGIN = 4, 2  # radius of a dot in points; margin around a name in pixels
+COLUMN = 6  # width of a column in pixels; columns are named from right to left, ends in a column from the top
+WORSE, FAR = (
+    5,
+    0.15,
+)  # costs of a connecting line over a name or dot, and of distance; a covered point of a line costs 1
 
 
 def coefficient_paths(strengths: np.ndarray, coefficients: np.ndarray, *, title: str) -> Figure:
-    """Coefficients against the strength of an L1 penalty, the strongest on the left; below, how many are not 0.
+    """Plot coefficients against the strength of an L1 penalty, and below them the number of nonzero coefficients.
 
     Args:
       strengths: `[S]`, positive, in any order.
       coefficients: `[S, n]`.
-      title: of what, and on which data.
+      title: what is shown, and on which data.
 
     Returns:
-      A figure with a logarithmic axis of strengths.
+      A figure with a logarithmic axis of strengths, the strongest penalty on the left.
+
+    Example:
+      >>> coefficients = np.array([[0.0, 0.0], [0.5, 0.0], [0.9, -0.3]])
+      >>> figure = coefficient_paths(np.array([1.0, 0.1, 0.01]), coefficients, title="Two features")
+      >>> upper, lower = figure.axes
+      >>> lower.get_xlabel(), lower.lines[0].get_xdata().tolist(), lower.lines[0].get_ydata().tolist()
+      ('strength', [1.0, 0.1, 0.01], [0, 1, 2])
     """
     order = np.argsort(-np.asarray(strengths, float))
     strengths, coefficients = np.asarray(strengths, float)[order], np.asarray(coefficients, float)[order]
@@ -58,18 +68,25 @@ def convergence_curves(
     ylabel: str,
     floor: float,
 ) -> Figure:
-    """How far above the minimum each method is against what it has spent: a panel for each unit of cost.
+    """Plot the excess of each method over the minimum against its cost, with a panel for each unit of cost.
 
     Args:
-      excess: name -> `[points]`, value minus minimum; what is not finite is left out, what is below the floor is drawn
-        at it.
+      excess: name -> `[points]`, value minus minimum. Values that are not finite are left out; values below the floor
+        are drawn at the floor.
       costs: unit -> name -> `[points]`, positive and ascending.
       title: what is minimised, and on which data.
       ylabel: which value, above what.
-      floor: the least difference that means anything; a grey line, if any method comes near.
+      floor: the least significant difference; drawn as a grey line if any method comes near it.
 
     Returns:
-      A figure with logarithmic axes. A dot marks where a method ended, with its name beside it.
+      A figure with logarithmic axes. A dot marks the end of each method, with its name beside it.
+
+    Example:
+      >>> excess = {"L-BFGS": np.array([1.0, 1e-3, 1e-9])}
+      >>> costs = {"evaluations": {"L-BFGS": np.array([1, 4, 9])}, "seconds": {"L-BFGS": np.array([0.1, 0.2, 0.4])}}
+      >>> figure = convergence_curves(excess, costs, title="Digits", ylabel="loss - minimum", floor=1e-15)
+      >>> [axes.get_xlabel() for axes in figure.axes], figure.axes[0].texts[0].get_text()
+      (['evaluations', 'seconds'], 'L-BFGS')
     """
     figure = Figure(figsize=(12.0, 5.4), layout="constrained")
     figure.suptitle(title)
@@ -86,19 +103,19 @@ def convergence_curves(
         if every.size:
             axes.set_ylim(every.min() / 8, 3 * every.max())
             low, high = axes.get_xlim()
-            high *= (high / low) ** 0.3  # room for names
+            high *= (high / low) ** 0.3  # space for names
             axes.set_xlim(low, high)
             if every.min() < 10 * floor:
                 axes.plot((low, high), (floor, floor), color="0.6", lw=0.8, zorder=0)
                 _note(axes, "no better can be told", (low, floor), (4, 2), color="0.4", size=8)
-    figure.draw_without_rendering()  # fixes the places in pixels
+    figure.draw_without_rendering()  # fixes the positions in pixels
     for axes, spent in zip(panels, costs.values(), strict=True):
         _name_ends(axes, {name: _last(spent[name], height) for name, height in heights.items()}, styles)
     return figure
 
 
 def _last(spent: np.ndarray, height: np.ma.MaskedArray) -> tuple[float, float] | None:
-    """Where a line ends; None where there is none."""
+    """The last point of a line; None if it has no point."""
     drawn = np.flatnonzero(~np.ma.getmaskarray(height))
     return (float(spent[drawn[-1]]), float(height[drawn[-1]])) if len(drawn) else None
 
@@ -106,7 +123,7 @@ def _last(spent: np.ndarray, height: np.ma.MaskedArray) -> tuple[float, float] |
 def _name_ends(
     axes: Axes, ends: Mapping[str, tuple[float, float] | None], styles: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """A dot at each end, and each name where it covers the least of the lines, the dots and the names before it."""
+    """Draw a dot at each end, and write each name where it covers the least of the lines, dots and earlier names."""
     points, frame = axes.figure.dpi / 72, axes.bbox
     boxes: list[tuple[np.ndarray, np.ndarray]] = []
     there = {name: end for name, end in ends.items() if end}
@@ -143,7 +160,7 @@ def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
 
 
 def _pixels(axes: Axes, places: Any) -> np.ndarray:
-    """A line as points on the canvas, three pixels apart."""
+    """A line as points on the canvas that are three pixels apart."""
     corners = axes.transData.transform(np.ma.filled(np.ma.asarray(places, float), np.nan))
     corners = corners[np.isfinite(corners).all(axis=1)]
     if not len(corners):

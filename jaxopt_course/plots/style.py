@@ -1,4 +1,4 @@
-"""The look of all figures: one colour and dash pattern for each optimizer, axes, scales, and names beside lines."""
+"""Style of all figures: one colour and dash pattern for each optimizer, axes, scales, and names beside lines."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLORS = (*OKABE_ITO, "#882255", "#999933")  # wine and olive of Paul Tol
-DASHES: tuple[tuple[float, ...], ...] = (  # on, off, on, off, ... in widths of the line; none: solid
+COLORS = (*OKABE_ITO, "#882255", "#999933")  # the last two are wine and olive of Paul Tol
+DASHES: tuple[tuple[float, ...], ...] = (  # on, off, on, off, ... in line widths; empty: solid
     (),
     (6, 2),
     (10, 3),
@@ -24,7 +24,7 @@ DASHES: tuple[tuple[float, ...], ...] = (  # on, off, on, off, ... in widths of 
     (3, 1.2, 3, 1.2, 1, 1.2),
     (1, 2.5),
 )
-RULES = {  # rule -> (colour, dash pattern), as numbers; Adam without correction is an Adam
+RULES = {  # rule -> indices of (colour, dash pattern); Adam without correction has the colour of Adam
     "sgd": (0, 0),
     "momentum": (1, 1),
     "adam": (2, 2),
@@ -53,7 +53,7 @@ SPELLINGS = {
 }
 VARIANTS = {("momentum", "nesterov=true"): "nesterov", ("adam", "biascorrection=false"): "adamuncorrected"}
 HEAD = re.compile(r"(?:\w+\.)*(?P<name>[A-Za-z][\w' -]*?)(?P<settings>\s*[(\[,:@].*|\s+\w+\s*=.*|\s+[-+.]?\d.*)?")
-SPARE = [  # every other pair; the first ones share neither colour nor dashes
+SPARE = [  # all other pairs; the first ones share neither colour nor dashes with one another
     (color, (color + shift) % len(DASHES))
     for shift in range(1, len(DASHES))
     for color in range(len(COLORS))
@@ -62,7 +62,7 @@ SPARE = [  # every other pair; the first ones share neither colour nor dashes
 
 
 def line_style(label: str) -> dict[str, Any]:
-    """The look of a line by its label: `line_styles` of a figure with this line alone.
+    """The style of a line by its label: `line_styles` for a figure with only this line.
 
     Example:
       >>> line_style("Adam") == line_style("optax.adam") == line_style("jc.adam(0.05)")
@@ -74,20 +74,21 @@ def line_style(label: str) -> dict[str, Any]:
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The look of every line in a figure: an optimizer has the same colour and dash pattern in all figures.
+    """The style of every line in a figure; an optimizer has the same colour and dash pattern in all figures.
 
     SGD, Momentum, Nesterov, AdaGrad, RMSProp, Adam, Adam without correction, Newton, Newton-CG and L-BFGS are known,
-    in any spelling ("Adam", "adam", "optax.adam", "Adam (0.05)", "Adam, B = 4", "jc.adam(0.05)"). Where several labels
-    of one figure name the same optimizer, the first has its look and the others its colour with other dashes. Every
-    other label has a look that no known optimizer has. It depends on the label, and on the other labels only as far as
-    needed to keep the lines of a figure apart: up to nine differ in colour and in dash pattern, up to 80 in one of the
-    two.
+    in any spelling ("Adam", "adam", "optax.adam", "Adam (0.05)", "Adam, B = 4", "jc.adam(0.05)"). If several labels of
+    one figure name the same optimizer, the first has its style, and the others have its colour with other dashes.
+
+    Every other label has a style that no known optimizer has. This style depends on the label; it depends on the other
+    labels only as far as is needed to distinguish the lines of a figure. Up to nine lines differ in colour and in dash
+    pattern, up to 80 in one of the two.
 
     Args:
-      labels: of all lines of the figure, in order.
+      labels: labels of all lines of the figure, in order.
 
     Returns:
-      label -> keywords of matplotlib's `plot`: `color`, `linestyle` and `lw`.
+      label -> keyword arguments of matplotlib's `plot`: `color`, `linestyle` and `lw`.
 
     Example:
       >>> styles = line_styles(["SGD", "sgd, batch 16", "my rule"])
@@ -102,7 +103,7 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def pairs(labels: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """The colour and the dash pattern of every line in a figure, as numbers in `COLORS` and `DASHES`."""
+    """The colour and the dash pattern of every line in a figure, as indices into `COLORS` and `DASHES`."""
     chosen: dict[str, tuple[int, int]] = {}
     rules = {label: rule_of(label) for label in labels}
     for label, rule in rules.items():
@@ -116,7 +117,7 @@ def pairs(labels: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 
 def rule_of(label: str) -> str | None:
-    """The key of `RULES` that a label names; None where it names none of them."""
+    """The key of `RULES` that a label names, or None."""
     if (whole := _known(label)) is not None:
         return whole
     found = HEAD.fullmatch(label.strip())
@@ -133,7 +134,7 @@ def _known(name: str) -> str | None:
 
 
 def _farthest(label: str, color: int | None, taken: list[tuple[int, int]]) -> tuple[int, int]:
-    """Of the spare pairs (of one colour, if given) that which shares least with those taken, from a place by label."""
+    """The spare pair (of one colour, if given) that shares least with the taken ones; the search starts by label."""
     place = crc32(label.encode()) % len(COLORS)
     first, rest = SPARE[: len(COLORS)], SPARE[len(COLORS) :]
     free = [pair for pair in (*first[place:], *first[:place], *rest) if color in (None, pair[0])]
@@ -149,7 +150,7 @@ def _keywords(color: int, dashes: int) -> dict[str, Any]:
 
 
 def _pattern(dashes: int) -> Any:
-    """A dash pattern as matplotlib takes it."""
+    """A dash pattern in matplotlib's form."""
     return (0, DASHES[dashes]) if DASHES[dashes] else "solid"
 
 
@@ -166,7 +167,10 @@ def _dress(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 
 def _log_scale(axes: Axes, which: str, *, decades: bool = False) -> None:
-    """Powers of ten, and upwards also 2 and 5 of each unless there are many decades, written as plain numbers."""
+    """Make an axis logarithmic, with plain numbers at powers of ten.
+
+    Unless `decades`, there are minor ticks at 2 and 5 times the powers, with numbers on the vertical axis.
+    """
     axes.set(**{f"{which}scale": "log"})
     axis = axes.yaxis if which == "y" else axes.xaxis
     axis.set_major_formatter("{x:g}")
@@ -186,11 +190,12 @@ def _label_ends(
     styles: Mapping[str, Mapping[str, Any]] | None = None,
     gap: float = 0.062,
 ) -> None:
-    """Write each name at the end of its line, `gap` of the height apart, with a thread back to the line.
+    """Write each name beside the end of its line, with a thin line between them.
 
-    A name whose line has no end (not finite) stands at the top, without a thread.
+    Names are at least `gap` of the height apart. If the end of a line is not finite, its name is at the top, without a
+    connecting line.
     """
-    figure.draw_without_rendering()  # fixes the limits, which the places below depend on
+    figure.draw_without_rendering()  # fixes the limits, on which the positions below depend
     styles = line_styles(ends) if styles is None else styles
     low, high = axes.get_ylim()
     to_axes = axes.transScale + axes.transLimits

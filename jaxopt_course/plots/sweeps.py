@@ -1,4 +1,4 @@
-"""Figures of sweeps and races: curves, valleys, maps, and how sure a difference is."""
+"""Figures of sweeps and races: learning curves, losses against hyperparameters, and intervals of differences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from jaxopt_course.plots.style import _axes, _label_ends, _log_scale, _note, line_styles
 from jaxopt_course.sweeps import RaceResult, SweepResult
 
-WIDE, FAR = 4, 100  # a logarithm is worth it from here; beyond so many typical sizes a linear axis shows no detail
+WIDE, FAR = 4, 100  # spans from which on an axis is logarithmic: of positive values, and relative to the typical size
 
 
 def learning_curves(
@@ -24,26 +24,26 @@ def learning_curves(
     scale: str | None = None,
     relative_to: float | str | None = None,
 ) -> Figure:
-    """Loss against time, one line for each name: the median over seeds, and a band from the least to the greatest.
+    """Plot losses against time, one line for each name: the median over seeds, with a band from minimum to maximum.
 
     Args:
-      losses: name -> `[seeds, times]`, times counted from 1; values that are not finite are left out. Of a
-        `SweepResult`, the best point of each method, averaged over each epoch.
+      losses: name -> `[seeds, times]`, times counted from 1; values that are not finite are left out. For a
+        `SweepResult`: the best point of each method, averaged over each epoch.
       title: what is shown, and on which data.
-      xlabel: the unit of time, of which there are whole ones.
+      xlabel: the unit of time.
       ylabel: which loss.
-      scale: of the vertical axis: "log", "linear" or "symlog" (linear around 0, logarithmic beyond). Unless given,
-        "log" where all values are positive and span a factor of 4, "symlog" where they are not all positive and the
-        largest is more than 100 times the typical size, else "linear".
-      relative_to: draw the distance above this value, such as a known optimum, in place of the loss; "best": above the
-        lowest loss of any run, which itself is left out where the axis is logarithmic. It tells curves apart that end
+      scale: scale of the vertical axis: "log", "linear" or "symlog" (linear around 0, logarithmic beyond). Default:
+        "log" if all values are positive and span a factor of 4, "symlog" if they are not all positive and the largest
+        is more than 100 times the typical size, else "linear".
+      relative_to: plot the distance above this value, such as a known optimum, instead of the loss. "best" is the
+        lowest loss of any run, which itself is left out if the axis is logarithmic. This distinguishes curves that end
         close to one another.
 
     Returns:
-      A figure. A name whose values are all not finite stands beside the top, without a line.
+      A figure. If no value of a name is finite, the name is beside the top, without a line.
 
     Raises:
-      ValueError: a logarithmic axis for values that are not all positive, an unknown scale or reference.
+      ValueError: the axis is logarithmic and not all values are positive, or the scale or the reference is unknown.
 
     Example:
       >>> losses = {"SGD": np.array([[2.0, 0.5, -0.8]]), "Adam": np.array([[2.0, 0.1, -0.9]])}
@@ -84,23 +84,27 @@ def rate_robustness(
     scale: str | None = None,
     name: str = "learning_rate",
 ) -> Figure:
-    """Final loss against learning rate: a wide valley forgives, a narrow one does not. Best rates are marked.
+    """Plot the final loss against the learning rate, with the best rates marked.
+
+    A method with a wide valley is robust to the choice of the rate; a method with a narrow valley is not.
 
     Args:
-      rates: `[rates]`, ascending; or a `SweepResult`, which has the losses too, at the best of other hyperparameters.
-      losses: name -> `[rates, seeds]`; the line is the mean over seeds, and a run that diverged (a value that is not
+      rates: `[rates]`, ascending; or a `SweepResult`, which contains the losses too. They are then shown at the best
+        settings of the other hyperparameters.
+      losses: name -> `[rates, seeds]`. The line is the mean over seeds. A run that diverged (a value that is not
         finite, or above the ceiling) counts as the ceiling.
       title: what is shown, and on which data.
       ylabel: which loss.
-      ceiling: the loss where the picture ends; of a `SweepResult`, unless given, the mean loss at the start.
-      scale: of the vertical axis, as for `learning_curves`.
-      name: of a `SweepResult`, the hyperparameter on the horizontal axis.
+      ceiling: the largest loss in the figure. Default for a `SweepResult`: the mean loss at the start.
+      scale: scale of the vertical axis, as for `learning_curves`.
+      name: for a `SweepResult`, the hyperparameter on the horizontal axis.
 
     Returns:
       A figure with a logarithmic horizontal axis.
 
     Raises:
-      ValueError: a logarithmic axis for values that are not all positive, an unknown scale.
+      ValueError: the axis is logarithmic and not all values are positive, the scale is unknown, or an argument is
+        missing.
 
     Example:
       >>> losses = {"SGD": np.array([[0.4], [-0.7], [np.inf]])}
@@ -135,15 +139,28 @@ def rate_robustness(
 
 
 def expected_best(result: SweepResult, *, title: str = "", ylabel: str = "expected best training loss") -> Figure:
-    """The loss that the best of k random trials is expected to have, a line a method: how much tuning a method needs.
+    """Plot the expected loss of the best of k random trials, one line for each method.
+
+    The figure shows how much tuning a method needs.
 
     Args:
-      result: of a sweep, best over random points, which are exchangeable; each with its mean over seeds.
+      result: result of a sweep, preferably over random points, because these are exchangeable. The loss of a point is
+        its mean over seeds.
       title: what is shown, and on which data.
       ylabel: which loss.
 
     Returns:
       A figure.
+
+    Example:
+      >>> from jaxopt_course.sweeps import MethodResult, Points
+      >>> loss, ones = np.array([[0.9], [0.3], [0.5]]), np.ones((3, 1), int)
+      >>> points = Points(learning_rate=[0.01, 1.0, 0.1])
+      >>> method = MethodResult(points, loss, 0 * ones, ones, loss[..., None], None, best=1, params=None)
+      >>> result = SweepResult({"SGD": method}, 1, 1, np.zeros(0, int), np.ones(1), "none")  # as from `jc.sweep`
+      >>> axes = expected_best(result, title="A bowl").axes[0]
+      >>> axes.get_xlabel(), axes.lines[0].get_xdata().tolist(), [text.get_text() for text in axes.texts]
+      ('points tried', [1, 2, 3], ['SGD'])
 
     Source: Dodge et al. (2019), "Show your work: improved reporting of experimental results", EMNLP.
     """
@@ -159,17 +176,28 @@ def expected_best(result: SweepResult, *, title: str = "", ylabel: str = "expect
 
 
 def race_intervals(result: RaceResult, *, title: str = "", reference: str | None = None) -> Figure:
-    """How much worse than one method the others are on fresh seeds: differences with their intervals.
+    """Plot the differences in loss between all methods and a reference on fresh seeds, with their intervals.
 
-    An interval that does not touch the line at 0 is a difference that the race has shown; those that do are drawn open.
+    If an interval does not contain 0, the race has shown a difference. If it does, its dot is open.
 
     Args:
-      result: of a race.
+      result: result of a race.
       title: what is shown, and on which data.
-      reference: the method at 0; by default the one with the lowest mean loss.
+      reference: the method at 0; by default the method with the lowest mean loss.
 
     Returns:
-      A figure with a row a method, best first.
+      A figure with one row for each method, best first.
+
+    Example:
+      >>> from jaxopt_course.sweeps import MethodResult, Points
+      >>> def one_point(*losses):
+      ...     loss, ones = np.array([losses]), np.ones((1, len(losses)), int)
+      ...     return MethodResult(Points(learning_rate=[0.1]), loss, 0 * ones, ones, loss[..., None], None, 0, None)
+      >>> methods = {"SGD": one_point(0.5, 0.6, 0.4), "Adam": one_point(0.2, 0.31, 0.09)}
+      >>> sweep = SweepResult(methods, 1, 1, np.zeros(0, int), np.ones(3), "none")
+      >>> axes = race_intervals(RaceResult(sweep, sweep, None, num_pairs=1)).axes[0]  # as from `jc.race`
+      >>> [label.get_text() for label in axes.get_yticklabels()], axes.get_xlabel()
+      (['Adam', 'SGD'], 'loss minus that of Adam')
     """
     order = [label for group in result.ranking for label in group]
     reference = order[0] if reference is None else reference
@@ -196,21 +224,34 @@ def race_intervals(result: RaceResult, *, title: str = "", reference: str | None
 def hyperparameter_map(
     result: SweepResult, label: str, across: str, up: str, *, title: str = "", ceiling: float | None = None
 ) -> Figure:
-    """The final loss over two hyperparameters of a method: a cell a point of a grid, a dot a random point.
+    """Plot the final loss against two hyperparameters of a method: cells for a grid, dots for random points.
 
-    Where there are further hyperparameters, the best of their points is shown. Crosses: diverged, or no better than the
-    ceiling. A ring marks the best point.
+    If the method has more hyperparameters, the best of their points is shown. A cross marks a point that diverged or is
+    no better than the ceiling; a ring marks the best point.
 
     Args:
-      result: of a sweep.
+      result: result of a sweep.
       label: the method.
       across: the hyperparameter on the horizontal axis.
-      up: the one on the vertical axis.
+      up: the hyperparameter on the vertical axis.
       title: what is shown, and on which data.
-      ceiling: the loss where colours end; by default the mean loss at the start.
+      ceiling: the loss at which the colours end; by default the mean loss at the start.
 
     Returns:
       A figure.
+
+    Example:
+      >>> from jaxopt_course.sweeps import MethodResult, Points
+      >>> loss, ones = np.array([[0.9], [0.3], [0.5], [2.0]]), np.ones((4, 1), int)
+      >>> points = Points(learning_rate=[0.01, 0.01, 0.1, 0.1], rho=[0.0, 0.9, 0.0, 0.9])
+      >>> method = MethodResult(points, loss, 0 * ones, ones, loss[..., None], None, best=1, params=None)
+      >>> result = SweepResult({"Momentum": method}, 1, 1, np.zeros(0, int), np.ones(1), "none")  # as from `jc.sweep`
+      >>> axes = hyperparameter_map(result, "Momentum", "learning_rate", "rho").axes[0]
+      >>> axes.get_xlabel(), [label.get_text() for label in axes.get_yticklabels()]
+      ('learning rate', ['0', '0.9'])
+      >>> cross, ring = axes.lines
+      >>> cross.get_xydata().tolist(), ring.get_xydata().tolist()  # (column, row) of the worst and the best point
+      ([[1.0, 1.0]], [[0.0, 1.0]])
     """
     points, means = result.points(label), result.loss(label).mean(axis=1)
     ceiling = float(result.start_loss.mean()) if ceiling is None else ceiling
@@ -224,7 +265,7 @@ def hyperparameter_map(
     norm = (LogNorm if wide else Normalize)(*((losses[fine].min(), losses[fine].max()) if fine.any() else (0, 1)))
     columns, rows = np.unique(x), np.unique(y)
     is_grid = len(cells) == len(columns) * len(rows) and min(len(columns), len(rows)) > 1
-    if is_grid:  # cells of equal size, with their values beside them
+    if is_grid:  # cells of equal size, labelled with their values
         x, y = np.searchsorted(columns, x), np.searchsorted(rows, y)
         picture = np.full((len(rows), len(columns)), np.nan)
         picture[y[fine], x[fine]] = losses[fine]
@@ -245,7 +286,7 @@ def hyperparameter_map(
 
 
 def _above(losses: Mapping[str, np.ma.MaskedArray], relative_to: float | str) -> tuple[dict[str, Any], float]:
-    """Losses minus a reference, and the reference."""
+    """The losses minus a reference, and the reference."""
     if isinstance(relative_to, str) and relative_to != "best":
         raise ValueError(f'learning_curves: relative_to is a number or "best", got {relative_to!r}')
     if relative_to == "best":
@@ -254,13 +295,13 @@ def _above(losses: Mapping[str, np.ma.MaskedArray], relative_to: float | str) ->
 
 
 def _last(times: np.ndarray, values: np.ma.MaskedArray) -> tuple[float, float]:
-    """Where a line ends; NaN where there is none."""
+    """The last point of a line; NaN if it has no point."""
     there = np.flatnonzero(~np.ma.getmaskarray(values))
     return (float(times[there[-1]]), float(values[there[-1]])) if len(there) else (np.nan, np.nan)
 
 
 def _loss_scale(axes: Axes, values: Sequence[np.ndarray], scale: str | None) -> None:
-    """The vertical scale that shows all the values, or the one asked for, if it does."""
+    """Set the vertical scale: the given one if it can show all values, or by default one chosen from the values."""
     every = np.ma.concatenate([np.ma.masked_invalid(part).ravel() for part in values] or [np.ma.array([])]).compressed()
     sizes = np.abs(every[every != 0])
     typical = float(np.median(sizes)) if sizes.size else 1.0

@@ -1,4 +1,4 @@
-"""Figures of paths: over contours, on the surface in space, and ensembles of noisy ones beside theory."""
+"""Figures of paths: over contours, on a surface in 3D, and ensembles of noisy paths beside theory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from jaxopt_course.plots.landscapes import SQUARE, _contours, _norm, _stars, _wi
 from jaxopt_course.plots.style import OKABE_ITO, _axes, _label_ends, _note, line_styles
 
 Path = np.ndarray | Paths
-CROWDED = 0.035  # of the axes: numbers nearer to one another than this are left out
+CROWDED = 0.035  # least distance between step numbers, as a share of the axes; nearer ones are left out
 
 
 def trajectories(
@@ -25,16 +25,16 @@ def trajectories(
     dots: bool = False,
     every: int | None = None,
 ) -> Figure:
-    """Paths over contours: a circle where they start, a dot where each ends, stars at the minimizers.
+    """Plot paths over contours, with a circle at each start, a dot at each end, and stars at the minimizers.
 
     Args:
       field: from `landscape.gradient_field`.
-      paths: name -> `[steps, 2]`, or a record of `landscape.paths`, of one start or of several, which then have one
-        look; points outside the window, or not finite, are left out.
+      paths: name -> `[steps, 2]`, or a record of `landscape.paths`. All runs of a record of several starts have the
+        same style. Points that are outside the window or not finite are left out.
       title: which surface, and which settings.
       minimizers: `[k, 2]`.
-      dots: whether each step is marked.
-      every: mark time along the paths: a dot after each so many steps, with the number of steps where there is room.
+      dots: whether to mark each step.
+      every: if given, mark every `every` steps by a dot, with the number of steps if there is space.
 
     Returns:
       A figure.
@@ -74,14 +74,14 @@ def surface_3d(
     paths: Mapping[str, Path] | None = None,
     view: tuple[int, int] = (35, -60),
 ) -> Figure:
-    """A surface in space, with paths on it, which are drawn over all of it, also where it would hide them.
+    """Plot a surface in 3D with paths on it; the surface does not hide the paths.
 
     Args:
       field: from `landscape.gradient_field`.
-      title: which surface, and whose paths.
-      paths: name -> a record of `landscape.paths`, or `[steps, 3]`: x, y and the surface's value there; points outside
+      title: which surface, and which paths.
+      paths: name -> a record of `landscape.paths`, or `[steps, 3]` with x, y and the surface's value. Points outside
         the window are left out. A circle marks the start, a dot the end.
-      view: elevation and azimuth, degrees.
+      view: elevation and azimuth, in degrees.
 
     Returns:
       A figure.
@@ -118,7 +118,7 @@ def surface_3d(
 def noisy_ensemble(
     field: GradientField, paths: Path, mean: np.ndarray, covariances: Mapping[int, np.ndarray], *, title: str
 ) -> Figure:
-    """Many noisy paths from one start, their mean by theory, and the ellipse that holds 95% of them at some steps.
+    """Plot many noisy paths from one start, their mean by theory, and at some steps the ellipse that holds 95% of them.
 
     Args:
       field: from `landscape.gradient_field`.
@@ -129,6 +129,15 @@ def noisy_ensemble(
 
     Returns:
       A figure.
+
+    Example:
+      >>> import jaxopt_course as jc
+      >>> field = jc.landscape.gradient_field(lambda x, y: x**2 + y**2, (5, 5), window=((-1.0, 1.0), (-1.0, 1.0)))
+      >>> mean = np.linspace([0.9, 0.9], [0.0, 0.0], 4)
+      >>> runs = mean + 0.01 * np.random.default_rng(0).standard_normal((5, 4, 2))
+      >>> axes = noisy_ensemble(field, runs, mean, {3: 1e-4 * np.eye(2)}, title="Five runs").axes[0]
+      >>> len(axes.lines), axes.texts[0].get_text()  # five runs, their mean, an ellipse, five points
+      (8, 'step 3')
     """
     figure, axes = _axes(title, "x", "y", size=SQUARE)
     _contours(figure, axes, field, "")
@@ -149,7 +158,7 @@ def noisy_ensemble(
 
 
 def runs_of(path: Path, *, lift: bool = False) -> list[np.ndarray]:
-    """The runs of a path, each `[steps, 2]`, or `[steps, 3]` with the function's value, where a record is lifted."""
+    """The runs of a path, each `[steps, 2]`; with `lift`, runs of a record are `[steps, 3]` with the function value."""
     if isinstance(path, Paths):
         path = np.concatenate([path.params, np.expand_dims(path.values, -1)], axis=-1) if lift else path.params
     points = np.asarray(path, float)
@@ -157,7 +166,7 @@ def runs_of(path: Path, *, lift: bool = False) -> list[np.ndarray]:
 
 
 def _inside(field: GradientField, path: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The path, with gaps where the window does not show it, and the last point that it shows (or NaN)."""
+    """The path with NaN at points outside the window, and its last point inside the window (or NaN)."""
     shown = np.isfinite(path).all(axis=1)
     shown &= (field.x[0] <= path[:, 0]) & (path[:, 0] <= field.x[-1])
     shown &= (field.y[0] <= path[:, 1]) & (path[:, 1] <= field.y[-1])
@@ -168,7 +177,7 @@ def _inside(field: GradientField, path: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _mark_time(
     axes: Axes, field: GradientField, paths: Mapping[str, np.ndarray], styles: Mapping[str, Any], every: int
 ) -> None:
-    """A dot on each path after every so many steps, and the number where no other number is near."""
+    """Draw a dot on each path after every `every` steps, and the number of steps if no other number is near."""
     corner, size = np.array([field.x[0], field.y[0]]), np.array([np.ptp(field.x), np.ptp(field.y)])
     numbers: list[np.ndarray] = []
     for name, path in paths.items():

@@ -1,4 +1,4 @@
-"""Which settings, which rule, and how sure: sweeps of hyperparameters and races of optimizers."""
+"""Sweeps of hyperparameters and races of optimizers, with statistics over seeds."""
 
 from jaxopt_course.sweeps.points import Points, choice, log_uniform, product, random, uniform
 from jaxopt_course.sweeps.race import race

@@ -1,4 +1,4 @@
-"""Which lanes run when: blocks of points and seeds that run at once, and the rungs of successive halving."""
+"""Schedule of lanes: blocks of points and seeds that run at once, and the rungs of successive halving."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ import numpy as np
 
 from jaxopt_course.annotations import Number
 
-LEAST_LANES = 16  # with halving: blocks of fewer are slow, of more leave lanes empty in the last rungs
+LEAST_LANES = 16  # lanes of a block with halving: fewer are slow, more leave lanes empty in the last rungs
 
 
 class Rung(NamedTuple):
-    """The steps `first` to `last` of the best `num_points` points."""
+    """One rung of successive halving: the steps `first` to `last` of the best `num_points` points."""
 
     num_points: int
     first: int
@@ -19,9 +19,10 @@ class Rung(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Lanes that run at once: indices of points and seeds, padded to one size by repeating the last.
+    """Lanes that run at once.
 
-    `num_points` and `num_seeds` of them count.
+    `points`, `seeds`: indices, padded to one size by repeating the last; `num_points`, `num_seeds`: number of indices
+    that are not padding.
     """
 
     points: np.ndarray
@@ -31,16 +32,16 @@ class Block(NamedTuple):
 
     @property
     def places(self) -> Any:
-        """Index of the lanes that count in arrays `[P, S, ...]`."""
+        """Index of the lanes that are not padding in arrays `[P, S, ...]`."""
         return np.ix_(self.points[: self.num_points], self.seeds[: self.num_seeds])
 
     def valid(self, lanes: np.ndarray) -> np.ndarray:
-        """Of `[S, P, ...]` of all lanes the ones that count, as `[P, S, ...]`."""
+        """From `[S, P, ...]` of all lanes, the lanes that are not padding, as `[P, S, ...]`."""
         return np.swapaxes(lanes, 0, 1)[: self.num_points, : self.num_seeds]
 
 
 def plan_rungs(num_points: int, num_steps: int, halving: Number | None) -> list[Rung]:
-    """The rungs of successive halving: n, n/r, n/r^2, ... points, the last of them for all steps.
+    """The rungs of successive halving: n, n/r, n/r^2, ... points; the points of the last rung run all steps.
 
     Source: Jamieson and Talwalkar (2016), "Non-stochastic best arm identification and hyperparameter optimization",
     AISTATS, with the geometric budgets of Li et al. (2018), "Hyperband", JMLR 18, algorithm 1.
@@ -60,9 +61,10 @@ def plan_rungs(num_points: int, num_steps: int, halving: Number | None) -> list[
 
 
 def block_shape(num_seeds: int, rungs: list[Rung], lanes: int, devices: int) -> tuple[int, int, bool]:
-    """Seeds and points of a block, the same for all blocks, and whether devices share the seeds or the points.
+    """Numbers of seeds and of points in every block, and whether the seeds (or the points) are divided among devices.
 
-    A block has at most `lanes` lanes, and at least one on each device. Padding included, few are computed in all.
+    A block has at most `lanes` lanes, and at least one on each device. Of the possible shapes, the one with fewer lanes
+    in total, including padding, is chosen.
     """
     most = rungs[0].num_points
     on_a_device = max(1, lanes // devices)
@@ -81,7 +83,7 @@ def block_shape(num_seeds: int, rungs: list[Rung], lanes: int, devices: int) -> 
 
 
 def _even(count: int, on_a_device: int, devices: int) -> int:
-    """The size of blocks of nearly equal size, a multiple of the devices, for so many in all."""
+    """The size of blocks of nearly equal size for `count` items, a multiple of the number of devices."""
     at_once = min(on_a_device * devices, -(-count // devices) * devices)
     blocks = -(-count // at_once)
     return -(-count // (blocks * devices)) * devices

@@ -1,4 +1,4 @@
-"""A record of numbers, texts and arrays as one file that can be read without running anything from it."""
+"""Save a record of numbers, texts and arrays in one file that can be read without executing code from it."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ def read_record(path: str | os.PathLike[str], kind: str) -> Any:
     """Read what `write_record` wrote.
 
     Raises:
-      ValueError: a file of another kind or version, or one that is damaged.
+      ValueError: the file is of another kind or version, or it is damaged.
     """
     path = Path(path).expanduser()
     content = path.read_bytes()
@@ -47,15 +47,15 @@ def read_record(path: str | os.PathLike[str], kind: str) -> Any:
             header = json.loads(file["header"].tobytes())
             found = header["kind"], header["version"]
             record = _decoded(header["record"], file) if found == (kind, VERSION) else None
-    except Exception as error:  # whatever a file from elsewhere makes a parser raise
-        raise ValueError(f"{path} is no {kind} of this library, or it is damaged: {error}") from error
+    except Exception as error:  # a parser may raise anything on an unknown file
+        raise ValueError(f"{path} is not a {kind} of this library, or it is damaged: {error}") from error
     if found != (kind, VERSION):
         raise ValueError(f"{path} holds a {found[0]} of version {found[1]}, expected a {kind} of version {VERSION}")
     return record
 
 
 def _encoded(value: Any, arrays: list[np.ndarray]) -> Any:
-    """The value as JSON; arrays by their number in `arrays`."""
+    """The value as JSON; arrays are appended to `arrays` and represented by their index."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, np.ndarray | np.generic | jax.Array):

@@ -1,6 +1,6 @@
 """Lanes: many runs of one method as one compiled program. Arrays `[S, P, ...]` hold S seeds at P points.
 
-Points vary fastest: all lanes of a seed see the same minibatch, which is gathered once for them.
+Points vary fastest, so that the minibatch of a seed, which all its lanes share, is gathered only once.
 """
 
 import math
@@ -15,21 +15,21 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxopt_course.annotations import Array, Objective, Params, PyTree
-from jaxopt_course.sweeps.methods import Factory, weak
+from jaxopt_course.sweeps.methods import Factory, weakly_typed
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.steps import Carry, Record, init_carry, scalar_and_aux, train_step, train_steps
 
-SHARE_OF_MEMORY = 0.25  # that lanes take by default
+SHARE_OF_MEMORY = 0.25  # share of the memory for lanes by default
 
 
 class Layout(NamedTuple):
-    """How lanes lie on devices: on one, or shared among those of `mesh` along seeds or points."""
+    """Layout of lanes on devices: on one device, or divided among the devices of `mesh` along seeds or points."""
 
     mesh: Mesh | None = None
     along_seeds: bool = False
 
     def spec(self, kind: str) -> PartitionSpec:
-        """Of arrays `[S, ...]` ("seeds"), `[P]` ("points"), `[S, P, ...]` ("lanes"), or the same everywhere ("all")."""
+        """The spec of arrays `[S, ...]` ("seeds"), `[P]` ("points"), `[S, P, ...]` ("lanes"), or replicated ("all")."""
         assert self.mesh is not None
         axes = self.mesh.axis_names
         if kind == "lanes":
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         return PartitionSpec(axes) if kind == ("seeds" if self.along_seeds else "points") else PartitionSpec()
 
     def put(self, tree: PyTree, kind: str) -> PyTree:
-        """The arrays on the devices; every process holds them whole and gives its own devices their part."""
+        """Put arrays on the devices; every process holds the whole arrays and passes their parts to its own devices."""
         if self.mesh is None:
             return tree
         sharding = NamedSharding(self.mesh, self.spec(kind))
@@ -45,12 +45,12 @@ class Layout(NamedTuple):
         def place(leaf: Any) -> Array:
             host = np.asarray(leaf)
             placed = jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-            return jax.jit(weak)(placed) if getattr(leaf, "weak_type", False) else placed
+            return jax.jit(weakly_typed)(placed) if getattr(leaf, "weak_type", False) else placed
 
         return jax.tree.map(place, tree)
 
-    def spread(self, fn: Callable[..., Any], takes: tuple[str, ...], gives: Any) -> Callable[..., Any]:
-        """`fn` on the lanes of each device by themselves: devices exchange nothing."""
+    def per_device(self, fn: Callable[..., Any], takes: tuple[str, ...], gives: Any) -> Callable[..., Any]:
+        """Apply `fn` to the lanes of each device separately, without communication between devices."""
         if self.mesh is None:
             return fn
         specs = jax.tree.map(self.spec, (takes, gives))
@@ -58,7 +58,7 @@ class Layout(NamedTuple):
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The arrays on the host, whole, in every process."""
+    """Copy the whole arrays to the host, in every process."""
 
     def whole(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
@@ -70,7 +70,7 @@ def fetch(tree: PyTree) -> PyTree:
 
 @partial(Program, static_argnames="layout")
 def begin(factory: Factory, points: dict[str, Array], starts: Params, *, layout: Layout) -> Carry:
-    """The carry of every lane before its first step, from hyperparameters `[P]` and parameters `[S, ...]`."""
+    """Make the carry of every lane before its first step, from hyperparameters `[P]` and parameters `[S, ...]`."""
 
     def lane(point: dict[str, Array], params: Params) -> Carry:
         return init_carry(factory(**point), params)
@@ -78,7 +78,7 @@ def begin(factory: Factory, points: dict[str, Array], starts: Params, *, layout:
     def lanes(points: dict[str, Array], starts: Params) -> Carry:
         return jax.vmap(lambda start: jax.vmap(lane, (0, None))(points, start))(starts)
 
-    return layout.spread(lanes, ("points", "seeds"), "lanes")(points, starts)
+    return layout.per_device(lanes, ("points", "seeds"), "lanes")(points, starts)
 
 
 @partial(Program, static_argnames=("has_aux", "layout"), donate_argnums=2)
@@ -97,7 +97,7 @@ def advance(
     """Take the steps `first` to `last` of the plans `[S, rows, B]` in every lane.
 
     Returns:
-      The carry; and of every step `[S, P, rows]` the minibatch's loss, and whether the step was not taken.
+      The carry; the minibatch loss of every step, `[S, P, rows]`; and whether the step was skipped, `[S, P, rows]`.
     """
     objective, factory = callables
 
@@ -111,7 +111,7 @@ def advance(
     of_a_seed = jax.vmap(lane, (0, 0, None, None, None, None))
     of_all = jax.vmap(of_a_seed, (None, 0, None, 0, None, None))
     takes = ("points", "lanes", "all", "seeds", "all", "all")
-    return layout.spread(of_all, takes, ("lanes",) * 3)(points, carry, data, plan, first, last)
+    return layout.per_device(of_all, takes, ("lanes",) * 3)(points, carry, data, plan, first, last)
 
 
 @partial(Program, static_argnames=("has_aux", "at_once", "layout"))
@@ -123,17 +123,17 @@ def measure_loss(
     def lanes(params: Params, data: PyTree) -> Array:
         return _in_groups(lambda p: scalar_and_aux("sweep", objective(p, data), has_aux)[0], params, at_once)
 
-    return layout.spread(lanes, ("lanes", "all"), "lanes")(params, data)
+    return layout.per_device(lanes, ("lanes", "all"), "lanes")(params, data)
 
 
 @partial(Program, static_argnames=("at_once", "layout"))
 def evaluate(eval_fn: Callable[[Params], PyTree], params: Params, *, at_once: int, layout: Layout) -> PyTree:
     """`eval_fn` in every lane: a tree of `[S, P, ...]`."""
-    return layout.spread(lambda params: _in_groups(eval_fn, params, at_once), ("lanes",), "lanes")(params)
+    return layout.per_device(lambda params: _in_groups(eval_fn, params, at_once), ("lanes",), "lanes")(params)
 
 
 def _in_groups(fn: Callable[[Params], PyTree], params: Params, at_once: int) -> PyTree:
-    """`fn` of every lane `[S, P, ...]`, a group after the other, because each may look at all data."""
+    """Apply `fn` to every lane `[S, P, ...]`, one group after the other, because `fn` may need all data."""
     shape = jax.tree.leaves(params)[0].shape[:2]
     count = math.prod(shape)
     group = max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, at_once))
@@ -153,9 +153,9 @@ def first_step(
 def lane_bytes(
     objective: Objective, factory: Factory, point: dict[str, Array], params: Params, batch: PyTree, has_aux: bool
 ) -> int:
-    """About what one lane takes: parameters and state before and after a step, gradient, update, and activations.
+    """Estimate the bytes of one lane: parameters and state before and after a step, gradient, update, activations.
 
-    Traces one step, compiles nothing: what is wrong with the objective shows here.
+    This traces one step without compiling, so errors in the objective are raised here.
     """
 
     def residuals(params: Params, batch: PyTree) -> PyTree:
@@ -171,7 +171,7 @@ def _bytes(tree: PyTree) -> int:
 
 
 def memory_bytes() -> int:
-    """What lanes may take on a device by default: a fixed share of its memory, or of the machine's for a CPU."""
+    """Bytes for lanes on a device by default: a fixed share of its memory, or of the machine's memory for a CPU."""
     stats = jax.local_devices()[0].memory_stats() or {}
     total = stats.get("bytes_limit")
     if total is None and hasattr(os, "sysconf"):

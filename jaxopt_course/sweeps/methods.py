@@ -1,4 +1,4 @@
-"""Methods: what a sweep compares, each a factory of optimizers with its points; checked before anything compiles."""
+"""The methods that a sweep compares: factories of optimizers with their points, checked before compilation."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Factory = Callable[..., AnyOptimizer]
 
 
 class Method(NamedTuple):
-    """A factory, called as `factory(**point)` with traced numbers, and the points at which it is tried."""
+    """A factory, which is called as `factory(**point)` with traced numbers, and the points to try."""
 
     label: str
     factory: Factory
@@ -25,11 +25,12 @@ class Method(NamedTuple):
 
 
 def methods_of(caller: str, optimizers: Any, grid: Any) -> tuple[Method, ...]:
-    """The methods that `sweep(optimizers, grid)` means.
+    """Convert the arguments `optimizers` and `grid` of `sweep` to methods.
 
     Raises:
-      TypeError: optimizers that are no factories, hyperparameters that a factory does not take or that it still needs.
-      ValueError: labels that do not match, no methods, and what `Points` and `product` refuse.
+      TypeError: an optimizer is not a factory, or a factory does not accept a hyperparameter of the grid or needs
+        another one.
+      ValueError: the labels do not match, there are no methods, or `Points` or `product` rejects the values.
     """
     factories = _factories(caller, optimizers)
     grids = _grids(caller, grid, [*factories])
@@ -50,7 +51,9 @@ def _factories(caller: str, optimizers: Any) -> dict[str, Factory]:
         if not callable(factory):
             made = hasattr(factory, "init") and hasattr(factory, "update")
             hint = (
-                "it is an optimizer already made; pass the factory itself, such as jc.adam" if made else "no function"
+                "it is an optimizer already made; pass the factory itself, such as jc.adam"
+                if made
+                else "it is not a function"
             )
             raise TypeError(f"{caller}: optimizers[{label!r}] must be a factory: hyperparameters -> optimizer; {hint}")
     return dict(optimizers)
@@ -92,7 +95,7 @@ def _points(caller: str, where: str, grid: Mapping[str, Any]) -> Points:
 
 
 def _check_signature(caller: str, method: Method) -> None:
-    """TypeError where the factory does not take a hyperparameter, or needs one that the grid has not."""
+    """Raise TypeError if the factory does not accept a hyperparameter, or needs one that the grid does not have."""
     try:
         parameters = inspect.signature(method.factory).parameters
     except (TypeError, ValueError):  # some callables have none
@@ -111,7 +114,7 @@ def _check_signature(caller: str, method: Method) -> None:
 
 
 def check_method(caller: str, method: Method, params: Params) -> None:
-    """Raise where the factory refuses a value or cannot take it traced, or makes no optimizer for these parameters."""
+    """Raise if the factory rejects a value or a traced value, or does not make an optimizer for these parameters."""
     points = method.points
     for name, values in points.items():
         for index in {int(values.argmin()), int(values.argmax())}:  # legal values form an interval
@@ -122,7 +125,7 @@ def check_method(caller: str, method: Method, params: Params) -> None:
             return method.factory(**{**points.at(0), name: traced}).init(params)
 
         try:
-            jax.eval_shape(init, weak(points[name])[0], params)
+            jax.eval_shape(init, weakly_typed(points[name])[0], params)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
             raise TypeError(
                 f"{caller}: {method.label} decides by {name} what it computes, so {name} cannot vary inside one "
@@ -148,7 +151,7 @@ def _check_made(caller: str, method: Method, made: Any) -> None:
         ) from error
 
 
-def weak(values: np.ndarray | Array) -> Array:
-    """The values as JAX sees Python numbers: they take the dtype of the array that they meet."""
+def weakly_typed(values: np.ndarray | Array) -> Array:
+    """Weakly typed values, which take the dtype of the array they are combined with, like Python numbers."""
     blank = lax.full(values.shape, 0 if values.dtype.kind == "i" else 0.0)
     return blank.at[:].set(jnp.asarray(values).astype(blank.dtype))

@@ -1,4 +1,4 @@
-"""Points: the settings of hyperparameters that a sweep tries, as equally long arrays."""
+"""Points: the hyperparameter settings that a sweep tries, as arrays of equal length."""
 
 import math
 import zlib
@@ -17,9 +17,9 @@ Distribution: TypeAlias = Callable[[Array, int], np.ndarray]  # (key, n) -> n va
 
 
 class Points(dict[str, np.ndarray]):
-    """Settings that belong together: name -> `[P]`. Point i takes the i-th value of every array.
+    """P settings of hyperparameters: name -> `[P]`. Point i has the i-th value of every array.
 
-    A plain dict of values means every combination of them; `Points` are taken as they are.
+    A plain dict of values stands for every combination of the values; `Points` are used without combining.
 
     Example:
       >>> from jaxopt_course.sweeps import Points
@@ -27,8 +27,8 @@ class Points(dict[str, np.ndarray]):
       {'learning_rate': 0.01, 'b1': 0.9}
 
     Raises:
-      TypeError: a value that is no number.
-      ValueError: no names, no values, arrays of different lengths or of rank 2, a value that is NaN.
+      TypeError: a value is not a number.
+      ValueError: there are no names or no values, the arrays have different lengths or rank 2, or a value is NaN.
     """
 
     def __init__(self, *args: Any, **values: Any):
@@ -55,7 +55,7 @@ class Points(dict[str, np.ndarray]):
 
 
 def check_values(name: str, given: Any) -> np.ndarray:
-    """The values of one hyperparameter as `[P]`: float64 or int64, whatever the numbers were."""
+    """Convert the values of one hyperparameter to an array `[P]` of float64 or int64."""
     if callable(given) or isinstance(given, Mapping | str | bytes):
         what = "a function; for random values use sweeps.random" if callable(given) else f"a {type(given).__name__}"
         raise TypeError(f"points: the values of {name} must be numbers, such as [0.01, 0.1]; got {what}")
@@ -64,8 +64,8 @@ def check_values(name: str, given: Any) -> np.ndarray:
     array = np.asarray(given)
     if array.dtype.kind not in "iuf" and not jax.dtypes.issubdtype(array.dtype, np.floating):
         raise TypeError(
-            f"points: the values of {name} must be numbers, got {array.dtype}; what is no number cannot vary inside "
-            "one compiled program: make a method for each, such as {'momentum': jc.momentum, "
+            f"points: the values of {name} must be numbers, got {array.dtype}; other values cannot vary inside one "
+            "compiled program: make a method for each, such as {'momentum': jc.momentum, "
             "'nesterov': functools.partial(jc.momentum, nesterov=True)}"
         )
     if array.ndim != 1:
@@ -82,13 +82,13 @@ def check_values(name: str, given: Any) -> np.ndarray:
 
 
 def product(**values: Values) -> Points:
-    """Every combination of the values; those of the last name vary fastest.
+    """Make a point of every combination of the values; the values of the last name vary fastest.
 
     Args:
       **values: name -> numbers.
 
     Returns:
-      `Points` of as many as the product of the numbers of values.
+      `Points`; their number is the product of the numbers of values.
 
     Raises:
       TypeError, ValueError: as for `Points`.
@@ -105,21 +105,21 @@ def product(**values: Values) -> Points:
 
 
 def random(key: Array, num_points: Number, /, **distributions: Distribution) -> Points:
-    """Independent random points, which cover each hyperparameter better than a grid of as many points.
+    """Draw independent random points, which cover each hyperparameter better than a grid with as many points.
 
-    The values of a name depend on the key and the name alone: another hyperparameter beside it changes nothing.
+    The values of a name depend only on the key and the name; adding another hyperparameter does not change them.
 
     Args:
       key: a `jax.random` key.
-      num_points: P, at least 1.
+      num_points: P, the number of points, at least 1.
       **distributions: name -> `log_uniform(...)`, `uniform(...)`, `choice(...)`, or a function `(key, n) -> n numbers`.
 
     Returns:
-      `Points` of P.
+      `Points`, P of them.
 
     Raises:
-      TypeError: something that is no distribution.
-      ValueError: fewer than one point.
+      TypeError: a value is not a distribution.
+      ValueError: there is less than one point.
 
     Example:
       >>> import jax
@@ -144,13 +144,16 @@ def random(key: Array, num_points: Number, /, **distributions: Distribution) -> 
 
 
 def uniform(low: Number, high: Number) -> Distribution:
-    """Values equally likely everywhere between `low` and `high`."""
+    """A uniform distribution between `low` and `high`."""
     _check_range("uniform", low, high)
     return lambda key, n: low + (high - low) * _unit(key, n)
 
 
 def log_uniform(low: Number, high: Number) -> Distribution:
-    """Values whose logarithm is uniform: as many between 0.001 and 0.01 as between 0.01 and 0.1. `low` is above 0."""
+    """A distribution whose logarithm is uniform between `low` > 0 and `high`.
+
+    For example, values between 0.001 and 0.01 are as likely as values between 0.01 and 0.1.
+    """
     _check_range("log_uniform", low, high)
     if low <= 0:
         raise ValueError(f"log_uniform: low must be above 0, got {low}; for values at and below 0 use uniform")
@@ -158,7 +161,7 @@ def log_uniform(low: Number, high: Number) -> Distribution:
 
 
 def choice(values: Values) -> Distribution:
-    """Each of the values equally likely."""
+    """A distribution in which each of the values is equally likely."""
     array = check_values("choice", values)
     return lambda key, n: array[np.asarray(jax.random.randint(key, (n,), 0, len(array)))]
 
@@ -169,5 +172,5 @@ def _check_range(name: str, low: Number, high: Number) -> None:
 
 
 def _unit(key: Array, n: int) -> np.ndarray:
-    """Uniform in [0, 1), in float64 whether or not JAX has it."""
+    """Uniform values in [0, 1), in float64 even if JAX has no float64."""
     return np.asarray(jax.random.bits(key, (n,), "uint32")).astype(np.float64) / 2**32

@@ -1,4 +1,4 @@
-"""Races: each method at its best point, on seeds that the tuning has not seen, with how sure the difference is."""
+"""Races: compare methods at their best points on fresh seeds, with confidence intervals of the differences."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -34,30 +34,32 @@ def race(
 
     $$d_s = L(w_T(a, \theta_a, s)) - L(w_T(b, \theta_b, s)), \qquad s = 1, \dots, F \text{ fresh}$$
 
-    Every method is tuned on the same number of points, or the race is refused as unfair. The loss at which a method won
-    its own tuning is too good, because it was selected: it is never reported. What is reported comes from seeds that
-    the tuning has not seen, paired: the same starts and minibatches for all methods.
+    Every method must be tuned on the same number of points; otherwise the race would be unfair and is refused. The loss
+    of the best point in the tuning is biased downwards, because the point was selected by it, so it is not reported.
+    The reported losses come from fresh seeds, which the tuning has not used. They are paired: all methods have the same
+    starts and minibatches.
 
-    With `k_tune, k_fresh = jax.random.split(key)` the tuning is `sweep(..., key=k_tune, num_seeds=num_seeds)`, and the
+    With `k_tune, k_fresh = jax.random.split(key)`, the tuning is `sweep(..., key=k_tune, num_seeds=num_seeds)`, and the
     fresh runs are a sweep over the best points with `key=k_fresh` and `num_seeds=num_fresh_seeds`.
 
-    The claim is about the methods at the points that this tuning found, on this data; another grid is another race.
+    The result holds for the methods at the points that this tuning found and for this data; another grid may give
+    another result.
 
     Args:
       objective, optimizers, grid, init, data: as for `sweep`; at least two methods.
       key: a `jax.random` key.
-      num_seeds: seeds of the tuning.
-      num_fresh_seeds: F, at least 2.
-      target: the loss that `steps_ratio` counts steps to; by default, for each pair, the loss that both have reached at
-        the end in every fresh seed.
-      checkpoint_dir: as for `sweep`; it holds both parts.
-      **options: `batch_size`, `num_steps` or `num_epochs`, and everything else that `sweep` takes.
+      num_seeds: number of seeds for the tuning.
+      num_fresh_seeds: F, the number of fresh seeds, at least 2.
+      target: the loss for `steps_ratio`, which counts the steps to it. Default, for each pair: the loss that both have
+        reached at the end with every fresh seed.
+      checkpoint_dir: as for `sweep`; it holds the tuning and the fresh runs.
+      **options: `batch_size`, `num_steps` or `num_epochs`, and all other arguments of `sweep`.
 
     Returns:
-      `RaceResult`: `.loss[label]`, `.compare(a, b)`, `.ranking`, `.verdict`; as a string it is a table.
+      `RaceResult`: `.loss[label]`, `.compare(a, b)`, `.ranking`, `.verdict`; `str()` gives a table.
 
     Raises:
-      ValueError: methods with different numbers of points, fewer than two methods or fresh seeds.
+      ValueError: the methods have different numbers of points, or there are fewer than two methods or fresh seeds.
       TypeError, ValueError, ...: as `sweep`.
 
     Example:
@@ -84,8 +86,8 @@ def race(
     counts = {method.label: method.points.count for method in methods}
     if len(set(counts.values())) > 1:
         raise ValueError(
-            f"race: every method must be tuned on the same number of points, got {counts}; a method with more has more "
-            "luck. sweeps.random gives any grid the same number; sweep takes different ones"
+            f"race: every method must be tuned on the same number of points, got {counts}; more points are an "
+            "advantage. sweeps.random draws the same number for any grid; sweep accepts different numbers"
         )
     k_tune, k_fresh = jax.random.split(key)
     folders = [None if checkpoint_dir is None else Path(checkpoint_dir) / part for part in ("tuning", "fresh")]

@@ -1,4 +1,4 @@
-"""What a race leaves behind: losses on fresh seeds, comparisons of pairs, a ranking with ties, and a verdict."""
+"""The result of a race: losses on fresh seeds, comparisons of pairs, a ranking with ties, and a verdict."""
 
 import math
 import os
@@ -25,10 +25,10 @@ from jaxopt_course.sweeps.text import number, text_table
 
 
 class StepsRatio(NamedTuple):
-    """Steps that a needs to reach `target`, over those that b needs: geometric mean over seeds, with its interval.
+    """Steps that a needs to reach `target` divided by the steps that b needs: geometric mean over seeds, with interval.
 
-    Counted are the steps after which the loss, averaged over the last epoch, stays at or below the target. NaN where a
-    run of either does not get there.
+    A run has reached the target at the step after which the loss, averaged over the last epoch, stays at or below it.
+    The ratio is NaN if a run of either method does not reach the target.
     """
 
     ratio: float
@@ -37,15 +37,16 @@ class StepsRatio(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Method a beside method b on the same fresh seeds.
+    """Comparison of methods a and b on the same fresh seeds.
 
     `difference`: mean of loss a - loss b; `interval`: its 95 % interval, corrected for the number of pairs in the race,
-    so that all intervals of a race hold together; `probability`: bootstrap probability that a is better; `better`: the
-    label of the better one where the interval excludes 0, else None; `seeds_needed`: about how many fresh seeds would
-    show such a difference, None where one is shown or none is seen; `steps_ratio`: see `StepsRatio`.
+    so that all intervals of a race hold simultaneously; `probability`: bootstrap probability that a is better;
+    `better`: the label of the better method if the interval excludes 0, else None; `seeds_needed`: about how many fresh
+    seeds would show such a difference, None if a difference is shown or none is observed; `steps_ratio`: see
+    `StepsRatio`.
 
-    Where runs diverged, the difference is infinite or NaN, and `better` is decided by the number of seeds in which each
-    was ahead (a sign test at the corrected level).
+    If runs diverged, the difference is infinite or NaN, and `better` is decided by the number of seeds in which each
+    method had the lower loss (a sign test at the corrected level).
     """
 
     difference: float
@@ -62,9 +63,9 @@ class RaceResult:
 
     Attributes:
       sweep: the tuning, a `SweepResult`.
-      fresh: the runs of the best points on fresh seeds, a `SweepResult` with one point a method.
-      target: the loss that was given for `steps_ratio`, or None.
-      num_pairs: pairs that the intervals are corrected for.
+      fresh: the runs of the best points on fresh seeds, a `SweepResult` with one point for each method.
+      target: the given loss for `steps_ratio`, or None.
+      num_pairs: number of pairs for which the intervals are corrected.
     """
 
     sweep: SweepResult
@@ -79,21 +80,21 @@ class RaceResult:
 
     @property
     def best(self) -> dict[str, Best]:
-        """The point at which each method raced; its losses are those of the tuning, which selected it."""
+        """The best point of each method, which ran on the fresh seeds; `Best` has the losses of the tuning."""
         return {label: self.sweep.best(label) for label in self.labels}
 
     @property
     def loss(self) -> dict[str, np.ndarray]:
-        """label -> `[F]`: the loss over all training data at the end, on the fresh seeds; inf where a run diverged."""
+        """label -> `[F]`: the loss over all training data at the end, on the fresh seeds; inf if a run diverged."""
         return {label: self.fresh.loss(label)[0] for label in self.labels}
 
     def compare(self, a: str, b: str) -> Comparison:
-        """Method a beside method b; `a` is better where the difference is below 0.
+        """Compare method a with method b; `a` is better if the difference is below 0.
 
         Raises:
-          KeyError: a label that is not in the race.
+          KeyError: a label is not in the race.
         """
-        differences, interval, better = self._judged(a, b)
+        differences, interval, better = self._paired_differences(a, b)
         return Comparison(
             float(np.mean(differences)) if not np.isnan(np.sum(differences)) else math.nan,
             interval,
@@ -103,8 +104,8 @@ class RaceResult:
             self._steps_ratio(a, b),
         )
 
-    def _judged(self, a: str, b: str) -> tuple[np.ndarray, tuple[float, float], str | None]:
-        """Differences by seed, the interval of their mean, and the label of the better one where it is shown."""
+    def _paired_differences(self, a: str, b: str) -> tuple[np.ndarray, tuple[float, float], str | None]:
+        """Differences by seed, the interval of their mean, and the label of the better method if it is shown."""
         losses = [self.fresh.loss(label)[0] for label in (a, b)]
         with np.errstate(invalid="ignore"):
             differences = np.where(np.isinf(losses[0]) & np.isinf(losses[1]), 0.0, losses[0] - losses[1])
@@ -118,11 +119,14 @@ class RaceResult:
 
     @property
     def ranking(self) -> list[tuple[str, ...]]:
-        """Groups of methods from the best to the worst. A group holds what is not shown to differ from its first."""
+        """Groups of methods, from the best to the worst.
+
+        The methods of a group are not shown to differ from the first method of the group.
+        """
         means = {label: float(np.mean(losses)) for label, losses in self.loss.items()}
         groups: list[list[str]] = []
         for label in sorted(means, key=lambda label: means[label]):
-            if groups and self._judged(groups[-1][0], label)[2] is None:
+            if groups and self._paired_differences(groups[-1][0], label)[2] is None:
                 groups[-1].append(label)
             else:
                 groups.append([label])
@@ -130,7 +134,7 @@ class RaceResult:
 
     @property
     def verdict(self) -> str:
-        """What the race has shown, and what not, in sentences."""
+        """What the race has shown and what it has not shown, in sentences."""
         return " ".join(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
@@ -145,7 +149,7 @@ class RaceResult:
             yield f"better than {_listed(ties)}."
         else:
             yield f"{first} has the lowest training loss on {count} fresh seeds, {where}."
-        if beaten := [label for label in self.labels if self._judged(first, label)[2] == first]:
+        if beaten := [label for label in self.labels if self._paired_differences(first, label)[2] == first]:
             yield f"It is better than {_listed([self._margin(first, label) for label in beaten])}."
         for label in ties:
             comparison = self.compare(first, label)
@@ -173,7 +177,7 @@ class RaceResult:
         return paired_interval(self.loss[label])
 
     def _resolution(self, a: str, b: str) -> float:
-        """What rounding does to a difference of losses."""
+        """Bound on the rounding error in a difference of losses."""
         losses = np.concatenate([self.fresh.loss(label)[0] for label in (a, b)])
         finite = np.abs(losses[np.isfinite(losses)])
         eps = float(np.finfo(self.fresh.curve(a).dtype).eps)
@@ -192,7 +196,7 @@ class RaceResult:
             return StepsRatio(*ratio_interval(steps[0] / steps[1], self.num_pairs), target)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file, without pickle. It is complete or not there."""
+        """Write the result to one file, without pickle; an interrupted write leaves no incomplete file."""
         record = {
             "sweep": self.sweep.as_record(),
             "fresh": self.fresh.as_record(),
@@ -209,7 +213,7 @@ class RaceResult:
         return cls(**{**record, **sweeps})
 
     def __str__(self) -> str:
-        """A table with a row a method, best first, and the verdict."""
+        """A table with one row for each method, best first, and the verdict."""
         rows = []
         for place, group in enumerate(self.ranking, start=1):
             for label in group:

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: the end and the curve of every lane, and the best points."""
+"""The result of a sweep: the final loss and the curve of every lane, and the best points."""
 
 import os
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ from jaxopt_course.sweeps.text import number, text_table
 class Best(NamedTuple):
     """The point of a method with the lowest mean loss over seeds.
 
-    `loss_mean`, `loss_sd`: of the loss over all training data, over the seeds (`loss_sd` is NaN for one seed). A point
-    at which any seed diverged has the mean inf. `at_edge`: the hyperparameters whose value is the least or the greatest
-    that was tried, so that a better one may lie beyond. `params`: the final parameters `[S, ...]`, None where they were
-    not kept.
+    `loss_mean`, `loss_sd`: mean and standard deviation over the seeds of the loss over all training data; `loss_sd` is
+    NaN for one seed. If any seed diverged at a point, its mean is inf. `at_edge`: the hyperparameters whose value is
+    the least or the greatest that was tried, so that a better value may lie beyond. `params`: the final parameters
+    `[S, ...]`, None if they were not kept.
     """
 
     label: str
@@ -35,11 +35,11 @@ class Best(NamedTuple):
 class MethodResult(NamedTuple):
     """All lanes of a method: P points with S seeds.
 
-    `loss[P, S]`: the objective over all training data at the end, inf where the lane diverged; `diverged_at[P, S]`: the
-    step, from 1, whose loss, gradient or result was not finite, 0 where there was none; `steps[P, S]`: steps taken;
-    `curve[P, S, T]`: the loss of each step's minibatch, inf from `diverged_at` on, NaN for steps that were not run;
-    `evals`: what `eval_fn` returned, `[P, S, M, ...]`; `best`: the index of the best point; `params`: of the best point
-    `[S, ...]`, or of all points `[P, S, ...]`, or None.
+    `loss[P, S]`: the objective over all training data at the end, inf if the lane diverged; `diverged_at[P, S]`: the
+    step, counted from 1, whose loss, gradient or result was not finite, 0 if there was none; `steps[P, S]`: steps
+    taken; `curve[P, S, T]`: the loss of each step's minibatch, inf from `diverged_at` on, NaN for steps that were not
+    run; `evals`: the results of `eval_fn`, `[P, S, M, ...]`; `best`: the index of the best point; `params`: those of
+    the best point `[S, ...]`, or of all points `[P, S, ...]`, or None.
     """
 
     points: Points
@@ -58,9 +58,9 @@ class SweepResult:
 
     Attributes:
       methods: label -> `MethodResult`.
-      num_steps: steps of a whole run.
-      steps_per_epoch: steps in which every example is visited once.
-      eval_steps: `[M]`, the steps taken before each call of `eval_fn`.
+      num_steps: number of steps of a whole run.
+      steps_per_epoch: number of steps in which every example is visited once.
+      eval_steps: `[M]`, the number of steps before each call of `eval_fn`.
       start_loss: `[S]`, the objective over all training data at the start of each seed.
       keeps_params: "best", "all" or "none".
     """
@@ -82,7 +82,7 @@ class SweepResult:
         return self._method(label).points
 
     def loss(self, label: str) -> np.ndarray:
-        """The objective over all training data at the end of every lane, `[P, S]`; inf where it diverged."""
+        """The objective over all training data at the end of every lane, `[P, S]`; inf if it diverged."""
         return self._method(label).loss
 
     def curve(self, label: str) -> np.ndarray:
@@ -90,7 +90,7 @@ class SweepResult:
         return self._method(label).curve
 
     def best(self, label: str | None = None) -> Best:
-        """The best point of a method; of all methods where no label is given."""
+        """The best point of a method, or of all methods if no label is given."""
         if label is None:
             return min((self.best(name) for name in self.methods), key=lambda best: best.loss_mean)
         method = self._method(label)
@@ -114,16 +114,17 @@ class SweepResult:
         )
 
     def epoch_loss(self, label: str) -> np.ndarray:
-        """Minibatch losses of a method's best point, averaged over each epoch, `[S, epochs]`."""
+        """The minibatch losses of a method's best point, averaged over each epoch, `[S, epochs]`."""
         curve, every = self.curve(label)[self._method(label).best], max(1, self.steps_per_epoch)
         epochs = [curve[:, first : first + every].mean(axis=1) for first in range(0, self.num_steps, every)]
         return np.stack(epochs, axis=1) if epochs else curve
 
     def profile(self, label: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The final loss against one hyperparameter, at the best setting of the others.
+        """The final loss as a function of one hyperparameter, at the best settings of the others.
 
         Returns:
-          The values that were tried, ascending `[V]`, and the losses `[V, S]` of the point with the lowest mean.
+          The values that were tried, ascending `[V]`, and for each the losses `[V, S]` of the point with the lowest
+          mean.
         """
         method = self._method(label)
         if name not in method.points:
@@ -134,7 +135,7 @@ class SweepResult:
         return values, method.loss[best]
 
     def expected_best(self, label: str) -> np.ndarray:
-        """The mean loss of the best of k points, expected for k = 1 to P random trials, `[P]`.
+        """The expected mean loss of the best of k random trials, for k = 1 to P, `[P]`.
 
         A point that diverged counts with the loss at the start.
 
@@ -144,10 +145,10 @@ class SweepResult:
         return expected_minimum(np.where(np.isfinite(means), means, self.start_loss.mean()))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict a lane, for `pandas.DataFrame(rows)`, `polars.DataFrame(rows)` or `csv.DictWriter`.
+        """One dict for each lane, for `pandas.DataFrame(rows)`, `polars.DataFrame(rows)` or `csv.DictWriter`.
 
-        Keys: `label`, each hyperparameter (None where the method has it not), `seed`, `loss`, `diverged_at` (None where
-        it did not), `steps`, and `eval/...` with the last value of every scalar that `eval_fn` returned.
+        Keys: `label`, each hyperparameter (None if the method does not have it), `seed`, `loss`, `diverged_at` (None if
+        the lane did not diverge), `steps`, and `eval/...` with the last value of every scalar that `eval_fn` returned.
         """
         names = dict.fromkeys(name for method in self.methods.values() for name in method.points)
         return [row for label in self.methods for row in self._rows_of(label, [*names])]
@@ -172,18 +173,18 @@ class SweepResult:
             }
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one file, without pickle. It is complete or not there."""
+        """Write the result to one file, without pickle; an interrupted write leaves no incomplete file."""
         write_record(path, "sweep", self.as_record())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SweepResult":
         """Read what `save` wrote.
 
-        Trees of dicts, lists, tuples and arrays come back as they were. Of other trees, such as an Equinox model or a
-        NamedTuple, the arrays come back in a dict by path.
+        Trees of dicts, lists, tuples and arrays are restored unchanged. From other trees, such as an Equinox model or a
+        NamedTuple, the arrays are restored in a dict by path.
 
         Raises:
-          ValueError: a file of another kind or version, or one that is damaged.
+          ValueError: the file is of another kind or version, or it is damaged.
         """
         return cls.from_record(read_record(path, "sweep"))
 

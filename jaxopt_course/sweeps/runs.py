@@ -1,4 +1,4 @@
-"""All runs of one method: block after block of lanes, rung after rung, saved on the way."""
+"""All runs of one method, by blocks of lanes and rungs of successive halving, with state that can be saved."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ import numpy as np
 from jaxopt_course.annotations import Objective, Params, PyTree
 from jaxopt_course.sweeps.blocks import Block, Rung, block_shape, plan_rungs
 from jaxopt_course.sweeps.lanes import Layout, advance, begin, evaluate, fetch, measure_loss
-from jaxopt_course.sweeps.methods import Method, weak
+from jaxopt_course.sweeps.methods import Method, weakly_typed
 from jaxopt_course.sweeps.result import MethodResult
 from jaxopt_course.training.feed import StepPlan, plan_chunks
 from jaxopt_course.training.steps import Carry
 
-STEPS_AT_ONCE = 100  # most in one compiled call
+STEPS_AT_ONCE = 100  # most steps in one compiled call
 
 
 class Setup(NamedTuple):
-    """What all methods of a sweep share. `plan` has a key for each seed, `starts` leaves of `[S, ...]`."""
+    """What all methods of a sweep share; `plan` has one key for each seed, `starts` has leaves `[S, ...]`."""
 
     objective: Objective
     has_aux: bool
@@ -40,7 +40,7 @@ class Setup(NamedTuple):
 
 
 class MethodRun:
-    """The runs of a method, and how far they are: `done` counts the steps of blocks, one block after the other."""
+    """The runs of a method; `done` counts the steps of all blocks so far, which run one after the other."""
 
     def __init__(self, setup: Setup, method: Method, lanes: int, mesh: Any):
         self.setup, self.method = setup, method
@@ -60,18 +60,18 @@ class MethodRun:
         }
         self.evals = self._blank_evals(shape)
         self.params = self._blank_params()
-        self.paused: PyTree = None  # carries of all lanes between rungs
+        self.paused: PyTree = None  # carries of all lanes, kept between rungs
 
     def first_carry(self) -> Carry:
         """The carry of the first block before its first step."""
         return self._begin(next(self._blocks(np.arange(self.method.points.count))))
 
     def total_steps(self) -> int:
-        """Steps of blocks, from the first to the last rung."""
+        """Number of steps of all blocks in all rungs."""
         return sum(self._num_blocks(rung) * (rung.last - rung.first) for rung in self.rungs)
 
     def run(self) -> Iterator[bool]:
-        """Go on to the end; yields after every compiled call, True where a block has ended."""
+        """Run to the end; yields after every compiled call whether a block has ended."""
         passed = 0
         for number, rung in enumerate(self.rungs):
             for block in self._blocks(self._active(number)):
@@ -80,7 +80,7 @@ class MethodRun:
                     yield from self._run_block(rung, block, rung.first + max(0, self.done - start))
 
     def _active(self, number: int) -> np.ndarray:
-        """The points of a rung: the best of the rung before by mean loss, in the order of the grid."""
+        """The points of a rung: the best points of the previous rung by mean loss, in the order of the grid."""
         active = np.arange(self.method.points.count)
         for rung in self.rungs[1 : number + 1]:
             means = self.results["loss_of_rung"][self.rungs.index(rung) - 1].mean(axis=1)[active]
@@ -107,15 +107,16 @@ class MethodRun:
 
     def _points(self, block: Block) -> dict[str, Any]:
         return {
-            name: self.layout.put(weak(values[block.points]), "points") for name, values in self.method.points.items()
+            name: self.layout.put(weakly_typed(values[block.points]), "points")
+            for name, values in self.method.points.items()
         }
 
     def _run_block(self, rung: Rung, block: Block, step: int) -> Iterator[bool]:
-        """The steps from `step` on of one block in one rung."""
+        """Run one block in one rung, from `step` on."""
         setup, points = self.setup, self._points(block)
         if step == rung.first:
-            self.carry = None  # frees the block before
-            self.carry = self._begin(block) if step == 0 else self._continued(block)
+            self.carry = None  # frees the memory of the previous block
+            self.carry = self._begin(block) if step == 0 else self._resume_from_last_rung(block)
         if step == 0:
             self._evaluate(block, 0)
         carry, self.carry = self.carry, None
@@ -141,7 +142,7 @@ class MethodRun:
             yield True
 
     def _record(self, block: Block, step: int, loss: np.ndarray, skipped: np.ndarray) -> None:
-        """Losses `[P, S, rows]` of steps from `step` on, and where lanes stopped."""
+        """Record the losses `[P, S, rows]` of the steps from `step` on, and where lanes diverged."""
         results, places = self.results, block.places
         stopped, ever = skipped.argmax(axis=2), skipped.any(axis=2)
         at = results["diverged_at"][places]
@@ -151,7 +152,7 @@ class MethodRun:
         results["curve"][(*places, slice(step, step + loss.shape[2]))] = np.where(skipped, np.inf, loss)
 
     def _finish(self, rung: Rung, block: Block) -> None:
-        """The losses at the end of a rung; parameters kept, or set aside for the next rung."""
+        """Record the losses at the end of a rung, and keep the parameters or save the carries for the next rung."""
         assert self.carry is not None
         losses = self._losses(self.carry)
         finite = np.isfinite(losses)
@@ -162,22 +163,22 @@ class MethodRun:
             of_rung = results.setdefault("loss_of_rung", np.full((len(self.rungs), *results["loss"].shape), np.inf))
             of_rung[self.rungs.index(rung)][places] = results["loss"][places]
         if rung.last < self.setup.num_steps:
-            self._set_aside(block)
+            self._save_for_next_rung(block)
         elif self.params:
             self._keep(block)
 
     def _lanes_over_all_data(self) -> int:
-        """How many lanes may look at all data at once: no more examples than in half a step of all lanes."""
+        """Number of lanes that evaluate all data at once, so that they use at most half the examples of one step."""
         return math.prod(self.shape) * self.setup.plan.batch_size // (2 * self.setup.plan.num_examples)
 
     def _losses(self, carry: Carry) -> np.ndarray:
-        """The objective over all data, in every lane."""
+        """The objective over all data in every lane."""
         setup = self.setup
         options = {"has_aux": setup.has_aux, "at_once": self._lanes_over_all_data(), "layout": self.layout}
         return fetch(measure_loss(setup.objective, carry.params, setup.data, **options))
 
     def _evaluate(self, block: Block, step: int) -> None:
-        """Call `eval_fn` where this is one of its steps."""
+        """Call `eval_fn` if it is due at this step."""
         at = np.flatnonzero(self.setup.eval_steps == step)
         if self.setup.eval_fn is None or not at.size:
             return
@@ -200,7 +201,7 @@ class MethodRun:
         return jax.tree.map(blank, one)
 
     def _blank_params(self) -> dict[str, Params]:
-        """Room on the host for the parameters to keep: of the best point, of all points, or none."""
+        """Allocate host arrays for the parameters to keep: of the best point, of all points, or none."""
         start = fetch(self.setup.starts)
 
         def room(*points: int) -> Params:
@@ -213,7 +214,7 @@ class MethodRun:
         return {"best": room()} | ({"block": room(self.shape[1])} if self.shape[0] < self.setup.num_seeds else {})
 
     def _keep(self, block: Block) -> None:
-        """Keep the final parameters: of all points, or of the best one once all its seeds are through."""
+        """Keep the final parameters of all points, or of the best point as soon as all its seeds have finished."""
         assert self.carry is not None
         lanes = fetch(self.carry.params)
         if "all" in self.params:
@@ -236,7 +237,7 @@ class MethodRun:
                 for kept, leaf in _pairs(self.params["best"], candidates):
                     kept[...] = leaf[place]
 
-    def _set_aside(self, block: Block) -> None:
+    def _save_for_next_rung(self, block: Block) -> None:
         lanes = fetch(self.carry)
         if self.paused is None:
             self.paused = self.blank_paused(lanes)
@@ -244,28 +245,28 @@ class MethodRun:
             kept[block.places] = block.valid(leaf)
 
     def blank_paused(self, lanes: Carry) -> Carry:
-        """Room for the carries of all lanes, from those of a block."""
+        """Allocate host arrays for the carries of all lanes, from the carries of a block."""
         shape = (self.method.points.count, self.setup.num_seeds)
         return jax.tree.map(lambda leaf: np.zeros((*shape, *leaf.shape[2:]), leaf.dtype), lanes)
 
-    def _continued(self, block: Block) -> Carry:
+    def _resume_from_last_rung(self, block: Block) -> Carry:
         everyone = np.ix_(block.points, block.seeds)
         carry = jax.tree.map(lambda leaf: np.swapaxes(leaf[everyone], 0, 1), self.paused)
         return self.layout.put(carry, "lanes") if self.layout.mesh else jax.device_put(carry)
 
     def saved_carry(self) -> Carry:
-        """The carry of the block under way, for a file: with several processes on the host."""
+        """The carry of the current block for a checkpoint; with several processes, it is copied to the host."""
         assert self.carry is not None
         return self.carry if jax.process_count() == 1 else fetch(self.carry)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What there is so far as named arrays, for a file."""
+        """The results so far as named arrays, for a checkpoint."""
         trees = {"evals": self.evals, "params": self.params, "paused": self.paused}
         paths = jax.tree_util.tree_leaves_with_path(trees)
         return {**self.results, **{f"trees{jax.tree_util.keystr(path)}": leaf for path, leaf in paths}}
 
     def restore(self, done: int, carry: Carry, arrays: dict[str, np.ndarray]) -> None:
-        """Go on from `arrays()`, with the carry of the block that was under way."""
+        """Continue from a checkpoint: the results `arrays()` and the carry of the current block."""
         self.done, self.carry = done, carry
         self.results = {name: np.array(a) for name, a in arrays.items() if not name.startswith("trees")}
         if any(name.startswith("trees['paused']") for name in arrays):
@@ -275,7 +276,7 @@ class MethodRun:
             leaf[...] = arrays[f"trees{jax.tree_util.keystr(path)}"]
 
     def lowest_loss(self) -> float:
-        """The lowest mean loss of a point so far, inf before the first."""
+        """The lowest mean loss of a point so far; inf before the first."""
         return float(self.results["loss"].mean(axis=1).min())
 
     def result(self) -> MethodResult:
@@ -284,7 +285,7 @@ class MethodRun:
         best = int(finalists[np.argmin(results["loss"].mean(axis=1)[finalists])])
         params = self.params.get("all", self.params.get("best"))
         loss, stopped, steps, curve = (results[name] for name in ("loss", "diverged_at", "steps", "curve"))
-        # a lane that never stopped, with an infinite loss over all data, diverged with its last step
+        # a lane that never stopped but has an infinite loss over all data diverged at its last step
         diverged_at = np.where((stopped == 0) & np.isinf(loss), np.maximum(steps, 1), stopped)
         return MethodResult(self.method.points, loss, diverged_at, steps, curve, self.evals, best, params)
 

@@ -1,4 +1,4 @@
-"""Sweeps: every point of every method with every seed, as lanes of one compiled program a method."""
+"""Sweeps: train every method at every point with every seed, as lanes of one compiled program for each method."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from jaxopt_course.annotations import Array, Number, Objective, Params, PyTree
 from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.data.batches import check_batch_size
 from jaxopt_course.sweeps.lanes import Layout, fetch, first_step, lane_bytes, measure_loss, memory_bytes
-from jaxopt_course.sweeps.methods import Factory, Method, check_method, methods_of, weak
+from jaxopt_course.sweeps.methods import Factory, Method, check_method, methods_of, weakly_typed
 from jaxopt_course.sweeps.points import Grid
 from jaxopt_course.sweeps.result import SweepResult
 from jaxopt_course.sweeps.runs import MethodRun, Setup
@@ -38,12 +38,12 @@ from jaxopt_course.training.interrupts import Interrupted, Signals
 from jaxopt_course.training.progress import progress_bar
 from jaxopt_course.training.steps import init_carry
 
-SAVE_AFTER = 5.0  # seconds
+SAVE_AFTER = 5.0  # seconds between checkpoints
 KEEPS = ("best", "all", "none")
 
 
 class SweepProgress(NamedTuple):
-    """What a callback sees between compiled calls: which method, how far, and its lowest mean loss so far."""
+    """What a callback gets between compiled calls: the method, its progress, and its lowest mean loss so far."""
 
     label: str
     step: int
@@ -79,53 +79,58 @@ def sweep(
 
     $$\theta^*_m = \arg\min_{\theta \in \Theta_m} \frac{1}{S} \sum_s L(w_T(m, \theta, s))$$
 
-    A run is a lane of one compiled program a method: hyperparameters are data, so points and seeds do not compile
-    again, and the lanes of a seed share its minibatches. Lane (method, point, seed s) is, up to rounding,
+    Each run is a lane of one compiled program for each method. Hyperparameters are data, so points and seeds do not
+    cause recompilation, and the lanes of a seed share its minibatches. Lane (method, point, seed s) is, up to rounding,
 
         k_init, k_data = jax.random.split(jax.random.split(key, num_seeds)[s])
         jc.train(objective, factory(**point), init(k_init), data, key=k_data, ...)
 
-    so that all methods and points of a seed see the same start and the same minibatches. A lane whose loss or gradient
-    is not finite freezes and is dated; the others go on.
+    so that all methods and points of a seed have the same start and the same minibatches. If the loss or gradient of a
+    lane is not finite, the lane stops and the step is recorded; the other lanes continue.
 
     Args:
       objective: `(params, batch) -> scalar`, as for `train`; any tree of parameters.
       optimizers: a factory of optimizers, or `{label: factory}`: `jc.adam`, `optax.adamw`, a partial, a lambda. It is
-        called as `factory(**point)` with traced scalars. What is no number is fixed with `functools.partial`.
-      grid: `{name: values}`, every combination, for all methods; `{label: {name: values}}` for each its own; or points
-        of `sweeps.random` or `sweeps.product` in the place of `{name: values}`.
-      init: `key -> params`; or the parameters themselves, the same start for every seed. Anything with floating-point
-        leaves is a tree of parameters, a callable module too.
-      data: any tree of arrays with a leading axis of N examples. It lies on the devices whole.
+        called as `factory(**point)` with traced scalars. Fix arguments that are not numbers with `functools.partial`.
+      grid: `{name: values}` for every combination of the values, the same for all methods; or
+        `{label: {name: values}}` for a separate grid for each method. Points from `sweeps.random` or `sweeps.product`
+        may stand in place of `{name: values}`.
+      init: `key -> params`, or the parameters themselves as the same start for every seed. Anything with floating-point
+        leaves counts as a tree of parameters, even if it is callable.
+      data: any tree of arrays with a leading axis of N examples. Every device holds the whole data.
       key: a `jax.random` key.
-      num_seeds: S, at least 1.
+      num_seeds: S, the number of seeds, at least 1.
       batch_size: B, from 1 to N.
-      num_steps: steps of each run; or
-      num_epochs: times to visit every example. Exactly one of the two.
-      drop_last: drop the last, partial batch of each epoch, or train on it too.
+      num_steps: number of steps of each run. Give exactly one of `num_steps` and `num_epochs`.
+      num_epochs: number of times to visit every example.
+      drop_last: whether to drop the last, partial batch of each epoch; otherwise it is used too.
       has_aux: whether the objective returns `(value, aux)`; the aux is not kept.
-      eval_fn: `params -> tree of arrays`, pure; called in every lane before the first step, after the last, and
-      eval_every: after every so many steps.
-      lanes: most runs at once; by default as many as fit into a quarter of the memory, by an estimate of a lane's.
+      eval_fn: `params -> tree of arrays`, pure; called in every lane before the first step and after the last.
+      eval_every: call `eval_fn` also after every `eval_every` steps.
+      lanes: the most runs at once. Default: as many as fit into a quarter of the memory, by an estimate for one lane.
       halving: r > 1 for successive halving: all P points run T / r^k steps, the best P / r of them r times as many,
-        and so on; the last ones run all T steps. Lanes of the others are freed. The best is sought among the last ones.
-      mesh: devices to share the lanes among, along all its axes; with `jax.distributed` the same call in all processes.
-      checkpoint_dir: a folder for this sweep. The same call goes on from there after a kill; another grid, data,
-        objective, start or setting is refused by name. SIGINT and SIGTERM save before they end the sweep.
-      progress: show a bar with the time left on stderr; by default where stderr is a terminal and rich is installed.
+        and so on; the points of the last rung run all T steps. The lanes of the other points are freed. The best point
+        is chosen among those of the last rung.
+      mesh: devices among which the lanes are divided, along all axes of the mesh. With `jax.distributed`, make the same
+        call in all processes.
+      checkpoint_dir: a folder for this sweep. After a kill, the same call continues from there; a call with another
+        grid, data, objective, start or setting is refused with an error that names the difference. SIGINT and SIGTERM
+        save before they end the sweep.
+      progress: whether to show a bar with the time left on stderr. Default: if stderr is a terminal and rich is
+        installed.
       callback: called with a `SweepProgress` after each compiled call.
       keep_params: "best" keeps the final parameters of each method's best point, "all" those of all lanes, "none" none.
 
     Returns:
-      `SweepResult`: `rows()`, `best()`, `loss(label)`, `curve(label)`, `save(path)`; as a string it is a table.
+      `SweepResult`: `rows()`, `best()`, `loss(label)`, `curve(label)`, `save(path)`; `str()` gives a table.
 
     Raises:
-      TypeError: a factory that is none or makes no optimizer, hyperparameters that it does not take, needs, or cannot
-        take traced.
-      ValueError: an empty grid, values of rank 2, labels that do not match, no seeds, a start whose shapes depend on
-        the key, and what `train` refuses. All before anything compiles.
-      CheckpointError: the folder holds another sweep, or cannot be read.
-      Interrupted: SIGINT or SIGTERM came, and the sweep is saved.
+      TypeError: a factory is not callable or does not make an optimizer, or it does not accept a hyperparameter, needs
+        another one, or cannot use a traced value.
+      ValueError: the grid is empty, values have rank 2, labels do not match, there are no seeds, the shapes of the
+        start depend on the key, or `train` would reject an argument. All this is checked before compilation.
+      CheckpointError: the folder holds another sweep, or it cannot be read.
+      Interrupted: SIGINT or SIGTERM was received, and the sweep is saved.
 
     Example:
       >>> import jax
@@ -196,7 +201,7 @@ def sweep(
 
 
 def starts_of(init: Any, keys: Array) -> Params:
-    """The start of every seed, `[S, ...]`, from a function of a key or from one tree for all."""
+    """The start of every seed, `[S, ...]`, from a function of a key or from one tree for all seeds."""
     if any(jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact) for leaf in jax.tree.leaves(init)):
         starts = [init] * len(keys)
     elif callable(init):
@@ -219,7 +224,7 @@ def starts_of(init: Any, keys: Array) -> Params:
 
 
 def _made_starts(init: Callable[[Array], Params], keys: Array) -> list[Params]:
-    """`init` of every key: compiled once where it can be, by Python where it needs the key's value."""
+    """Call `init` for every key: compiled once if possible, by Python if `init` needs the value of the key."""
     compiled = jax.jit(init)
     try:
         return [compiled(key) for key in keys]
@@ -247,7 +252,7 @@ def _halving(halving: Any) -> float | None:
 
 
 def _example(setup: Setup) -> tuple[Params, PyTree]:
-    """A start and a batch, as shapes."""
+    """The shapes of a start and of a batch."""
     plan = setup.plan
 
     def shape(leaf: Any, *leading: int) -> jax.ShapeDtypeStruct:
@@ -257,7 +262,7 @@ def _example(setup: Setup) -> tuple[Params, PyTree]:
 
 
 def _check(setup: Setup, method: Method) -> int:
-    """Try the method on shapes alone; the bytes of a lane."""
+    """Check a method with shapes only, and return the bytes of a lane."""
     params, batch = _example(setup)
     check_method("sweep", method, params)
     if setup.eval_fn is not None:
@@ -266,8 +271,8 @@ def _check(setup: Setup, method: Method) -> int:
 
 
 def _first_point(method: Method) -> dict[str, Array]:
-    """A method's first point, as a lane sees it."""
-    return {name: weak(values)[0] for name, values in method.points.items()}
+    """A method's first point, with the types that it has in a lane."""
+    return {name: weakly_typed(values)[0] for name, values in method.points.items()}
 
 
 def _lanes(bytes_of_lane: int, mesh: Mesh | None) -> int:
@@ -275,7 +280,7 @@ def _lanes(bytes_of_lane: int, mesh: Mesh | None) -> int:
 
 
 def _saved_run(run: MethodRun, checkpoint_dir: str | os.PathLike[str] | None) -> Iterator[bool]:
-    """The run, saved every few seconds, at its end and after a signal."""
+    """Run a method and save it every few seconds, at its end and after a signal."""
     if checkpoint_dir is None:
         yield from run.run()
         return
@@ -296,18 +301,18 @@ def _saved_run(run: MethodRun, checkpoint_dir: str | os.PathLike[str] | None) ->
             if signum:
                 store.wait()
                 where = f"after {run.done} of {run.total_steps()} steps, saved in {folder}"
-                message = f"sweep: {signum.name} during {label} {where}; the same call goes on from there"
+                message = f"sweep: {signum.name} during {label} {where}; the same call continues from there"
                 raise Interrupted(message, signum, run.done, None)
             yield ended
 
 
 def _folder_name(label: str) -> str:
-    """A name for the label's folder that file systems accept, different for different labels."""
+    """A folder name for a label that is valid on all file systems and different for different labels."""
     return f"{re.sub('[^A-Za-z0-9]+', '-', label).strip('-').lower()[:40]}-{zlib.crc32(label.encode()):08x}"
 
 
 def _identity(run: MethodRun) -> Identity:
-    """What must be the same when a sweep goes on."""
+    """What must be the same for a saved sweep to continue."""
     setup, method = run.setup, run.method
     params, batch = _example(setup)
     step = partial(first_step, setup.objective, method.factory, setup.has_aux)

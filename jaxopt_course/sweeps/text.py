@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns wide enough for their cells; the first two are aligned to the left, the others to the right."""
+    """Format a table; the first two columns are aligned to the left, the others to the right."""
     lines = [columns, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
 
@@ -20,7 +20,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number to so many significant digits, without an exponent where that is short."""
+    """Format a number with `digits` significant digits, without an exponent if that is short."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:.{digits}g}"
