@@ -69,7 +69,8 @@ def paths(
       key: of the noise, which differs from start to start.
 
     Returns:
-      `Paths(params, values, steps)`; `plots.trajectories`, `surface_3d`, `write_descent` and `write_lab` take it.
+      `Paths(params, values, steps)`. `plots.trajectories`, `plots.surface_3d`, `plots.write_descent` and
+      `lab.write` take it.
 
     Raises:
       ValueError: a start of another shape; noise without a key.

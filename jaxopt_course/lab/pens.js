@@ -198,5 +198,6 @@ function mix(a, b, part) {
   return `rgb(${p.map((z, k) => Math.round(z + (q[k] - z) * part)).join(",")})`;
 }
 
-const LEVELS = 14;
+const LEVELS = 14; // contours
+const CELLS = 90; // along each side of the grid that they are taken from
 const shade = (part) => (theme.dark ? mix("#0b2030", "#5d6f78", part) : mix("#8fb3cc", "#fbfaf5", part));
