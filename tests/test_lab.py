@@ -24,7 +24,7 @@ import pytest
 import jaxopt_course as jc
 from experiments import lab
 from experiments.__main__ import main
-from jaxopt_course.lab.state import OPTIMIZERS
+from jaxopt_course.lab.state import OPTIMIZERS, SETTINGS, complaints
 from tests import chromium
 
 NODE = lab.find_node()
@@ -719,7 +719,7 @@ def test_an_address_that_makes_no_sense_is_named_and_harmless(page: chromium.Pag
 
 @needs_chromium
 def test_with_the_keyboard_alone(page: chromium.Page) -> None:
-    focusable = "[...document.querySelectorAll('button, input, select, summary, canvas[tabindex]')]"
+    focusable = "[...document.querySelectorAll('button, input, select, summary, [tabindex]')]"
     focusable += ".filter((e) => e.checkVisibility()).map((e) => e.id)"
     everything, reached = set(page.evaluate(focusable)), []
     for _ in range(len(everything)):
@@ -790,3 +790,268 @@ def test_it_moves_and_paints_early(page: chromium.Page) -> None:
         "requestAnimationFrame(tick); })"
     )
     assert frames >= 5
+
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+CURVES = ("loss", "gradient", "length")
+
+
+def box(page: chromium.Page, element: str) -> dict[str, float]:
+    return page.evaluate(f"document.getElementById('{element}').getBoundingClientRect().toJSON()")
+
+
+def said(page: chromium.Page) -> list[str]:
+    """The sentences of the page's message."""
+    return page.evaluate("[...document.getElementById('note').children].map((p) => p.textContent.replace(/\\.$/, ''))")
+
+
+def drawn(page: chromium.Page, name: str) -> str:
+    """A picture as SVG."""
+    return page.evaluate(
+        "((id) => { const pen = new SvgPen(); PICTURES[id].back(pen, { w: 500, h: 300 });"
+        f"return pen.parts.join(''); }})('{name}')"
+    )
+
+
+def on_top(page: chromium.Page, element: str) -> bool:
+    """Whether a picture is seen as a whole, with nothing over its corners and its middle."""
+    return page.evaluate(
+        f"((e) => {{ const r = e.getBoundingClientRect();"
+        "return [[0.03, 0.03], [0.97, 0.03], [0.5, 0.5], [0.03, 0.97], [0.97, 0.97]].every(([a, b]) =>"
+        "document.elementFromPoint(r.x + a * r.width, r.y + b * r.height) === e); })"
+        f"(document.getElementById('{element}'))"
+    )
+
+
+@needs_chromium
+def test_it_opens_on_finished_paths(page: chromium.Page, address: str) -> None:
+    opened(page, address, **WIDE)
+    assert page.evaluate("document.getElementById('count').textContent") == "300 / 300"
+    assert {row[1] for row in rows(page)} == {"300"}
+    finished = picture(page, "contour")
+    click(page, "first")
+    assert picture(page, "contour") != finished
+    click(page, "last")
+    put(page, "steps", 120)
+    assert {row[1] for row in rows(page)} == {"120"}  # still at the end
+    put(page, "surface", "beale")
+    assert {row[1] for row in rows(page) if not row[8]} == {"120"}
+
+
+@needs_chromium
+@pytest.mark.parametrize("asked", ["", "run=sgd&run=sgd,learning_rate:0.1&noise=1&members=5&run=lion&start=1e9,1"])
+def test_curves_and_player_are_in_view_on_a_laptop(page: chromium.Page, address: str, asked: str) -> None:
+    opened(page, f"{address}#{asked}", **WIDE)
+    assert bool(said(page)) == ("lion" in asked)
+    assert [name for name in ("contour", "relief", *CURVES) if not on_top(page, name)] == []
+    assert all(box(page, name)["bottom"] <= 900 for name in (*CURVES, "play", "scrub"))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.evaluate("scrollTo(0, 250)")
+    assert [name for name in CURVES if not on_top(page, name)] == []  # nothing follows over them
+
+
+@needs_chromium
+def test_curves_and_controls_are_at_hand_on_a_phone(page: chromium.Page, address: str) -> None:
+    opened(page, address, **PHONE)
+    assert [name for name in ("contour", *CURVES) if not on_top(page, name)] == []
+    assert box(page, "scrub")["bottom"] < 450
+    assert 700 < box(page, "open-controls")["bottom"] <= 844
+    page.tap(*middle(page, "open-controls"))
+    page.wait_for("document.getElementById('open-controls').ariaExpanded === 'true'")
+    assert page.evaluate("scrollY") == 0
+    assert box(page, "start-x")["bottom"] < box(page, "open-controls")["top"]
+    assert box(page, "controls")["top"] > box(page, "contour")["top"] + 200  # the picture stays in view
+    before = picture(page, "contour")
+    put(page, "start-x-range", 1.5, "input")
+    assert picture(page, "contour") != before
+    page.press("Escape")
+    page.wait_for("document.getElementById('open-controls').ariaExpanded === 'false'")
+    assert page.evaluate("document.activeElement.id") == "open-controls"
+    assert page.evaluate("getComputedStyle(document.getElementById('controls')).display") == "none"
+
+
+@needs_chromium
+@pytest.mark.parametrize("surface", ["rosenbrock", "bowl_100", "beale"])
+def test_a_run_that_diverges_flattens_no_other(page: chromium.Page, address: str, surface: str) -> None:
+    marks = "['loss', 'gradient', 'length'].map((id) => PICTURES[id].scale({ w: 300, h: 200 }).marks)"
+    calm = f"surface={surface}&run=adam&run=lbfgs"
+    opened(page, f"{address}#{calm}", **WIDE)
+    expected = page.evaluate(marks)
+    opened(page, f"{address}#{calm}&run=sgd,learning_rate:5", **WIDE)
+    assert page.evaluate(marks) == expected
+    words = page.evaluate("document.getElementById('legend').lastElementChild.textContent")
+    step = int(words.removeprefix("SGD (diverged at step ").removesuffix(")"))
+    assert rows(page)[2][8] == f"diverged at step {step}"
+    assert int(rows(page)[2][1]) == step - 1
+    assert f"SGD: diverged at step {step}" in drawn(page, "loss")
+    opened(page, f"{address}#surface={surface}&run=sgd,learning_rate:5", **WIDE)  # alone, it is shown
+    assert all(len(m) >= 2 for m in page.evaluate(marks))
+
+
+@needs_chromium
+def test_what_is_out_of_range_is_said_and_the_pictures_stay(page: chromium.Page) -> None:
+    assert page.evaluate("[...document.querySelectorAll('#note, #say')].map((e) => e.role + e.ariaLive)") == [
+        "statuspolite",
+        "statuspolite",
+    ]
+    page.wait_for("map.cells.length === map.columns * map.rows")
+    before = picture(page, "contour"), picture(page, "loss"), picture(page, "map")
+    for control, value, words in (
+        ("start-x", "1e9", 'start x cannot be "1e9": a number from -2 to 2. It stays -1.2'),
+        ("start-y", "-3", 'start y cannot be "-3": a number from -1 to 3. It stays 1'),
+        ("steps", "0", 'steps cannot be "0": a whole number from 1 to 2000. It stays 60'),
+        ("noise", "-1", 'noise cannot be "-1": a number from 0 to 1000000. It stays 0'),
+        ("run-0-b1", "1.5", 'Adam, run 1: beta 1 cannot be "1.5": a number from 0 to 0.9999. It stays 0.9'),
+        ("run-1-memory_size", "2.5", 'L-BFGS, run 2: pairs kept cannot be "2.5": a whole number from 1 to 100.'),
+    ):
+        put(page, control, value)
+        assert said(page)[0].startswith(words)
+        assert on_top(page, "contour")
+        assert page.evaluate(f"document.getElementById('{control}').value") not in (value, "")
+    assert (picture(page, "contour"), picture(page, "loss"), picture(page, "map")) == before
+    put(page, "start-x", "1.5")
+    assert said(page) == []  # what is legal takes it away
+
+
+@needs_chromium
+def test_python_and_the_page_say_the_same_of_a_state(page: chromium.Page) -> None:
+    code = "(states) => states.map((text) => fromHash(text)[1])"
+    asked = [*WRONG, *RIGHT]
+    sentences = page.evaluate(f"({code})({json.dumps(asked)})")
+    windows = {name: surface.window for name, surface in SURFACES.items()}
+    assert dict(zip(asked, sentences, strict=True)) == {text: complaints(text, windows) for text in asked}
+    choices = page.evaluate(
+        "['speed', 'field', 'theme'].map((id) => [id, [...document.getElementById(id).options].map((o) => o.value)])"
+    )
+    assert {key: set(values) for key, values in choices} == {
+        key: set(SETTINGS["choices"][key]) for key in ("speed", "field", "theme")
+    }
+
+
+@needs_chromium
+def test_every_colour_has_a_key(page: chromium.Page, address: str) -> None:
+    opened(page, f"{address}#surface=bowl_100&run=momentum", **WIDE)
+    page.wait_for("map.cells.length === map.columns * map.rows")
+    contour = drawn(page, "contour")
+    assert ">value<" in contour
+    shades = page.evaluate("Array.from({ length: LEVELS + 1 }, (_, k) => shade(k / LEVELS))")
+    assert [shade for shade in shades if contour.count(f'fill="{shade}"') < 2] == []  # in the picture and in the key
+    levels = page.evaluate("bandsOf('bowl_100').levels.map(rounded)")
+    assert sum(f">{level}<" in contour for level in levels) >= 5
+    assert set(re.findall(r'fill="(rgb[^"]*)"', drawn(page, "relief"))) <= set(shades)  # the same colours
+    words = set(re.findall(r">([^<>]+)</text>", drawn(page, "map")))
+    assert {"ends above min.", "diverged", "this run", "stability limit"} <= words
+    opened(page, f"{address}#surface=saddle&run=adam", **WIDE)
+    page.wait_for("map.cells.length === map.columns * map.rows")
+    words = set(re.findall(r">([^<>]+)</text>", drawn(page, "map")))
+    assert "last gradient" in words
+    assert "stability limit" not in words
+
+
+@needs_chromium
+def test_no_two_lines_look_the_same(page: chromium.Page, address: str) -> None:
+    opened(page, address, **WIDE)
+    click(page, "add-all")
+    colors = page.evaluate("new Set(lines.map(([hue]) => hue)).size")
+    assert colors >= 8  # Adam without correction and pure Newton have the colours of their kin
+    assert page.evaluate("document.querySelectorAll('#legend li canvas').length") == 10
+    runs = "&".join(["run=adam&run=newton_pure&run=adam_uncorrected"] * 10)
+    opened(page, f"{address}#steps=5&{runs}", **WIDE)
+    looks = page.evaluate("lines.map((_, i) => color(i) + dash(i))")
+    assert len(set(looks)) == len(looks) == 30
+    click(page, "add")
+    assert "there are 30 runs" in said(page)[0]
+    assert len(rows(page)) == 30
+
+
+@needs_chromium
+def test_files_of_paths_are_loaded(page: chromium.Page, tmp_path: Path) -> None:
+    walked = LION["Lion, by <hand>"].params
+    (tmp_path / "Lion.csv").write_text("\n".join(["x,y", *(f"{x},{y}" for x, y in walked.tolist())]))
+    two = {"one": [[0.0, 0.0], [0.5, 0.5]], "far": [[50.0, 50.0], [60.0, 50.0]]}
+    (tmp_path / "two.json").write_text(json.dumps(two))
+    (tmp_path / "bad.csv").write_text("1,2\nthree,4")
+
+    def choose(*names: str) -> None:
+        found = page.ask("Runtime.evaluate", expression="document.getElementById('files')")["result"]["objectId"]
+        page.ask("DOM.setFileInputFiles", files=[str(tmp_path / name) for name in names], objectId=found)
+        page.wait_for("document.getElementById('files').value === ''")
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    put(page, "surface", "beale")
+    choose("Lion.csv")
+    assert said(page) == []
+    assert [row[0] for row in rows(page)] == ["Adam", "L-BFGS", "Lion"]
+    row = rows(page)[2]
+    assert row[1] == "40"
+    np.testing.assert_allclose([float(row[2]), float(row[3])], walked[-1], rtol=1e-3)
+    np.testing.assert_allclose(float(row[4]), LION["Lion, by <hand>"].values[-1], rtol=1e-3)
+    choose("two.json", "bad.csv", "Lion.csv")
+    assert [row[0] for row in rows(page)][2:] == ["Lion", "one", "far", "Lion (2)"]
+    assert said(page) == [
+        "the contours do not show far: it is outside of what beale draws",
+        'bad.csv, line 2: "three,4" is not two numbers',
+    ]
+    looks = page.evaluate("lines.map((_, i) => color(i) + dash(i))")
+    assert len(set(looks)) == 6
+    click(page, "remove-path-1")
+    assert [row[0] for row in rows(page)][2:] == ["Lion", "far", "Lion (2)"]
+    put(page, "surface", "saddle")
+    assert [row[0] for row in rows(page)] == ["Adam", "L-BFGS"]  # they are on another surface
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's contrast of two colours, #rrggbb or rgb(r, g, b)."""
+
+    def luminance(color: str) -> float:
+        hexadecimal = [color[k : k + 2] for k in (1, 3, 5)]
+        parts = [int(z, 16) for z in hexadecimal] if color[0] == "#" else [int(z) for z in re.findall(r"\d+", color)]
+        linear = [z / 255 / 12.92 if z <= 10.31475 else ((z / 255 + 0.055) / 1.055) ** 2.4 for z in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+@needs_chromium
+@pytest.mark.parametrize("dark", [False, True])
+def test_contrast(page: chromium.Page, address: str, dark: bool) -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("rgb(119, 119, 119)", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    opened(page, f"{address}#start=9,9", **WIDE, dark=dark)
+    click(page, "add-all")
+    names = ("paper", "panel", "ink", "soft", "edge", "accent", "alarm")
+    colors = {
+        name: page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")
+        for name in names
+    }
+    for ground in ("paper", "panel"):
+        for name, least in (("ink", 7), ("soft", 4.5), ("edge", 3), ("accent", 3), ("alarm", 3)):
+            assert contrast(colors[name], colors[ground]) >= least, (name, ground)
+    lines = page.evaluate("lines.map((_, i) => color(i))")
+    assert [color for color in lines if contrast(color, colors["paper"]) < 3] == []
+    every = page.evaluate("DATA.colors.map((hue) => hue === INK ? theme.ink : readable(hue))")
+    assert [color for color in every if contrast(color, colors["paper"]) < 3] == []
+    assert len(set(every)) == 9
+    # whatever text the page shows, on whatever lies behind it
+    texts = page.evaluate(
+        "[...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && [...e.childNodes].some("
+        "(n) => n.nodeType === 3 && n.textContent.trim())).map((e) => { let ground = e;"
+        "while (getComputedStyle(ground).backgroundColor === 'rgba(0, 0, 0, 0)') ground = ground.parentElement;"
+        "return [e.tagName, getComputedStyle(e).color, getComputedStyle(ground).backgroundColor]; })"
+    )
+    assert len(texts) > 50
+    assert [text for text in texts if contrast(*text[1:]) < 4.5] == []
+
+
+@needs_chromium
+def test_nothing_moves_by_itself(page: chromium.Page, address: str) -> None:
+    opened(page, address, **WIDE)
+    for motion in ("reduce", "no-preference"):
+        page.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": motion}])
+        page.wait_for("map.cells.length === map.columns * map.rows")
+        before = picture(page, "contour"), state(page)["step"]
+        time.sleep(0.3)
+        assert (picture(page, "contour"), state(page)["step"]) == before
+        assert page.evaluate("document.getAnimations().length") == 0
+        assert page.evaluate("document.getElementById('play').textContent") == "Play"

@@ -44,9 +44,7 @@ function chart(pick, { ensemble = false, tells = false } = {}) {
       const toX = (k) => inner.x + (k / state.steps) * inner.w,
         toY = (v) => inner.y + (1 - clamp((f(v) - a) / (b - a), -0.02, 1.02)) * inner.h;
       const marks = log
-        ? ticks(a, b, 5)
-            .filter((t) => Number.isInteger(t) || b - a < 2)
-            .map((t) => [toY(10 ** t), short(Number((10 ** t).toPrecision(2)))])
+        ? logTicks(a, b, 5).map((t) => [toY(10 ** t), rounded(10 ** t)])
         : ticks(a, b, 5).map((t) => [toY(t), short(t)]);
       return { inner, toX, toY, marks };
     },

@@ -98,7 +98,7 @@ function scoreShade(s, least, most) {
   return theme.dark ? mix("#f0e442", "#123a5a", part) : mix("#08306b", "#f7fbff", part);
 }
 
-const MAP_KEY = 94; // the room at the right for the key
+const MAP_KEY = 100; // the room at the right for the key
 const LIMIT = "#d55e00";
 
 /** The limits of the shades, as powers of ten. */
@@ -117,7 +117,7 @@ function hatch(pen, left, right, top, bottom) {
 function mapKey(pen, { x, y, w, h }, hasLimit) {
   const left = x + w + 12,
     [least, most] = scoreLimits(),
-    note = { color: theme.soft, size: 10 },
+    note = { color: theme.soft, size: 10.5 },
     below = hasLimit ? 86 : 66,
     [top, bottom] = [y + 18, y + Math.max(50, h - below)],
     at = (power) => bottom - ((power - least) / (most - least)) * (bottom - top);
@@ -127,7 +127,7 @@ function mapKey(pen, { x, y, w, h }, hasLimit) {
     tile(pen, left, left + 14, to, from, scoreShade(10 ** (least + ((k + 0.5) / 40) * (most - least)), least, most));
   }
   outline(pen, left, top, 14, bottom - top);
-  const marks = ticks(least, most, Math.max(1, Math.min(6, Math.floor((bottom - top) / 16))));
+  const marks = logTicks(least, most, Math.max(1, Math.min(6, Math.floor((bottom - top) / 16))));
   for (const power of marks) pen.text(rounded(10 ** power), left + 18, at(power), note);
   let row = bottom + 18;
   tile(pen, left, left + 14, row - 6, row + 6, scoreShade(null));

@@ -169,6 +169,18 @@ function ticks(low, high, most) {
   return list;
 }
 
+/** Powers of ten between two powers, with 2 and 5 of each where there are few. */
+function logTicks(low, high, most) {
+  if (high - low > 2.5) return ticks(low, high, most).filter(Number.isInteger);
+  const list = [];
+  for (let k = Math.floor(low); k <= high; k++)
+    for (const digit of [1, 2, 5]) {
+      const power = k + Math.log10(digit);
+      if (power >= low - 1e-9 && power <= high + 1e-9) list.push(power);
+    }
+  return list;
+}
+
 /** Quantiles of a surface's values on a grid, for shades that are fair to flat and steep ones alike. */
 function grid(surface, cells) {
   const [[left, right], [low, high]] = surface.window;

@@ -67,12 +67,12 @@ function heightKey(pen, { x, y, w, h }, levels) {
   const left = x + w + 8,
     band = (h - 14) / (LEVELS + 1),
     edge = (k) => y + h - k * band;
-  pen.text("value", left, y + 5, { color: theme.soft, size: 10 });
+  pen.text("value", left, y + 5, { color: theme.soft, size: 11 });
   for (let k = 0; k <= LEVELS; k++) tile(pen, left, left + 12, edge(k + 1), edge(k), shade(k / LEVELS));
   outline(pen, left, edge(LEVELS + 1), 12, band * (LEVELS + 1));
   const every = Math.ceil(14 / band);
   for (let k = 1 + Math.floor(every / 2); k <= LEVELS; k += every)
-    pen.text(rounded(levels[k - 1]), left + 15, edge(k), { color: theme.soft, size: 10 });
+    pen.text(rounded(levels[k - 1]), left + 15, edge(k), { color: theme.soft, size: 11 });
 }
 
 const rounded = (v) => short(Number(v.toPrecision(2)));
@@ -229,7 +229,7 @@ function frame(pen, { x, y, w, h }, below, beside) {
       ],
       { color: theme.soft },
     );
-    pen.text(words, at, y + h + 12, { color: theme.soft, align: "center", size: 10 });
+    pen.text(words, at, y + h + 12, { color: theme.soft, align: "center", size: 11 });
   }
   for (const [at, words] of beside) {
     pen.line(
@@ -239,7 +239,7 @@ function frame(pen, { x, y, w, h }, below, beside) {
       ],
       { color: theme.soft },
     );
-    pen.text(words, x - 6, at, { color: theme.soft, align: "right", size: 10 });
+    pen.text(words, x - 6, at, { color: theme.soft, align: "right", size: 11 });
   }
 }
 
