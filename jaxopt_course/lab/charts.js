@@ -60,7 +60,7 @@ function chart(pick, { ensemble = false, tells = false } = {}) {
         paths.forEach((members, i) => {
           if (ensemble && members.length > 1) this.band(pen, members, color(i), toX, toY);
           const line = pick(members[0]).map((v, k) => [toX(k), toY(v)]);
-          pen.line(line, { color: color(i), dash: dash(i), width: 1.8, alpha: 0.85 });
+          pen.line(line, { color: color(i), dash: dash(i), width: 1.8 });
         });
       });
       if (tells) this.losses(pen, inner);
