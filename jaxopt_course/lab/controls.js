@@ -99,7 +99,7 @@ function setUp() {
     refresh();
   });
   on("add", "click", () => {
-    if (state.runs.length >= SETTINGS.most_runs) return note([`there are ${state.runs.length} runs, and more is too many`]);
+    if (state.runs.length >= SETTINGS.most_runs) return note([`there are ${state.runs.length} runs, the most`]);
     state.runs.push(newRun($("rule").value, state.surface));
     refresh({ controls: true });
   });
@@ -145,8 +145,8 @@ function setUp() {
   on("link", "click", copyLink);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && document.body.classList.contains("open")) return openControls(false, true);
-    if (event.ctrlKey || event.metaKey || event.altKey || ["INPUT", "SELECT", "BUTTON", "SUMMARY"].includes(event.target.tagName))
-      return;
+    const writes = ["INPUT", "SELECT", "BUTTON", "SUMMARY"].includes(event.target.tagName);
+    if (event.ctrlKey || event.metaKey || event.altKey || writes) return;
     const act = {
       " ": () => setPlaying(!playing),
       ",": () => moveTo(state.step - 1),
@@ -211,7 +211,9 @@ function recordedCard(path, k) {
   const { label, runs } = path,
     steps = runs[0].length - 1,
     { most } = SETTINGS.numbers.steps;
-  const words = `recorded: ${runs.length > 1 ? `${runs.length} paths of ` : ""}${steps} steps${steps > most ? `, the first ${most} of them shown` : ""}`;
+  const several = runs.length > 1 ? `${runs.length} paths of ` : "",
+    cut = steps > most ? `, the first ${most} of them shown` : "",
+    words = `recorded: ${several}${steps} steps${cut}`;
   const made = element("fieldset", {}, element("legend", {}, swatchOf(state.runs.length + k), label), words);
   if (loaded.includes(path)) {
     const remove = element("button", { "aria-label": `Remove ${label}, recorded`, id: `remove-path-${k}` }, "Remove");

@@ -27,12 +27,9 @@ function board(pen) {
     ],
     theme.paper,
   );
-  pen.text(
-    `${state.surface.replaceAll("_", " ")}, step ${state.step} of ${state.steps}${state.noise > 0 ? `, noise ${short(state.noise)}, seed ${state.seed}` : ""}`,
-    20,
-    20,
-    { color: theme.ink, size: 16 },
-  );
+  const noise = state.noise > 0 ? `, noise ${short(state.noise)}, seed ${state.seed}` : "",
+    title = `${state.surface.replaceAll("_", " ")}, step ${state.step} of ${state.steps}${noise}`;
+  pen.text(title, 20, 20, { color: theme.ink, size: 16 });
   const places = [
     ["contour", 20, 44, 570, 420],
     ["relief", 610, 44, 570, 420],

@@ -5,7 +5,8 @@ const MOST_BYTES = 2e6;
 /** The paths in a file's text, [{label, runs}]; an Error says what is wrong with it. */
 function pathsOf(name, text) {
   const stem = name.replace(/\.[^.]*$/, "").slice(0, 60) || "path";
-  return /\.json$/i.test(name) ? fromJson(name, stem, text) : [{ label: stem, runs: [finite(name, fromCsv(name, text))] }];
+  if (/\.json$/i.test(name)) return fromJson(name, stem, text);
+  return [{ label: stem, runs: [finite(name, fromCsv(name, text))] }];
 }
 
 /** [[x, y], ...], or {label: [[x, y], ...], ...}, or either with several runs, [[[x, y], ...], ...]. */
@@ -35,7 +36,8 @@ function fromCsv(name, text) {
   const filled = rows.filter(([, line]) => line);
   const points = filled.map(([at, line], k) => {
     const cells = line.split(/[,;\t ]+/);
-    if (cells.length !== 2) throw new Error(`${name}, line ${at}: a line has two numbers, x and y, not ${cells.length}`);
+    if (cells.length !== 2)
+      throw new Error(`${name}, line ${at}: a line has two numbers, x and y, not ${cells.length}`);
     const point = cells.map(number);
     if (!point.some(Number.isNaN)) return point;
     if (k === 0 && point.every(Number.isNaN)) return null; // names of the columns
@@ -68,7 +70,8 @@ async function readFiles(files) {
         for (let k = 2; taken.has(label); k++) label = `${path.label} (${k})`;
         taken.add(label);
         loaded.push({ ...path, label, surface, look: null });
-        if (!path.runs[0].some(isDrawn)) wrong.push(`the contours do not show ${label}: it is outside of what ${surface} draws`);
+        if (!path.runs[0].some(isDrawn))
+          wrong.push(`the contours do not show ${label}: it is outside of what ${surface} draws`);
       }
     } catch (error) {
       wrong.push(error.message);
@@ -82,6 +85,7 @@ async function readFiles(files) {
   note(wrong);
 }
 
-const isDrawn = (point) => SURFACES[state.surface].window.every(([low, high], i) => low <= point[i] && point[i] <= high);
+const isDrawn = (point) =>
+  SURFACES[state.surface].window.every(([low, high], i) => low <= point[i] && point[i] <= high);
 
 if (typeof module !== "undefined") module.exports = { pathsOf };

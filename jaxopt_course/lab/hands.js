@@ -67,8 +67,10 @@ function setUpPictures(on) {
     if (!axes) return;
     const { hyper, noise } = mapSettings(axes, ...map.spot),
       s = map.cells[map.spot[1] * map.columns + map.spot[0]];
-    $("say").textContent =
-      `Map: ${axes.x.symbol} ${short(hyper[axes.x.name])}, ${axes.h?.symbol ?? "noise"} ${short(axes.y === "noise" ? noise : hyper[axes.y])}: ${s === null ? "diverged" : s === undefined ? "not computed yet" : short(s)}.`;
+    const across = `${axes.x.symbol} ${short(hyper[axes.x.name])}`,
+      upwards = `${axes.h?.symbol ?? "noise"} ${short(axes.y === "noise" ? noise : hyper[axes.y])}`,
+      found = s === null ? "diverged" : s === undefined ? "not computed yet" : short(s);
+    $("say").textContent = `Map: ${across}, ${upwards}: ${found}.`;
   });
   on("map", "keydown", (event) => {
     if (event.key === "Enter") loadCell(map.spot);

@@ -216,13 +216,19 @@ const mapPicture = {
     if (!axes) return "No run.";
     const curvature = mapCurvature(),
       limit = curvature === null ? null : lab.stabilityLimit(axes.run.rule, axes.run.hyper, curvature);
-    const what = SURFACES[state.surface].minimum === null ? "the last gradient norm" : "how far above the minimum it ends";
+    const endless = SURFACES[state.surface].minimum === null,
+      what = endless ? "the last gradient norm" : "how far above the minimum it ends";
     const curved = axes.run.rule === "newton_pure" ? "" : `, for curvature ${short(curvature)}`;
     const words =
       limit === null
         ? "No stability limit is known for this optimizer here."
         : `Stability limit: ${short(limit)} at these settings${curved}.`;
-    return `${axes.x.symbol} across, ${axes.h?.symbol ?? "noise"} upwards. Colour: ${what} after ${state.steps} steps, ${theme.dark ? "bright" : "dark"} where it is low. ${words} A click loads the settings of that run.`;
+    return [
+      `${axes.x.symbol} across, ${axes.h?.symbol ?? "noise"} upwards.`,
+      `Colour: ${what} after ${state.steps} steps, ${theme.dark ? "bright" : "dark"} where it is low.`,
+      words,
+      "A click loads the settings of that run.",
+    ].join(" ");
   },
 };
 

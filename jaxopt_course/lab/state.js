@@ -22,7 +22,7 @@ let loaded = []; // recorded paths that were read from files: {label, look, surf
 /** Recorded paths on the surface that is shown; they follow the page's own runs. */
 const recorded = () => [...DATA.recorded, ...loaded].filter(({ surface }) => surface === state.surface);
 
-/** The numbers of colour and dashes of each line: an optimizer's own if they are free, otherwise others; no pair twice. */
+/** The numbers of colour and dashes of each line: an optimizer's own if they are free; no pair twice. */
 function looks() {
   const taken = new Set(),
     uses = DATA.colors.map(() => 0);
@@ -49,8 +49,10 @@ function freePair(look, taken, uses) {
 /** WCAG's contrast of two colours, from 1 to 21. */
 function contrast(a, b) {
   const luminance = (color) => {
-    const parts = color.startsWith("#") ? [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16)) : color.match(/\d+/g);
-    const [r, g, b] = Array.from(parts, (z) => (z / 255 <= 0.04045 ? z / 255 / 12.92 : ((z / 255 + 0.055) / 1.055) ** 2.4));
+    const hexadecimal = [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16)),
+      parts = color.startsWith("#") ? hexadecimal : color.match(/\d+/g),
+      linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = Array.from(parts, (z) => linear(z / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const [low, high] = [luminance(a), luminance(b)].sort((x, y) => x - y);
