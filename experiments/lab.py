@@ -1,7 +1,7 @@
 """The lab: a page to play with every optimizer on every surface. And its paths again by the library, to check the page.
 
-The page's mathematics is JavaScript, `plots/lab.js`. `check` runs that file under node, and the same settings through
-the library's own optimizers, and says how far the paths part. The noise of both is that of `jax.random`'s Threefry.
+The page's mathematics is JavaScript, `lab/mathematics.js`. `check` runs that file under node, and the same settings
+through the library's own optimizers, and says how far the paths part. The noise of both is `jax.random`'s Threefry.
 """
 
 import argparse
@@ -40,6 +40,7 @@ SECOND_ORDER: dict[str, Callable[..., Any]] = {
     "newton_pure": partial(jc.newton, line_search=None),
     "lbfgs": jc.lbfgs,
 }
+MATHEMATICS = Path(jc.lab.__file__).with_name("mathematics.js")
 STEPS = 300
 LOST = 1e6  # the page ends a run where a coordinate grows beyond this
 CLOSE, CLOSE_WHERE_CHAOTIC = 1e-9, 1e-6
@@ -69,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the page; with --check, run it beside the library, and fail where they part."""
     if args.json and not args.check:
         raise UsageError("--json prints the results of --check")
-    page = jc.plots.write_lab(args.out, state=args.state)
+    try:
+        page = jc.lab.write(args.out, state=args.state)
+    except ValueError as error:
+        raise UsageError(f"--state: {str(error).removeprefix('lab.write: ')}") from error
     if not args.check:
         print(f"{page}: {page.stat().st_size / 1000:.0f} kB; open it in a browser")
         return 0
@@ -144,10 +148,10 @@ def run_page(node: str, names: Sequence[str], *, steps: int) -> list[dict[str, A
         "noise": {name: jc.surfaces.NOISY[name].covariance[0, 0] ** 0.5 for name in names},
         "steps": steps,
     }
-    command = [node, "-e", NODE, str(Path(jc.plots.__file__).with_name("lab.js"))]
+    command = [node, "-e", NODE, str(MATHEMATICS)]
     done = subprocess.run(command, input=json.dumps(task), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OSError(f"lab.js fails under node: {done.stderr.strip()}")
+        raise OSError(f"{MATHEMATICS.name} fails under node: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
 

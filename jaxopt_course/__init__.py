@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         data,
         diagnosis,
         gradients,
+        lab,
         landscape,
         optimizers,
         plots,
@@ -44,6 +45,7 @@ else:  # a room is loaded when one of its names is first used; type checkers see
         "data": (),
         "diagnosis": ("Cause", "Diagnosis", "diagnose"),
         "gradients": ("GradientReport", "grad_check_sparse", "gradcheck", "gradgradcheck", "numerical_gradient"),
+        "lab": (),
         "landscape": (),
         "optimizers": (
             *("sgd", "momentum", "adagrad", "rmsprop", "adam", "newton", "newton_cg", "lbfgs"),
@@ -96,6 +98,7 @@ __all__ = [
     "gradcheck",
     "gradgradcheck",
     "gradients",
+    "lab",
     "landscape",
     "lbfgs",
     "losses",

@@ -18,6 +18,7 @@ FLOORS = {
     "arrays": 0,
     "dtypes": 0,
     "extras": 0,
+    "looks": 0,
     "statistics": 0,
     "status": 0,
     "problems": 1,
@@ -30,10 +31,11 @@ FLOORS = {
     "contract": 3,
     "diagnosis": 4,
     "sweeps": 4,
+    "lab": 5,
     "plots": 5,
 }
 STRANGERS = {"problems", "data", "optimizers", "gradients"}  # they meet as plain functions in the rooms above
-READERS_OF_RECORDS = {"landscape", "plots"}
+READERS_OF_RECORDS = {"landscape", "lab", "plots"}
 HEAVY = {"matplotlib", "sklearn", "mlxtend", "rich", "pooch", "torch"}
 LONGEST = 350
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,7 +9,7 @@ import pytest
 import jaxopt_course as jc
 from experiments.contestants import CONTESTANTS
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.style import COLORS, DASHES, RULES, rule_of
+from jaxopt_course.looks import COLORS, DASHES, RULES, rule_of
 
 LABELS = (
     "SGD",

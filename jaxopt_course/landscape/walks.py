@@ -70,7 +70,8 @@ def paths(
       key: random key for the noise, which differs between starts.
 
     Returns:
-      `Paths(params, values, steps)`, which `plots.trajectories`, `surface_3d`, `write_descent` and `write_lab` accept.
+      `Paths(params, values, steps)`, which `plots.trajectories`, `plots.surface_3d`, `plots.write_descent` and
+      `lab.write` accept.
 
     Raises:
       ValueError: `start` has another shape, or there is noise but no key.

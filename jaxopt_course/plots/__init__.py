@@ -16,7 +16,6 @@ from jaxopt_course.plots.figures import (
     templates,
 )
 from jaxopt_course.plots.images import image_grid
-from jaxopt_course.plots.lab import write_lab
 from jaxopt_course.plots.landscapes import (
     basin_map,
     beside_theory,
@@ -66,7 +65,6 @@ __all__ = [
     "templates",
     "trajectories",
     "write_descent",
-    "write_lab",
 ]
 
 

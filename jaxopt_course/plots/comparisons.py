@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxopt_course.plots.style import OKABE_ITO, _axes, _label_ends, _log_scale, _note, line_styles
+from jaxopt_course.looks import OKABE_ITO
+from jaxopt_course.plots.style import _axes, _label_ends, _log_scale, _note, line_styles
 
 LEAST = 1e-18  # a difference of 0 is drawn here
 

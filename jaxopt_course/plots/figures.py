@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, _pattern, line_styles
+from jaxopt_course.looks import OKABE_ITO
+from jaxopt_course.plots.style import _axes, _dress, _label_ends, _log_scale, _note, _pattern, line_styles
 
 
 def templates(

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxopt_course.plots.style import OKABE_ITO, _axes, _pattern
+from jaxopt_course.looks import OKABE_ITO
+from jaxopt_course.plots.style import _axes, _pattern
 
 GAP, WORDS = 0.12, 0.3  # space beside an image and for its caption, in widths of an image
 

@@ -9,7 +9,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.style import OKABE_ITO, _axes, _dress, _label_ends, _log_scale, _note, line_styles
+from jaxopt_course.looks import OKABE_ITO
+from jaxopt_course.plots.style import _axes, _dress, _label_ends, _log_scale, _note, line_styles
 
 LEVELS = 18  # number of contour levels
 ARROWS = 21  # the most arrows along each side

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from jaxopt_course.landscape import GradientField
-from jaxopt_course.plots.style import COLORS, _axes, _label_ends, line_styles
+from jaxopt_course.looks import COLORS
+from jaxopt_course.plots.style import _axes, _label_ends, line_styles
 from jaxopt_course.plots.trails import Path as Trail
 from jaxopt_course.plots.trails import _inside, runs_of, trajectories
 

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import Stroke
 
 from jaxopt_course.landscape import GradientField, Paths
+from jaxopt_course.looks import OKABE_ITO
 from jaxopt_course.plots.landscapes import SQUARE, _contours, _norm, _stars, _window
-from jaxopt_course.plots.style import OKABE_ITO, _axes, _label_ends, _note, line_styles
+from jaxopt_course.plots.style import _axes, _label_ends, _note, line_styles
 
 Path = np.ndarray | Paths
 CROWDED = 0.035  # least distance between step numbers, as a share of the axes; nearer ones are left out

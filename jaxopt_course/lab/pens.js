@@ -154,7 +154,8 @@ class SvgPen {
     this.parts.push("</g>");
   }
   page(width, height) {
-    return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}">${this.parts.join("\n")}</svg>\n`;
+    const size = `viewBox="0 0 ${width} ${height}" width="${width}" height="${height}"`;
+    return `<svg xmlns="http://www.w3.org/2000/svg" ${size}>${this.parts.join("\n")}</svg>\n`;
   }
 }
 
@@ -166,6 +167,18 @@ function ticks(low, high, most) {
   const stride = [1, 2, 5, 10].map((k) => k * power).find((k) => k >= rough);
   const list = [];
   for (let k = Math.ceil(low / stride); k * stride <= high + 1e-9 * stride; k++) list.push(k * stride);
+  return list;
+}
+
+/** Powers of ten between two powers, with 2 and 5 of each where there are few. */
+function logTicks(low, high, most) {
+  if (high - low > 2.5) return ticks(low, high, most).filter(Number.isInteger);
+  const list = [];
+  for (let k = Math.floor(low); k <= high; k++)
+    for (const digit of [1, 2, 5]) {
+      const power = k + Math.log10(digit);
+      if (power >= low - 1e-9 && power <= high + 1e-9) list.push(power);
+    }
   return list;
 }
 
@@ -198,5 +211,6 @@ function mix(a, b, part) {
   return `rgb(${p.map((z, k) => Math.round(z + (q[k] - z) * part)).join(",")})`;
 }
 
-const LEVELS = 14;
+const LEVELS = 14; // contours
+const CELLS = 90; // along each side of the grid that they are taken from
 const shade = (part) => (theme.dark ? mix("#0b2030", "#5d6f78", part) : mix("#8fb3cc", "#fbfaf5", part));

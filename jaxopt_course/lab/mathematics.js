@@ -2,6 +2,13 @@
 // The lab's mathematics: surfaces, noise, update rules, line searches, runs and maps. Pure functions of numbers:
 // the page draws what they return, and the tests run this very file under node beside the JAX library.
 
+// Labels, hyperparameters and their bounds are data, which Python reads too.
+const SETTINGS =
+  typeof module === "undefined"
+    ? JSON.parse(document.getElementById("data").textContent).settings
+    : require("./settings.json");
+const OPTIMIZERS = SETTINGS.optimizers;
+
 const EPS = Number.EPSILON;
 const TINY = 2.2250738585072014e-308; // the smallest normal number, which the library's `root` adds inside
 const LOST = 1e6; // a run ends where a coordinate grows beyond this
@@ -413,11 +420,6 @@ const coordinatewise = (g, rule) => {
 const root = (v) => Math.sqrt(v + TINY);
 const oneMinusPower = (b, t) => -Math.expm1(t * Math.log1p(-(1 - b)));
 
-const RATE = { name: "learning_rate", symbol: "learning rate", scale: "log", low: 1e-6, high: 100, value: 0.01 };
-const FRICTION = { name: "rho", symbol: "rho", scale: "linear", low: 0, high: 0.999, step: 0.001, value: 0.9 };
-const SMALL = { name: "eps", symbol: "epsilon", scale: "log", low: 1e-12, high: 1, value: 1e-7 };
-const decay = (name, symbol, value) => ({ name, symbol, scale: "linear", low: 0, high: 0.9999, step: 0.0001, value });
-
 function momentumStep(nesterov) {
   return (v, w, objective, { learning_rate: lr, rho }) => {
     const g = objective.g(...w);
@@ -444,25 +446,20 @@ function adamStep(corrected) {
   };
 }
 
-const MOMENTS = [decay("b1", "beta 1", 0.9), decay("b2", "beta 2", 0.999)];
 const zeros = () => [0, 0];
 const adamStart = () => ({ t: 0, m: [0, 0], v: [0, 0] });
 
-const RULES = {
+const STEPS = {
   sgd: {
-    label: "SGD",
-    hyper: [RATE],
     init: () => null,
     step: (state, w, objective, { learning_rate: lr }) => {
       const g = objective.g(...w);
       return { state, update: [-lr * g[0], -lr * g[1]] };
     },
   },
-  momentum: { label: "Momentum", hyper: [RATE, FRICTION], init: zeros, step: momentumStep(false) },
-  nesterov: { label: "Nesterov", hyper: [RATE, FRICTION], init: zeros, step: momentumStep(true) },
+  momentum: { init: zeros, step: momentumStep(false) },
+  nesterov: { init: zeros, step: momentumStep(true) },
   adagrad: {
-    label: "AdaGrad",
-    hyper: [RATE, SMALL],
     init: zeros,
     step: (s, w, objective, { learning_rate: lr, eps }) => {
       const { update, moments } = coordinatewise(objective.g(...w), (i, g) => {
@@ -473,8 +470,6 @@ const RULES = {
     },
   },
   rmsprop: {
-    label: "RMSProp",
-    hyper: [RATE, decay("decay", "decay", 0.99), SMALL],
     init: zeros,
     step: (s, w, objective, { learning_rate: lr, decay: beta, eps }) => {
       const { update, moments } = coordinatewise(objective.g(...w), (i, g) => {
@@ -484,12 +479,10 @@ const RULES = {
       return { update, state: [moments[0][0], moments[1][0]] };
     },
   },
-  adam_uncorrected: { label: "Adam, almost", hyper: [RATE, ...MOMENTS, SMALL], init: adamStart, step: adamStep(false) },
-  adam: { label: "Adam", hyper: [RATE, ...MOMENTS, SMALL], init: adamStart, step: adamStep(true) },
+  adam_uncorrected: { init: adamStart, step: adamStep(false) },
+  adam: { init: adamStart, step: adamStep(true) },
   newton: {
-    label: "Newton",
     searches: true,
-    hyper: [{ ...RATE, symbol: "first length", low: 0.01, high: 10, value: 1 }],
     // how far a step may go where curvature is not positive; whether the next goes down the gradient
     init: (w) => ({ radius: Math.hypot(...w) || 1, retreats: false }),
     step: ({ radius, retreats }, w, objective, { learning_rate: rate }) => {
@@ -514,8 +507,6 @@ const RULES = {
     },
   },
   newton_pure: {
-    label: "Newton, pure",
-    hyper: [{ ...RATE, symbol: "step length", low: 0.01, high: 10, value: 1 }],
     init: (w) => Math.hypot(...w) || 1,
     step: (radius, w, objective, { learning_rate: t }) => {
       const { d } = newtonDirection(objective.h(...w), objective.g(...w), radius),
@@ -524,11 +515,7 @@ const RULES = {
     },
   },
   lbfgs: {
-    label: "L-BFGS",
     searches: true,
-    hyper: [
-      { name: "memory_size", symbol: "pairs kept", scale: "linear", low: 1, high: 20, step: 1, whole: true, value: 10 },
-    ],
     init: () => [],
     step: (pairs, w, objective, { memory_size: memory }) => {
       const g = objective.g(...w),
@@ -543,6 +530,9 @@ const RULES = {
     },
   },
 };
+
+/** Each with its label and its hyperparameters. */
+const RULES = Object.fromEntries(Object.entries(STEPS).map(([key, rule]) => [key, { ...OPTIMIZERS[key], ...rule }]));
 
 // Runs
 
