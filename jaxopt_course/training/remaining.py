@@ -10,7 +10,7 @@ import optax
 
 from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import largest_entry, norm
-from jaxopt_course.optimizers.inner_solve import System, hidden_gain, scaled_system, truncated_cg
+from jaxopt_course.optimizers.inner_solve import System, residual_gain, scaled_system, truncated_cg
 from jaxopt_course.optimizers.searched import decrement
 from jaxopt_course.optimizers.separable import Separable
 
@@ -75,8 +75,8 @@ def remaining(
     few = sum(leaf.size for leaf in jax.tree.leaves(grads)) <= MAX_PRODUCTS
     system = scaled_system(among_free, grads) if few else System(among_free, grads, lambda v: v)
     inner = truncated_cg(system.product, system.grads, lambda v: v, MAX_PRODUCTS, RESIDUAL)
-    way = system.back(inner.solution)
-    gain = decrement(optax.tree.vdot(grads, way)) + hidden_gain(inner, dtype)
+    way = system.to_params(inner.solution)
+    gain = decrement(optax.tree.vdot(grads, way)) + residual_gain(inner, dtype)
     known = ~inner.negative & jnp.isfinite(inner.largest)
     found = Remaining(gain, norm(way, dtype), relative_size(way, params, start, dtype))
     return jax.tree.map(lambda estimate: jnp.where(known, estimate, jnp.inf), found)
