@@ -102,8 +102,8 @@ def search_inputs(
     if missing or value_fn is None:
         raise ValueError(
             f"{name}: update needs params, value= and value_fn=; {', '.join(missing)} not given. The optimizer "
-            "evaluates the objective along its direction: call update(grads, state, params, value=f(params), grad=grads, "
-            "value_fn=f), or use jaxopt_course.minimize, which passes them"
+            "evaluates the objective along its direction: call update(grads, state, params, value=f(params), "
+            "grad=grads, value_fn=f), or use jaxopt_course.minimize, which passes them"
         )
     check_match(grads, "parameters", params)
     check_real(params)

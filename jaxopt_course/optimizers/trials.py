@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from jaxopt_course.annotations import Array
 from jaxopt_course.status import Obstacle, first_true
 
-UNBOUNDED_LENGTH = 1e25  # in first trials: what falls as steeply after that many decades has no minimum on this ray
-PROPORTIONAL_FACTOR = (
-    3.0  # rises over two lengths, each divided by its length, that differ by no more, are proportional
-)
+UNBOUNDED_LENGTH = 1e25  # times the first length: if the value still falls as steeply there, it has no minimum
+PROPORTIONAL_FACTOR = 3.0  # rises are proportional to length if their ratios to length differ by at most this factor
 WIDE_BRACKET = 100.0  # ratio of the ends above which a bracket is divided at the geometric mean
 
 
