@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MASKED = "is a masked array, whose mask would be dropped; fill it (.filled(value)) or select the rows that are whole"
+_MASKED = (
+    "is a masked array, whose mask would be dropped; fill it (.filled(value)) or select rows without masked entries"
+)
 
 
 def check_arrays(name: str, tree: Any) -> None:

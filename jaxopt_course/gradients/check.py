@@ -100,37 +100,39 @@ def gradcheck(
 
     Args:
       f: `f(params, *args) -> scalar`, array or tree of arrays, or `(that, aux)` with `has_aux`. It may be jitted, use
-        custom rules, scan or sharded arrays; while loops are checked in forward mode; what cannot be compiled is run
-        as it is. A stochastic f takes its key as an argument. A jitted f is compiled once for all checks of it, a
-        plain one for each, in case what it calls has been mended.
-      params: any tree. Floating-point and complex leaves are checked, these in JAX's convention; others are skipped.
-      *args: what else f takes, not differentiated.
-      mode: "dense": every entry; many at first in groups of alike ones along two random directions, and one by one what
-        these leave open; "sparse": `num_checks` entries of all leaves in proportion, the largest and a zero one
-        of each among them; "directional": slopes along random directions, leaf by leaf, and on a failure bisection to
-        the wrong entries; "auto": dense up to 10,000 entries, as long as `max_evals` allows, else directional.
+        custom rules, scan or sharded arrays; while loops are checked in forward mode; a function that cannot be
+        compiled is run uncompiled. A stochastic f takes its key as an argument. A jitted f is compiled once for all its
+        checks, a plain one for each check, because a function that it calls may have changed.
+      params: any tree. Floating-point and complex leaves are checked, complex ones in JAX's convention; other leaves
+        are skipped.
+      *args: other arguments of f, not differentiated.
+      mode: "dense": every entry; many are checked first in groups of similar ones along two random directions, and the
+        undecided ones one by one. "sparse": `num_checks` entries, from each leaf in proportion to its size, including
+        the largest and a zero one. "directional": slopes along random directions, leaf by leaf; if a leaf fails,
+        bisection finds the wrong entries. "auto": dense up to 10,000 entries, if `max_evals` allows it, else
+        directional.
       grad_fn: `grad_fn(params, *args) -> tree like params`: a gradient written by hand, checked instead of `jax.grad`.
       has_aux: whether f returns `(value, aux)`.
       argnums: which arguments to differentiate, as in `jax.grad`; `params` is number 0.
-      rtol: the relative error of an entry that passes; 1e-6 by default, measured in float64. The same however many
-        entries there are.
-      key: a `jax.random` key for entries and directions; without one they are always the same.
-      num_checks: entries in sparse mode.
-      num_directions: directions in directional mode, each with 34 evaluations of f a leaf.
-      max_evals: the most evaluations of f to spend on entries; by default 50 (n + 10) for n entries, and no more than
-        take about half a minute. Entries that are not reached are INCONCLUSIVE, and `directional` is advised. Along
-        directions none by default; where it is given, directions and searches that it does not allow are left out.
+      rtol: the relative error of an entry that passes; 1e-6 by default, measured in float64. It does not depend on the
+        number of entries.
+      key: a `jax.random` key for entries and directions; without a key they are always the same.
+      num_checks: number of entries in sparse mode.
+      num_directions: number of directions in directional mode, each with 34 evaluations of f per leaf.
+      max_evals: most evaluations of f for entries; by default 50 (n + 10) for n entries, but not more than take about
+        half a minute. Entries that are not reached are INCONCLUSIVE, and the report advises `directional`. For
+        directions there is no limit by default; if a limit is given, directions and searches beyond it are omitted.
 
     Returns:
       A `GradientReport`: a table when printed; `.ok`, `.raise_if_failed()`, `.to_dict()`; verdict and worst entry of
       each leaf, wrong entries, error bars. In a test: `jc.gradcheck(f, params).raise_if_failed()`.
 
     Raises:
-      TypeError: nothing to differentiate in params, or in what f returns.
-      ValueError: options that make no sense, a `grad_fn` whose tree or shapes are not those of params, or with an f
-        that returns more than one real number.
-      RuntimeError: an f that can be evaluated at the point but nowhere beside it.
-      Whatever f itself raises at the point, with a note that it was f.
+      TypeError: nothing to differentiate in params, or in the output of f.
+      ValueError: invalid options, a `grad_fn` whose tree or shapes are not those of params, or one for an f that
+        returns more than one real number.
+      RuntimeError: an f that can be evaluated at the point but not near it.
+      Any error that f itself raises at the point, with a note that it was raised by f.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -142,7 +144,7 @@ def gradcheck(
       >>> report.verdict, report.wrong[0].place, report.wrong[0].analytic, round(report.wrong[0].numerical, 3)
       (<Verdict.FAIL: 'FAIL'>, 'params[2]', 4.0, -4.0)
 
-      The third sign is wrong, and so this climbs in that coordinate; put right, it descends:
+      The third sign is wrong, so a step would ascend in that coordinate. With the right sign it descends:
 
       >>> f.defvjp(lambda w: (f(w), w), lambda w, g: (g * 4 * (w - 1.0) ** 3,))
       >>> w = jnp.array([3.0, 2.0, 0.0])

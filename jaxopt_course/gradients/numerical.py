@@ -278,7 +278,7 @@ def find_run_mode(
     """Return f along rays in the first mode that works: float64 or its own dtype; vectorised, one by one, not compiled.
 
     If `allows` rejects the values [M] in float64, f is a different function in float64. `points` is the number of
-    points needed at once; with one size, f compiles once. Raises RuntimeError if f does not run beside the point.
+    points needed at once; with one size, f compiles once. Raises RuntimeError if f does not run near the point.
     """
     args, other = question.args, False
     notes: list[str] = []
@@ -307,4 +307,4 @@ def find_run_mode(
             other = True
             continue
         return found
-    raise RuntimeError("\n".join([f"{question.title}: f ran at the point but not beside it:", *notes]))
+    raise RuntimeError("\n".join([f"{question.title}: f ran at the point but not near it:", *notes]))

@@ -64,7 +64,7 @@ def rosenbrock(x: Float[Array, "2"]) -> Float[Array, "2"]:
 
 
 def freudenstein_roth(x: Float[Array, "2"]) -> Float[Array, "2"]:
-    """Problem 2: a local minimum beside the global one (Freudenstein and Roth 1963)."""
+    """Problem 2: a local minimum in addition to the global one (Freudenstein and Roth 1963)."""
     return jnp.stack([x[0] - 13 + ((5 - x[1]) * x[1] - 2) * x[1], x[0] - 29 + ((x[1] + 1) * x[1] - 14) * x[1]])
 
 

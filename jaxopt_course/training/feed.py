@@ -82,8 +82,8 @@ class Feed:
             self.steps_at_once = min(chunk_size, int(limit // (2 * a_step)))  # one chunk in use, one in transfer
             if self.steps_at_once < 1:
                 raise ValueError(
-                    f"train: a step's examples take {a_step} bytes on a device, and two steps' must fit into "
-                    f"max_data_bytes = {limit}; raise it, or take a smaller batch"
+                    f"train: a step's examples take {a_step} bytes on a device, and those of two steps must fit into "
+                    f"max_data_bytes = {limit}; raise it, or use a smaller batch"
                 )
         place = on_host if self.streams else self._resident
         self.data = jax.tree.map(place, data)

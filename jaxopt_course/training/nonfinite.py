@@ -34,7 +34,7 @@ def explain(step: NonFiniteStep, objective: Objective, has_aux: bool) -> str:
     try:
         grads = jax.grad(objective, has_aux=has_aux)(step.params, step.batch)
     except ValueError as error:  # raised only if values are known, for example for a label out of range
-        return f"{size}. The objective says of this batch: {error}"
+        return f"{size}. On this batch the objective raises: {error}"
     loss = [] if np.isfinite(step.loss) else ["the loss"]
     gradient = not_finite_leaves("gradient", grads[0] if has_aux else grads)
     bad = [*loss, *gradient, *not_finite_leaves("params", step.params)]

@@ -90,7 +90,7 @@ class Survey(NamedTuple):
     - `highest`, `lowest`: extreme eigenvalues of M on one set of minibatches, without vectors; `highest_fresh`,
       `lowest_fresh` `[blocks]`: their Rayleigh quotients on each minibatch of another set.
     - `highest_share`, `lowest_share`: `[leaves]`, of the squared vectors; `leaf_highest`: `[leaves]`, the largest
-      eigenvalue of M within each leaf, NaN where there are too many leaves.
+      eigenvalue of M within each leaf, NaN if there are too many leaves.
     - `left` `[blocks, leaves]`: expected gain of a step from conjugate gradients on one set of minibatches, by the
       gradients of another set; `gains` `[blocks, NUM_FRACTIONS]`: decrease of the loss of the other set at fractions of
       that step, from the whole down; `upward`: the share of the squared gradient along directions of positive
