@@ -195,9 +195,9 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray
 CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
     "version": (
         lambda facts, _: facts.update(version=1),
-        "of version 1, this library reads version 2; version 1 does not",
+        "has version 1, but this library reads version 2; version 1 does not",
     ),
-    "future": (lambda facts, _: facts.update(version=3), "of version 3, this library reads version 2"),
+    "future": (lambda facts, _: facts.update(version=3), "has version 3, but this library reads version 2"),
     "run": (
         lambda facts, _: facts["run"]["settings"].update(batch_size=9),
         "of another run: its batch_size is 9, here it is 8",

@@ -286,9 +286,9 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
     "true label": (
         "python",
         put("test_batch", pickled(labels=[True, 2, 1, 3])),
-        "'labels' should be a list of 4 whole",
+        "'labels' should be a list of 4 integers",
     ),
-    "few labels": ("python", put("test_batch", pickled(labels=[1, 2, 3])), "'labels' should be a list of 4 whole"),
+    "few labels": ("python", put("test_batch", pickled(labels=[1, 2, 3])), "'labels' should be a list of 4 integers"),
     "label array": ("python", put("test_batch", pickled(labels=np.zeros(4, np.uint8))), "'labels' should be a list"),
     "no labels": ("python", put("test_batch", pickle.dumps({"data": ALL["test_batch"].planes})), "'labels' should be"),
     "no data": (
