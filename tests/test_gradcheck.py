@@ -586,7 +586,7 @@ WRONG_INPUT: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: jc.gradcheck(total, {"w": X}, grad_fn=lambda p: {"v": X}), ValueError, r"no gradient for params\['w'\]"),
     (lambda: jc.gradcheck(total, {"w": X}, grad_fn=lambda p: p | {"v": X}), ValueError, "which params does not have"),
     (lambda: jc.gradcheck(jnp.sum, X, grad_fn=lambda x: jnp.arange(7)), TypeError, "expected floating point"),
-    (lambda: jc.gradcheck(jnp.sum, X, mode="fast"), ValueError, "mode is one of auto, dense"),
+    (lambda: jc.gradcheck(jnp.sum, X, mode="fast"), ValueError, "mode must be one of auto, dense"),
     (lambda: jc.gradcheck(jnp.sum, X, rtol=-1.0), ValueError, "relative error"),
     (lambda: jc.gradcheck(jnp.sum, X, num_checks=0), ValueError, "at least one"),
     (lambda: jc.gradcheck(jnp.sum, X, argnums=1), ValueError, "argnums = 1, but f was given 1"),

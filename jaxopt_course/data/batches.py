@@ -145,5 +145,5 @@ def check_batch_size(where: str, num_examples: int, batch_size: int) -> None:
         raise ValueError(f"{where}: the data is empty")
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
-            f"{where}: batch_size must be from 1 to the number of examples, {num_examples}, got {batch_size}"
+            f"{where}: batch_size must be from 1 to the {num_examples} examples of the data, got {batch_size}"
         )
