@@ -1,4 +1,4 @@
-"""Optimization for deep learning as pure JAX functions: data, scores, losses, gradients, and the way to the minimum."""
+"""Optimization for deep learning as pure JAX functions: data, scores, losses, gradients and optimizers."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jaxopt_course.status import Status
     from jaxopt_course.sweeps import RaceResult, SweepResult, race, sweep
     from jaxopt_course.training import Result, TrainResult, minimize, train
-else:  # a room is loaded when one of its names is first used; type checkers see the names above and no others
+else:  # a subpackage is imported when one of its names is first used; type checkers see only the names above
     _NAMES = {
         "comparison": ("conventions", "parity", "torch_optimizer"),
         "contract": ("check_optimizer",),

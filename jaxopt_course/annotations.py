@@ -1,8 +1,8 @@
-"""Names for what flows through the library, and shapes in signatures.
+"""Type aliases for the values that functions exchange, and array shapes in signatures.
 
-`PyTree` and its special cases name a tree of arrays by its role; a type checker sees `Any`, a reader sees what flows.
-Shapes are jaxtyping's where it is already loaded and inert names elsewhere: the tests load jaxtyping first and have
-beartype check every annotated call, a user's import pays nothing.
+`PyTree` and its special cases name a tree of arrays by its role. For a type checker they are all `Any`.
+Shapes are those of jaxtyping if jaxtyping is already imported, and names without effect otherwise. The tests import
+jaxtyping first, and beartype then checks every annotated call; users do not pay for an import of jaxtyping.
 """
 
 import sys
@@ -18,11 +18,11 @@ ArrayLike = jax.Array | np.ndarray
 
 PyTree: TypeAlias = Any  # a tree whose leaves are arrays
 Params: TypeAlias = PyTree
-Updates: TypeAlias = PyTree  # like the parameters: gradients, and what is added to the parameters
-OptState: TypeAlias = PyTree  # of an optimizer
-Batch: TypeAlias = PyTree  # examples along the first axis
+Updates: TypeAlias = PyTree  # structure and shapes of the parameters: gradients, and what is added to the parameters
+OptState: TypeAlias = PyTree  # state of an optimizer
+Batch: TypeAlias = PyTree  # arrays with the examples along the first axis
 Optimizer: TypeAlias = optax.GradientTransformationExtraArgs
-AnyOptimizer: TypeAlias = Any  # with `init` and `update`: ours, optax's, `optax.MultiSteps`
+AnyOptimizer: TypeAlias = Any  # any object with `init` and `update`: ours, optax's, `optax.MultiSteps`
 Number: TypeAlias = int | float | np.number
 Objective: TypeAlias = Callable[..., Any]  # (params, batch) -> scalar, or (scalar, aux)
 

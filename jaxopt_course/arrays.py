@@ -1,4 +1,4 @@
-"""What a user passes as arrays, as JAX reads it; what JAX would misread is refused by name."""
+"""Conversion of user input to arrays. Input that JAX would misread raises an error that names it."""
 
 from typing import Any
 
@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MASKED = "is a masked array, whose mask would be dropped; fill it (.filled(value)) or select the rows that are whole"
+_MASKED = (
+    "is a masked array, whose mask would be dropped; fill it (.filled(value)) or select rows without masked entries"
+)
 
 
 def check_arrays(name: str, tree: Any) -> None:
-    """Raise ValueError that names the first leaf that JAX would misread: a mask dropped, objects, text, records."""
+    """Raise ValueError for the first leaf that JAX would misread: masked arrays, objects, text, records."""
     if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -27,21 +29,21 @@ def _misread(leaf: Any) -> str:
         return "is text; pass an array of numbers"
     kind = getattr(getattr(leaf, "dtype", None), "kind", "")
     if isinstance(leaf, np.ndarray) and (kind in "OSUMm" or leaf.dtype.names):
-        return f"has dtype {leaf.dtype}, which JAX has not; pass an array of numbers for each field"
+        return f"has dtype {leaf.dtype}, which JAX does not support; pass an array of numbers for each field"
     if hasattr(leaf, "to_numpy") and hasattr(leaf, "shape"):
         return f"is a {type(leaf).__name__}; pass its to_numpy() or an array for each column"
     return ""
 
 
 def on_device(leaf: Any) -> jax.Array:
-    """The leaf as a JAX array."""
+    """Return the leaf as a JAX array."""
     if isinstance(leaf, jax.Array):
         return leaf
     return jnp.asarray(on_host(leaf) if isinstance(leaf, np.ndarray) else leaf)
 
 
 def on_host(leaf: Any) -> np.ndarray:
-    """The leaf as an array of a dtype of JAX's; ValueError for what JAX would misread or wrap around."""
+    """Return the leaf as a NumPy array with a dtype of JAX; raise ValueError if JAX would misread or wrap values."""
     if problem := _misread(leaf):
         raise ValueError(f"an array {problem}")
     array = np.asarray(leaf)

@@ -1,4 +1,4 @@
-"""Which dtype to compute in. Asked for by name and cast to, so that JAX's strict promotion has nothing to object to."""
+"""Dtypes to compute in. Every cast is explicit, so that the code also runs under JAX's strict dtype promotion."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -11,15 +11,15 @@ from jax import lax
 
 
 def check_floating(params: Any) -> None:
-    """Raise TypeError that names the first leaf that is not floating point."""
+    """Raise TypeError for the first leaf that is not floating point."""
     if all(hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(params)):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         where = f"params{jax.tree_util.keystr(path)}"
         if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float | complex)):
             raise TypeError(
-                f"parameters must be floating-point arrays, {where} is of type {type(leaf).__name__}; of an Equinox "
-                "model, optimize the arrays alone: equinox.filter(model, equinox.is_inexact_array), or "
+                f"parameters must be floating-point arrays, {where} is of type {type(leaf).__name__}; for an Equinox "
+                "model, optimize only its arrays: equinox.filter(model, equinox.is_inexact_array), or "
                 "equinox.partition and equinox.combine"
             )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
@@ -30,39 +30,39 @@ def check_floating(params: Any) -> None:
 
 
 def at_least_32_bits(dtype: Any) -> Any:
-    """The dtype itself, or float32 for those of 16 bits and less."""
+    """Return the dtype itself, or float32 for dtypes of 16 bits and less."""
     return jnp.dtype(dtype) if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
 def widest(*dtypes: Any) -> Any:
-    """What JAX's standard promotion makes of several dtypes, also where the user forbids it to act in silence."""
+    """Return the result of JAX's standard dtype promotion, even where the user has set strict promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*dtypes)
 
 
 def working_dtype(params: Any) -> Any:
-    """What scalars are kept in: the widest real dtype of the parameters, at least float32."""
+    """Return the dtype of scalars: the widest real dtype of the parameters, at least float32."""
     return widest(jnp.float32, *(jnp.finfo(jnp.result_type(leaf)).dtype for leaf in jax.tree.leaves(params)))
 
 
 def widened(tree: Any) -> Any:
-    """The same in at least 32 bits."""
+    """Cast every leaf to at least 32 bits."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(at_least_32_bits(jnp.result_type(leaf))), tree)
 
 
 def vdot(a: Any, b: Any, dtype: Any) -> Any:
-    """The real part of the inner product of two trees, whose leaves may differ in dtype, as a scalar of that dtype."""
+    """Return the real part of the inner product of two trees in `dtype`; the dtypes of their leaves may differ."""
     leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return sum((jnp.vdot(x.astype(y.dtype), y).real.astype(dtype) for x, y in leaves), jnp.zeros((), dtype))
 
 
 def rounding(value: Any) -> Any:
-    """How far two values near this one may differ by rounding alone: eight units in the last place."""
+    """Return the largest difference attributed to rounding near a value: eight units in the last place."""
     return 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
 
 
 def change_by_rounding(params: Any, grads: Any, dtype: Any) -> Any:
-    """How far eight units in the last place of each parameter move a value with this gradient, to first order."""
+    """Return the first-order change of the objective when each parameter changes by eight units in the last place."""
 
     def change(w: Any, g: Any) -> Any:
         return (8 * jnp.finfo(w.dtype).eps).astype(dtype) * jnp.sum(jnp.abs(w.astype(g.dtype)) * jnp.abs(g)).astype(
@@ -74,7 +74,10 @@ def change_by_rounding(params: Any, grads: Any, dtype: Any) -> Any:
 
 
 def largest_entry(tree: Any, dtype: Any) -> Any:
-    """The largest absolute entry, or NaN. Compared as integers: XLA's maximum of floats on a CPU may lose a NaN."""
+    """Return the largest absolute entry, or NaN.
+
+    Entries are compared as integers, because XLA's floating-point maximum may lose a NaN on a CPU.
+    """
 
     def largest(leaf: Any) -> Any:
         sizes = jnp.abs(lax.stop_gradient(leaf))
@@ -85,11 +88,11 @@ def largest_entry(tree: Any, dtype: Any) -> Any:
 
 
 def norm(tree: Any, dtype: Any) -> Any:
-    """The Euclidean norm over all leaves, also where its square is outside the range of the dtype."""
+    """Return the Euclidean norm over all leaves, even if its square is outside the range of the dtype."""
     leaves = jax.tree.leaves(tree)
     plain = jnp.sqrt(_total((jnp.sum(s * s) for s in map(_sizes, leaves)), dtype))
 
-    def scaled() -> Any:  # takes the sizes anew: shared with the line above they would be written to memory
+    def scaled() -> Any:  # recomputes the sizes: if shared with the line above, they would be written to memory
         top = largest_entry(tree, dtype)
         unit = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
         parts = (_sizes(leaf).astype(dtype) / unit for leaf in leaves)
@@ -100,9 +103,9 @@ def norm(tree: Any, dtype: Any) -> Any:
 
 
 def has_finite_norm(tree: Any, dtype: Any) -> Any:
-    """Whether `norm` is finite, in one pass and without its branches, which under `vmap` are all computed.
+    """Whether `norm` is finite. This takes one pass and avoids the branches of `norm`, all of which run under `vmap`.
 
-    Squares are taken of entries over a constant, so that none of them overflows; those of small entries vanish.
+    Entries are divided by a constant before they are squared, so that no square overflows; small squares underflow.
     """
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     unit = 2.0 ** (5 * jnp.finfo(dtype).maxexp // 8)  # the largest square is 2^(3/4 maxexp), 2^96 in float32
@@ -120,6 +123,6 @@ def _total(terms: Iterable[Any], dtype: Any) -> Any:
 
 @contextlib.contextmanager
 def standard_promotion() -> Iterator[None]:
-    """Let code that is not ours promote dtypes and ranks as JAX does by default, where the user forbids it too."""
+    """Allow JAX's default dtype and rank promotion in third-party code, even where the user has forbidden it."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield

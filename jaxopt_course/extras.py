@@ -1,4 +1,4 @@
-"""Packages that only some functions need, and what is said where one is missing."""
+"""Optional packages, and the error for a missing one."""
 
 EXTRAS = {  # module: the package it comes in, and the extra of this project that installs it
     "PIL": ("pillow", "data"),
@@ -17,7 +17,9 @@ EXTRAS = {  # module: the package it comes in, and the extra of this project tha
 
 
 def missing(what: str, error: ImportError) -> ImportError:
-    """The error that says which package `what` needs and how to install it; of another import that failed, why.
+    """Return an ImportError that says which package `what` needs and how to install it.
+
+    If another import failed, the error gives the reason instead.
 
     Example:
       >>> try:

@@ -1,7 +1,7 @@
-"""How sure: intervals, probabilities and sample sizes for differences between methods that share their seeds.
+"""Confidence intervals, probabilities and sample sizes for differences between methods that share their seeds.
 
-Seeds are the sample. Two methods are compared on the same starts and minibatches, so that what is common to both
-cancels in the difference of each seed.
+The seeds are the sample. Two methods are compared on the same starts and minibatches, so that variation common to both
+cancels in the difference for each seed.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
-ROUNDINGS = 8  # of a loss, which no difference is told from
+ROUNDINGS = 8  # units of rounding of a loss: smaller differences are not distinguished from 0
 
 
 def paired_interval(
@@ -21,18 +21,18 @@ def paired_interval(
 
     $$\bar d \pm t_{1 - \alpha / 2m,\; n - 1} \frac{s_d}{\sqrt n}, \qquad \alpha = 1 - \text{confidence}$$
 
-    With m comparisons made at once, all m intervals hold together with at least the stated confidence. Exact where the
-    differences are normally distributed; by simulation wider than promised for heavy tails, and for differences that
-    are uniformly distributed, the lightest tails there are, 0.93 instead of 0.95 for five seeds.
+    With m comparisons made at once, all m intervals hold together with at least the stated confidence. The interval is
+    exact if the differences are normally distributed. In simulations it is wider than stated for heavy tails; for
+    uniformly distributed differences, the lightest tails there are, it covers 0.93 instead of 0.95 for five seeds.
 
     Args:
-      differences: `[n]`, one a seed.
+      differences: `[n]`, one for each seed.
       comparisons: m.
       confidence: of all m intervals together.
-      resolution: what rounding does to a difference; the interval is wider by so much on both sides.
+      resolution: the rounding error of a difference; it is added to the interval on both sides.
 
     Returns:
-      `(low, high)`; the whole line for fewer than two seeds or differences that are not finite.
+      `(low, high)`; `(-inf, inf)` for fewer than two seeds or differences that are not finite.
 
     Example:
       >>> import numpy as np
@@ -54,19 +54,19 @@ def paired_interval(
 def mean_ratio_interval(
     numerators: np.ndarray, denominators: np.ndarray, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    r"""Confidence interval of the ratio of two means that pairs of numbers estimate.
+    r"""Confidence interval of the ratio of two means, from paired samples.
 
     $$\{r : (\bar a - r \bar b)^2 \le t_{1 - \alpha / 2,\; n - 1}^2 \, s_{a - r b}^2 / n\}$$
 
-    of which the part where the mean denominator is positive is returned.
+    Only the part of this set where the mean denominator is positive is returned.
 
     Args:
       numerators: `[n]`, a.
-      denominators: `[n]`, b, of which the mean should be positive.
+      denominators: `[n]`, b; their mean should be positive.
       confidence: of the interval.
 
     Returns:
-      `(low, high)`; high is inf where the mean denominator is not surely above 0, and low -inf where nothing is known.
+      `(low, high)`; high is inf if the mean denominator is not surely above 0, and low is -inf if nothing is known.
 
     Example:
       >>> import numpy as np
@@ -97,7 +97,7 @@ def mean_ratio_interval(
 def probability_below_zero(differences: np.ndarray) -> float:
     """Bootstrap probability that the mean difference is below zero; resamples with a mean of zero count half.
 
-    The n seeds are drawn again with replacement 10,000 times, always by the same random numbers.
+    The n seeds are resampled with replacement 10,000 times, always with the same random numbers.
 
     Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", chapter 6.
     """
@@ -110,11 +110,11 @@ def probability_below_zero(differences: np.ndarray) -> float:
 
 
 def seeds_needed(differences: np.ndarray, comparisons: int = 1, confidence: float = CONFIDENCE) -> int | None:
-    r"""Number of seeds at which such a difference would be shown with a probability of 0.8.
+    r"""Number of seeds that would show a difference of this size with a probability (power) of 0.8.
 
-    The least n with $n \ge \bigl((t_{1 - \alpha / 2m} + t_{0.8}) \, s_d / \bar d\bigr)^2$, both quantiles for n - 1
-    degrees of freedom, if mean and deviation are what these seeds say. None where there is no difference, or where more
-    than a million seeds would be needed.
+    The smallest n with $n \ge \bigl((t_{1 - \alpha / 2m} + t_{0.8}) \, s_d / \bar d\bigr)^2$, both quantiles for n - 1
+    degrees of freedom. It assumes that the mean and the standard deviation of these seeds are the true ones. None if
+    there is no difference, or if more than a million seeds would be needed.
 
     Source: Cohen (1988), "Statistical power analysis for the behavioral sciences", section 2.4, for matched pairs.
     """
@@ -139,9 +139,9 @@ def seeds_needed(differences: np.ndarray, comparisons: int = 1, confidence: floa
 
 
 def sign_test(differences: np.ndarray) -> float:
-    """Two-sided p-value that positive and negative differences are equally likely; ties are left out.
+    """Two-sided p-value of the hypothesis that positive and negative differences are equally likely, without ties.
 
-    It needs no size of a difference, so that a run that diverged is a loss like any other.
+    Only the signs of the differences are used, so a run that diverged counts as a loss like any other.
 
     Source: Dixon and Mood (1946), "The statistical sign test", JASA 41.
     """
@@ -152,7 +152,10 @@ def sign_test(differences: np.ndarray) -> float:
 
 
 def ratio_interval(ratios: np.ndarray, comparisons: int = 1) -> tuple[float, tuple[float, float]]:
-    """Geometric mean of paired ratios with its interval, that of the mean logarithm; NaN where one is not finite."""
+    """Geometric mean of paired ratios and its confidence interval, computed from the mean logarithm.
+
+    Both are NaN if a ratio is not finite or not positive.
+    """
     if not (np.isfinite(ratios).all() and (ratios > 0).all()):
         return math.nan, (math.nan, math.nan)
     logarithms = np.log(ratios)
@@ -161,7 +164,7 @@ def ratio_interval(ratios: np.ndarray, comparisons: int = 1) -> tuple[float, tup
 
 
 def steps_to(target: float, curves: np.ndarray, window: int) -> np.ndarray:
-    """Steps after which the loss, averaged over the last `window` steps, stays at or below a target.
+    """Number of steps after which the loss, averaged over the last `window` steps, stays at or below a target.
 
     Args:
       target: a loss.
@@ -169,7 +172,7 @@ def steps_to(target: float, curves: np.ndarray, window: int) -> np.ndarray:
       window: steps to average over, such as an epoch; at most T.
 
     Returns:
-      `[...]`, inf where it does not stay there.
+      `[...]`, inf where the averaged loss does not stay at or below the target.
     """
     averaged = running_mean(curves, window)
     above = ~(averaged <= target)
@@ -179,11 +182,11 @@ def steps_to(target: float, curves: np.ndarray, window: int) -> np.ndarray:
 
 
 def expected_minimum(values: np.ndarray) -> np.ndarray:
-    r"""Expected least of k values drawn with replacement, for k = 1 to P.
+    r"""Expected minimum of k values drawn with replacement, for k = 1 to P.
 
     $$E_k = \sum_i v_{(i)} \left[ \left(\frac{P - i + 1}{P}\right)^k - \left(\frac{P - i}{P}\right)^k \right]$$
 
-    with the values in ascending order. What so many random trials would have found, by all P of them.
+    with the values in ascending order. This is the expected best result of k random trials, estimated from all P.
 
     Source: Dodge et al. (2019), "Show your work: improved reporting of experimental results", EMNLP, eq. 3 and 4.
     """
@@ -194,7 +197,7 @@ def expected_minimum(values: np.ndarray) -> np.ndarray:
 
 
 def running_mean(curves: np.ndarray, window: int) -> np.ndarray:
-    """Means over `window` steps that follow one another, `[..., T - window + 1]`."""
+    """Means over `window` consecutive steps, `[..., T - window + 1]`."""
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(curves, float), window, axis=-1)
     return windows.mean(axis=-1)
 

@@ -1,4 +1,4 @@
-"""How a step or a solve ended: small integers that live inside `jit`; positive is success."""
+"""Status codes of a step or a solve: integers, so that they can be used inside `jit`. Positive codes are successes."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -7,16 +7,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-Case = tuple[Any, Any]  # a condition, and the `Status` or `Obstacle` that it stands for
+Case = tuple[Any, Any]  # a condition, and the `Status` or `Obstacle` that holds if the condition is true
 
 
 class Status(IntEnum):
-    """`RUNNING` is 0, success is positive, every failure has a negative number of its own.
+    """Status of a step or a solve: `RUNNING` is 0, successes are positive, and every failure has its own negative code.
 
-    `GRADIENT_NORM`: the gradient is within `gtol`; where no tolerance was given, what is estimated to be left to gain
-    is negligible. `SMALL_DECREASE`, `SMALL_STEP`: the same of `ftol` and `xtol`; where no tolerance was given,
-    `SMALL_DECREASE` says that no lower point was found and that next to nothing is left to gain. `TARGET_REACHED`: the
-    value is at `target`. `jaxopt_course.minimize` states each precisely.
+    `GRADIENT_NORM`: the gradient is within `gtol`; if no tolerance was given, the estimated remaining gain is
+    negligible. `SMALL_DECREASE`, `SMALL_STEP`: the same for `ftol` and `xtol`; if no tolerance was given,
+    `SMALL_DECREASE` means that no lower point was found and that almost nothing remains to be gained.
+    `TARGET_REACHED`: the value is at `target`. `jaxopt_course.minimize` defines each precisely.
 
     Example:
       >>> Status(1).name, Status(1) > 0
@@ -41,13 +41,13 @@ class Status(IntEnum):
 
 
 class Obstacle(IntEnum):
-    """The likely reason why a line search found no lower point, judged from its trials; 0 where it found one.
+    """The likely reason why a line search found no lower point, estimated from its trials; 0 if it found one.
 
-    `ROUNDING`: what the trials should have gained is below the rounding of the value. `KINK`: the slope jumps within
-    the shortest step, as it does across a kink. `SCALE`: the value rises steeply even at the shortest step: the scale
-    of the parameters is shorter still. `WRONG_GRADIENT`: the value does not follow the slope that the gradient
-    promises. `NOT_FINITE`: the value or the gradient was not finite at any trial. `UPHILL`: the direction does not go
-    down.
+    `ROUNDING`: the decrease expected at the trials is below the rounding of the value. `KINK`: the slope jumps within
+    the shortest step, as it does across a kink. `SCALE`: the value rises steeply even at the shortest step, because the
+    scale of the parameters is shorter still. `WRONG_GRADIENT`: the value does not follow the slope that the gradient
+    predicts. `NOT_FINITE`: the value or the gradient was not finite at any trial. `UPHILL`: the direction is not a
+    descent direction.
 
     Example:
       >>> Obstacle(2).name
@@ -64,7 +64,7 @@ class Obstacle(IntEnum):
 
 
 def first_true(cases: Sequence[Case], otherwise: Any) -> Any:
-    """The status of the first case whose condition is true, int32; `otherwise` where none is."""
+    """Return the status of the first case whose condition is true, int32; `otherwise` if none is."""
     return reduce(
         lambda rest, case: jnp.where(case[0], jnp.int32(case[1]), rest), reversed(cases), jnp.int32(otherwise)
     )

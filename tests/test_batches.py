@@ -127,8 +127,8 @@ def test_every_order_is_about_as_likely() -> None:
 @pytest.mark.parametrize(
     ("num_examples", "batch_size", "num_epochs", "said"),
     [
-        (5, 6, 1, "batch_size must be from 1 to the 5 examples there are, got 6"),
-        (5, 0, 1, "batch_size must be from 1 to the 5 examples there are, got 0"),
+        (5, 6, 1, "batch_size must be from 1 to the 5 examples of the data, got 6"),
+        (5, 0, 1, "batch_size must be from 1 to the 5 examples of the data, got 0"),
         (5, -2, 1, "batch_size must be .* got -2"),
         (0, 1, 1, "the data is empty"),
         (-1, 1, 1, "the data is empty"),

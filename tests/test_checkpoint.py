@@ -85,7 +85,7 @@ def test_a_run_that_is_done_is_not_done_again(tmp_path: Path) -> None:
 
     assert_equal(trained(checkpoint_dir=tmp_path, num_steps=50, callback=never), first)
     assert_equal(trained(checkpoint_dir=tmp_path, num_steps=90), trained(num_steps=90))
-    with pytest.raises(ValueError, match="is at step 90, beyond the 50 asked for"):
+    with pytest.raises(ValueError, match="is at step 90, beyond the 50 requested"):
         trained(checkpoint_dir=tmp_path, num_steps=50)
 
 
@@ -164,7 +164,7 @@ def test_a_torn_checkpoint_is_refused_and_the_one_before_used(harm: Callable[[Pa
     stopped(100, tmp_path, checkpoint_every=20)
     newest = files(tmp_path)[-1]
     harm(newest)
-    with pytest.warns(RuntimeWarning, match=r"torn or was changed.*going on from step 80"):
+    with pytest.warns(RuntimeWarning, match=r"incomplete or changed.*continuing from step 80"):
         resumed = trained(checkpoint_dir=tmp_path, checkpoint_every=20)
     assert_equal(resumed, trained())
     assert Path(f"{newest}.refused").exists()
@@ -176,7 +176,7 @@ def test_nothing_is_begun_anew_where_all_are_torn(tmp_path: Path) -> None:
         flipped(path)
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be resumed") as caught:
         trained(checkpoint_dir=tmp_path)
-    assert str(caught.value).count("torn or was changed") == 3
+    assert str(caught.value).count("incomplete or changed") == 3
     assert steps(tmp_path) == [20, 40, 60]
 
 
@@ -195,26 +195,29 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, np.ndarray
 CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
     "version": (
         lambda facts, _: facts.update(version=1),
-        "of version 1, this library reads version 2; version 1 does not",
+        "has version 1, but this library reads version 2; version 1 does not",
     ),
-    "future": (lambda facts, _: facts.update(version=3), "of version 3, this library reads version 2"),
+    "future": (lambda facts, _: facts.update(version=3), "has version 3, but this library reads version 2"),
     "run": (
         lambda facts, _: facts["run"]["settings"].update(batch_size=9),
         "of another run: its batch_size is 9, here it is 8",
     ),
     "malformed": (lambda facts, _: facts["run"].update(arrays=[]), "its facts are malformed"),
-    "step": (lambda facts, _: facts.update(step=7), "contradicts itself"),
+    "step": (lambda facts, _: facts.update(step=7), "contents are inconsistent"),
     "dtype": (lambda facts, _: facts["leaves"].update({"carry.alive": ["int8", []]}), r"its carry.alive is int8\[\]"),
-    "missing": (lambda facts, _: facts["leaves"].pop("carry.alive"), "contradicts itself"),
-    "bytes": (lambda _, arrays: arrays.update({"carry.alive": np.zeros(3, np.uint8)}), "no checkpoint of this library"),
+    "missing": (lambda facts, _: facts["leaves"].pop("carry.alive"), "contents are inconsistent"),
+    "bytes": (
+        lambda _, arrays: arrays.update({"carry.alive": np.zeros(3, np.uint8)}),
+        "not a checkpoint of this library",
+    ),
     "shape": (
         lambda facts, _: facts["leaves"].update({"carry.alive": ["bool", [1]]}),
         r"is bool\[1\], here it is bool",
     ),
-    "object": (lambda facts, _: facts["leaves"].update({"carry.alive": ["object", []]}), "no checkpoint of this"),
-    "huge": (lambda facts, _: facts["leaves"].update({"carry.alive": ["bool", [2**40]]}), "no checkpoint of this"),
-    "facts": (lambda facts, _: facts.clear(), "no checkpoint of this library"),
-    "history": (lambda facts, _: facts["leaves"].pop("history/.loss"), "contradicts itself"),
+    "object": (lambda facts, _: facts["leaves"].update({"carry.alive": ["object", []]}), "not a checkpoint of this"),
+    "huge": (lambda facts, _: facts["leaves"].update({"carry.alive": ["bool", [2**40]]}), "not a checkpoint of this"),
+    "facts": (lambda facts, _: facts.clear(), "not a checkpoint of this library"),
+    "history": (lambda facts, _: facts["leaves"].pop("history/.loss"), "contents are inconsistent"),
 }
 
 
@@ -262,7 +265,7 @@ def test_another_tree_key_or_data_is_refused(tmp_path: Path) -> None:
 
 def test_a_history_of_another_kind_is_refused(tmp_path: Path) -> None:
     trained(checkpoint_dir=tmp_path, num_steps=10)
-    with pytest.raises(CheckpointError, match=r"another kind: \.evals, \.evals\['b'\] only in one"):
+    with pytest.raises(CheckpointError, match=r"another structure: \.evals, \.evals\['b'\] only in one"):
         trained(checkpoint_dir=tmp_path, num_steps=20, eval_fn=lambda params: {"b": params["b"]})
 
 

@@ -268,7 +268,7 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
     "a record short": ("binary", put("test_batch.bin", bytes(3 * 3073)), "9,219 bytes, not the 12,292"),
     "a byte long": ("binary", put("test_batch.bin", bytes(RECORDS * 3073 + 1)), "12,293 bytes|larger than the 12,292"),
     "empty": ("binary", put("data_batch_5.bin", b""), "data_batch_5.bin: 0 bytes, not the 12,292"),
-    "missing": ("binary", lambda files: files.pop("test_batch.bin"), "not complete: test_batch.bin not there"),
+    "missing": ("binary", lambda files: files.pop("test_batch.bin"), "not complete: test_batch.bin missing"),
     "all missing": ("binary", lambda files: files.clear(), "not complete: data_batch_1.bin, data_batch_2.bin, "),
     "other classes": (
         "binary",
@@ -286,9 +286,9 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
     "true label": (
         "python",
         put("test_batch", pickled(labels=[True, 2, 1, 3])),
-        "'labels' should be a list of 4 whole",
+        "'labels' should be a list of 4 integers",
     ),
-    "few labels": ("python", put("test_batch", pickled(labels=[1, 2, 3])), "'labels' should be a list of 4 whole"),
+    "few labels": ("python", put("test_batch", pickled(labels=[1, 2, 3])), "'labels' should be a list of 4 integers"),
     "label array": ("python", put("test_batch", pickled(labels=np.zeros(4, np.uint8))), "'labels' should be a list"),
     "no labels": ("python", put("test_batch", pickle.dumps({"data": ALL["test_batch"].planes})), "'labels' should be"),
     "no data": (
@@ -300,8 +300,12 @@ WRONG: dict[str, tuple[str, Edit, str]] = {
     "few images": ("python", put("test_batch", pickled(data=np.zeros((3, 3072), np.uint8))), r"it is \(3, 3072\)"),
     "data of another type": ("python", put("test_batch", pickled(data=np.zeros((4, 3072), "i2"))), "dtype 'i2'"),
     "text for data": ("python", put("test_batch", pickled(data="x")), "it is missing"),
-    "a command": ("python", put("test_batch", b"cos\nsystem\n(S'true'\ntR."), "test_batch is no pickle of plain data"),
-    "no pickle": ("python", put("data_batch_2", b"hello"), "data_batch_2 is no pickle of plain data"),
+    "a command": (
+        "python",
+        put("test_batch", b"cos\nsystem\n(S'true'\ntR."),
+        "test_batch is not a pickle of plain data",
+    ),
+    "no pickle": ("python", put("data_batch_2", b"hello"), "data_batch_2 is not a pickle of plain data"),
     "classes pickled": ("python", classes(["cat"]), "the classes should be .*'cat'"),
     "classes no list": ("python", classes(5), "the classes should be"),
     "classes of numbers": (

@@ -335,7 +335,7 @@ def test_synthetic_features_that_do_not_vary_are_0() -> None:
         ("", {}, "unknown data set ''"),
         ("digits", {"image_shape": (8, 8)}, "'digits' has no such option: .*image_shape"),
         ("synthetic", {"test_fraction": 0.2}, "'synthetic' has no such option: .*test_fraction"),
-        ("digits", {"root": "somewhere"}, "'digits' is not read from files, root='somewhere'"),
+        ("digits", {"root": "somewhere"}, "'digits' is not read from files, so root='somewhere'"),
         ("synthetic", {"root": "somewhere"}, "'synthetic' is not read from files"),
         *[("digits", {"test_fraction": f}, f"test_fraction must be .* got {f}") for f in (0.0, 1.0, -0.1, 1.5, np.nan)],
         ("digits", {"test_fraction": 1e-3}, "test_size|test_fraction"),

@@ -17,7 +17,7 @@ import pytest
 
 import jaxopt_course as jc
 from jaxopt_course.gradients import GradientCheckError, Verdict, analytic, numerical
-from jaxopt_course.gradients.subject import arithmetic, random_weights, take_apart
+from jaxopt_course.gradients.subject import arithmetic, random_weights, split_arguments
 
 PASS, KINK, FAIL = Verdict.PASS, Verdict.KINK, Verdict.FAIL
 INCONCLUSIVE, CONSTANT, NONFINITE = Verdict.INCONCLUSIVE, Verdict.CONSTANT, Verdict.NONFINITE
@@ -476,7 +476,7 @@ def test_how_often_f_is_traced_does_not_depend_on_how_much_there_is_to_check() -
 def test_the_memory_of_a_directional_check_of_ten_million() -> None:
     n = 10_000_000
     with jax.enable_x64(False):
-        args = take_apart("test", sum_of_sines, (jnp.linspace(0.1, 1.0, n, dtype=jnp.float32),), 0, False)
+        args = split_arguments("test", sum_of_sines, (jnp.linspace(0.1, 1.0, n, dtype=jnp.float32),), 0, False)
         weights = random_weights(args, np.random.default_rng(0))
         point = numerical.Point(args.moving, args.data, weights, args.sizes, None)
         used: list[Any] = []
@@ -540,7 +540,7 @@ def test_a_pass_says_how_many_entries_it_speaks_for() -> None:
     assert leaves["params['y']"].speaks_for + leaves["params['y']"].inconclusive == 2
     assert leaves["params['y']"].unmoved == 1
     assert leaves["params['unused']"].verdict is CONSTANT
-    assert any("held still" in note for note in report.notes)
+    assert any("held fixed" in note for note in report.notes)
     assert "2 of 4" in str(report)
     said = report.to_dict()["leaves"]
     assert {leaf["path"]: leaf["speaks_for"] for leaf in said}["params['x']"] == 2
@@ -565,9 +565,9 @@ def test_the_report_is_a_tree_a_table_and_a_dictionary() -> None:
 
 
 def test_the_report_says_which_mode_and_why() -> None:
-    assert "few enough to look at each" in str(jc.gradcheck(sum_of_sines, X))
+    assert "few enough to check each" in str(jc.gradcheck(sum_of_sines, X))
     assert "more than 10,000" in str(jc.gradcheck(sum_of_sines, jnp.linspace(0.1, 1.0, 10_001)))
-    assert "as asked" in str(jc.gradcheck(sum_of_sines, X, mode="sparse"))
+    assert "as requested" in str(jc.gradcheck(sum_of_sines, X, mode="sparse"))
 
 
 # Wrong input.
@@ -586,7 +586,7 @@ WRONG_INPUT: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: jc.gradcheck(total, {"w": X}, grad_fn=lambda p: {"v": X}), ValueError, r"no gradient for params\['w'\]"),
     (lambda: jc.gradcheck(total, {"w": X}, grad_fn=lambda p: p | {"v": X}), ValueError, "which params does not have"),
     (lambda: jc.gradcheck(jnp.sum, X, grad_fn=lambda x: jnp.arange(7)), TypeError, "expected floating point"),
-    (lambda: jc.gradcheck(jnp.sum, X, mode="fast"), ValueError, "mode is one of auto, dense"),
+    (lambda: jc.gradcheck(jnp.sum, X, mode="fast"), ValueError, "mode must be one of auto, dense"),
     (lambda: jc.gradcheck(jnp.sum, X, rtol=-1.0), ValueError, "relative error"),
     (lambda: jc.gradcheck(jnp.sum, X, num_checks=0), ValueError, "at least one"),
     (lambda: jc.gradcheck(jnp.sum, X, argnums=1), ValueError, "argnums = 1, but f was given 1"),

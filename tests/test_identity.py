@@ -220,7 +220,7 @@ def test_a_folder_that_is_a_file_and_a_home_directory(tmp_path: Path, monkeypatc
     (tmp_path / "file").write_text("")
     options: dict[str, Any] = {"key": jax.random.key(0), "batch_size": 8, "num_steps": 1}
     for folder in ("~/file", "~/file/below"):
-        with pytest.raises(NotADirectoryError, match="must be a folder, and here is a file"):
+        with pytest.raises(NotADirectoryError, match="must be a folder, but this is a file"):
             jc.train(objective, jc.sgd(0.1), PARAMS, DATA, checkpoint_dir=folder, **options)
     jc.train(objective, jc.sgd(0.1), PARAMS, DATA, checkpoint_dir="~/runs", **options)
     assert len([*(tmp_path / "runs").glob("*.safetensors")]) == 1

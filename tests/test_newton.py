@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 import jaxopt_course as jc
 from jaxopt_course import Status
 from jaxopt_course.optimizers.dense_hessian import newton_model
-from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.inner_solve import residual_gain, truncated_cg
 from tests.tables import FLOATS
 
 METHODS: dict[str, Callable[..., Any]] = {"newton": jc.newton, "newton_cg": jc.newton_cg}
@@ -227,7 +227,7 @@ def test_the_residual_of_an_ended_inner_solve_hides_gain() -> None:
     all_of_it = float(jnp.sum(g**2 / curvatures) / 2)
     for most, complete in ((2, False), (3, True)):
         inner = truncated_cg(lambda v: curvatures * v, g, lambda v: v, jnp.int32(most), 1e-12)
-        seen, hidden = float(-g @ inner.solution / 2), float(hidden_gain(inner, g.dtype))
+        seen, hidden = float(-g @ inner.solution / 2), float(residual_gain(inner, g.dtype))
         assert seen + hidden <= all_of_it * (1 + 1e-9)
         assert (hidden > seen / 2) is not complete
         assert complete is (seen == pytest.approx(all_of_it, rel=1e-9))

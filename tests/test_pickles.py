@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxopt_course.data import DataFileError, pickles
-from jaxopt_course.data.pickles import MOST_STEPS, read_pickle, text
+from jaxopt_course.data.pickles import MAX_STEPS, read_pickle, text
 from tests.cifar_files import modern_batch, python2_batch, python2_class_names, random_batches
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -33,7 +33,7 @@ class Acts:
         return self.call
 
 
-def refused(data: bytes, said: str = "is no pickle of plain data") -> str:
+def refused(data: bytes, said: str = "is not a pickle of plain data") -> str:
     with pytest.raises(DataFileError, match=said) as caught:
         read_pickle(data, "file")
     return str(caught.value)
@@ -150,7 +150,7 @@ def test_a_command_is_never_run(tmp_path: Path, protocol: int, place: str) -> No
 )
 def test_what_is_no_plain_data_is_refused(protocol: int, act: Any) -> None:
     message = refused(pickle.dumps({"a": act}, protocol=protocol))
-    assert "nothing of it was run" in message or "has no place in plain data" in message
+    assert "nothing was executed" in message or "has no place in plain data" in message
 
 
 @each_protocol
@@ -225,8 +225,8 @@ def test_the_memo_may_have_holes_as_pickle_allows() -> None:
 
 def test_steps_are_bounded_and_so_is_what_they_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte a list: 30 MB of pickle would become 2 GB of empty lists."""
-    assert MOST_STEPS * sys.getsizeof({}) < 20 * 10**6
-    monkeypatch.setattr(pickles, "MOST_STEPS", 2000)
+    assert MAX_STEPS * sys.getsizeof({}) < 20 * 10**6
+    monkeypatch.setattr(pickles, "MAX_STEPS", 2000)
     assert "2,000 steps" in refused(b"\x80\x02}U\x01a(" + b"]" * 3000 + b"ls.")
     assert len(read_pickle(b"\x80\x02}U\x01a(" + b"]" * 1900 + b"ls.", "file")["a"]) == 1900
 
@@ -279,7 +279,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_said(name: str) -> None:
     data, said = BROKEN[name]
-    refused(data, f"file is no pickle of plain data: at byte [0-9]+, .*({said})")
+    refused(data, f"file is not a pickle of plain data: at byte [0-9]+, .*({said})")
 
 
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, "python 2"])

@@ -243,14 +243,14 @@ def test_what_dies_is_freed_also_where_a_derivative_rule_is_kept_in_the_program(
 
 
 def test_memory_is_bounded_for_what_must_be_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programs, "MOST_KEPT_ALIVE", 3)
+    monkeypatch.setattr(programs, "MAX_KEPT_ALIVE", 3)
     run, size = Counted(), 1013
     for i in range(6):
         run(Slots(jnp.full(size, float(i))), jnp.zeros(size))
     run(squared)
     gc.collect()
     assert {float(array[0]) for array in jax.live_arrays() if array.size == size} == {3, 4, 5}
-    monkeypatch.setattr(programs, "MOST_COMPILED", 4)
+    monkeypatch.setattr(programs, "MAX_COMPILED", 4)
     functions = [lambda w, k=k: k * squared(w) for k in range(6)]
     for function in functions:
         run(function)

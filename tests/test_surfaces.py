@@ -190,10 +190,14 @@ def test_float32_stays_float32() -> None:
     [
         (lambda: SURFACES["beale"].fn(jnp.zeros(3)), ValueError, r"beale: params must have shape \(2,\), got \(3,\)"),
         (lambda: SURFACES["beale"].fn(jnp.zeros(2, int)), TypeError, "floating point"),
-        (lambda: jc.surfaces.bowl(0.5), ValueError, "condition number is finite and >= 1"),
+        (lambda: jc.surfaces.bowl(0.5), ValueError, "condition number must be finite and >= 1"),
         (lambda: jc.surfaces.noisy(SURFACES["beale"], np.ones(2)), ValueError, r"symmetric and \[2, 2\]"),
-        (lambda: jc.surfaces.noisy(SURFACES["beale"], np.diag([1.0, -1.0])), ValueError, "no negative eigenvalue"),
-        (lambda: NOISY["beale"].objective(jnp.zeros(2), jnp.zeros(3)), ValueError, "draws are"),
+        (
+            lambda: jc.surfaces.noisy(SURFACES["beale"], np.diag([1.0, -1.0])),
+            ValueError,
+            "must not have a negative eigenvalue",
+        ),
+        (lambda: NOISY["beale"].objective(jnp.zeros(2), jnp.zeros(3)), ValueError, "draws must be"),
     ],
 )
 def test_errors(call: Callable[[], Any], error: type[Exception], said: str) -> None:

@@ -407,7 +407,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "keep": ({"keep_params": "some"}, ValueError, "keep_params"),
     "key": ({"key": 0}, TypeError, "key must be a random key"),
     "batch": ({"batch_size": 51}, ValueError, "sweep: batch_size must be from 1 to the 50 examples"),
-    "no length": ({"num_steps": None}, ValueError, "sweep: give num_steps or num_epochs"),
+    "no length": ({"num_steps": None}, ValueError, "sweep: give either num_steps or num_epochs"),
     "eval": ({"eval_every": 3}, ValueError, "eval_every needs an eval_fn"),
     "init": ({"init": "zeros"}, TypeError, "init must be a function key -> params"),
     "integers": ({"init": lambda key: {"W": jnp.zeros((3, 4), int)}}, TypeError, "floating"),

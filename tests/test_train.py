@@ -242,7 +242,7 @@ def test_a_loss_that_is_nan_names_the_loss() -> None:
 def test_parameters_that_overflow_in_the_last_step_do_not_pass(on_nonfinite: str) -> None:
     arguments: dict[str, Any] = {"key": KEY, "batch_size": 2, "num_steps": 1, "on_nonfinite": on_nonfinite}
     with pytest.raises(
-        NonFiniteError, match=r"after step 1, the last, params\['w'\] \(1 of 1 entries\) not finite"
+        NonFiniteError, match=r"after the last step, 1, these are not finite: params\['w'\] \(1 of 1 entries\)"
     ) as caught:
         jc.train(
             lambda p, x: jnp.sum(1e300 * p["w"] * x), jc.sgd(1e300), {"w": jnp.array(1.0)}, jnp.ones(4), **arguments

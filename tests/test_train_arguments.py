@@ -60,11 +60,11 @@ def test_states_are_converted_by_field_there_and_back(ours: Any, theirs: Any) ->
 def test_a_state_of_another_rule_tree_or_dtype_is_refused() -> None:
     adam = jc.adam(0.1)
     wrong: list[tuple[Any, Any, str]] = [
-        (jc.momentum(0.1).init(params()), adam, r"the optimizer's state has \.count, the given one has not"),
-        (adam.init(params()), jc.rmsprop(0.1), r"the given state has mu\['w'\], and the optimizer's has not"),
+        (jc.momentum(0.1).init(params()), adam, r"the optimizer's state has \.count, but the given has not"),
+        (adam.init(params()), jc.rmsprop(0.1), r"the given state has mu\['w'\], but the optimizer's has not"),
         (adam.init({"w": jnp.zeros(2)}), adam, r"state\.mu\['w'\] is float64\[2\].* has float64\[\] there"),
         (adam.init({"w": jnp.zeros((), jnp.float32)}), optax.adam(0.1), r"is float32\[\].* has float64\[\]"),
-        (adam.init({"v": jnp.zeros(())}), adam, r"has \.mu\['w'\], the given one has not"),
+        (adam.init({"v": jnp.zeros(())}), adam, r"has \.mu\['w'\], but the given has not"),
     ]
     for state, optimizer, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -142,5 +142,7 @@ def test_under_a_transformation_train_steps_is_named() -> None:
         lambda: jax.vmap(lambda rate: final(w=jnp.ones(()), rate=rate))(two),
         lambda: jax.vmap(lambda scale: final(w=jnp.ones(()), scale=scale))(two),
     ):
-        with pytest.raises(TypeError, match=r"does not run under jit, vmap or grad; training\.train_steps is the pure"):
+        with pytest.raises(
+            TypeError, match=r"does not run under jit, vmap or grad; use the pure function training\.train_steps"
+        ):
             call()

@@ -1,4 +1,4 @@
-"""On what: real and synthetic images as NumPy arrays, and the plan of minibatches."""
+"""Data sets: real and synthetic images as NumPy arrays, and plans of minibatches."""
 
 from jaxopt_course.data.archives import DataFileError
 from jaxopt_course.data.batches import BatchPlan, minibatches, shuffled

@@ -1,4 +1,4 @@
-"""Files from outside, read as data: nothing is extracted or run, no claim is believed before it is checked."""
+"""Safe reading of untrusted files: nothing is extracted or executed, and every stated size is checked before use."""
 
 import gzip
 import hashlib
@@ -9,19 +9,19 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple
 
-BLOCK = 512  # a tar is a row of these
-MOST_MEMBERS = 64
-SPARE = 2**20  # bytes an archive may unpack to beyond the files it is read for: headers, a readme, padding
-LARGEST_NOTE = 2**16
+BLOCK = 512  # bytes; a tar archive is a sequence of blocks
+MAX_MEMBERS = 64
+SPARE = 2**20  # bytes that an archive may unpack to besides the requested files: headers, a readme, padding
+MAX_PAX_HEADER = 2**16
 PIECE = 2**16
 
 
 class DataFileError(ValueError):
-    """A data file is not what it should be: which file, what is wrong with it, and what to do."""
+    """A data file is invalid; the message names the file and says what is wrong and what to do."""
 
 
 class Header(NamedTuple):
-    """Of a member of a tar: `kind` is its type flag."""
+    """The header of a tar member: `kind` is its type flag."""
 
     name: str
     size: int
@@ -29,7 +29,7 @@ class Header(NamedTuple):
 
 
 def check_digest(data: BufferedIOBase, size: int, algorithm: str, expected: str, where: str, otherwise: str) -> None:
-    """That a file is the one it should be, to the bit: its size first, then its sum, and only then is it parsed."""
+    """Raise DataFileError unless a file has the expected size and digest. Call it before the file is parsed."""
     found_size = data.seek(0, 2)
     data.seek(0)
     if found_size != size:
@@ -45,7 +45,7 @@ def check_digest(data: BufferedIOBase, size: int, algorithm: str, expected: str,
 
 
 def files_in_folder(folder: Path, largest: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-    """The files that are there of those asked for, each at most as large as stated: `(name, contents)`."""
+    """Yield `(name, contents)` of the requested files that exist, each at most as large as `largest[name]`."""
     for name, most in largest.items():
         path = folder / name
         if not path.is_file():
@@ -60,20 +60,20 @@ def files_in_folder(folder: Path, largest: Mapping[str, int]) -> Iterator[tuple[
 def members_of_archive(
     file: BufferedIOBase, folder: str, largest: Mapping[str, int], where: str
 ) -> Iterator[tuple[str, bytes]]:
-    """The members asked for of a gzipped tar, in its own order: `(name, contents)`, one in memory at a time.
+    """Yield `(name, contents)` of the requested members of a gzipped tar, in archive order, one in memory at a time.
 
-    Only regular files are taken, with or without the folder before their name, each once and at most as large as
-    stated. Other plain files are passed over. Links, devices, absolute names, names with `..` and whatever else could
-    matter only to somebody who extracts are refused: no archive of images has any. What the whole unpacks to is bounded
-    before it is unpacked, and it is read to its end, so that gzip's own checksum has been compared.
+    Only regular files are returned, with or without the folder in front of their name, each once and at most as large
+    as `largest[name]`. Other regular files are skipped. Links, devices, absolute names, names with `..` and everything
+    else that matters only for extraction are refused, because no archive of images contains them. The total unpacked
+    size is limited before unpacking. The archive is read to its end, so that gzip's own checksum is verified.
 
     Raises:
-      DataFileError: it is damaged, or holds what it should not.
+      DataFileError: the archive is damaged, or contains something that is not allowed.
     """
     seen: set[str] = set()
     with gzip.GzipFile(fileobj=file) as unpacked:
         stream = _Bounded(unpacked, sum(largest.values()) + SPARE, where)
-        for _ in range(MOST_MEMBERS + 1):
+        for _ in range(MAX_MEMBERS + 1):
             block = stream.exactly(BLOCK)
             if not any(block):
                 break
@@ -82,13 +82,13 @@ def members_of_archive(
             if contents is not None:
                 yield contents
         else:
-            raise DataFileError(f"{where} has more than {MOST_MEMBERS} members")
+            raise DataFileError(f"{where} has more than {MAX_MEMBERS} members")
         while stream.some(PIECE):
             pass
 
 
 class _Bounded:
-    """Reads what a gzip file unpacks to, and no more of it than there may be."""
+    """Reads the unpacked contents of a gzip file, up to a limit in bytes."""
 
     def __init__(self, unpacked: gzip.GzipFile, most: int, where: str):
         self.unpacked, self.left, self.where = unpacked, most, where
@@ -120,8 +120,8 @@ def _member(
     stream: _Bounded, header: Header, folder: str, largest: Mapping[str, int], seen: set[str], where: str
 ) -> tuple[str, bytes] | None:
     padding = -header.size % BLOCK
-    if header.kind in (b"x", b"g"):  # notes of the pax format, such as a time to the nanosecond
-        if header.size > LARGEST_NOTE:
+    if header.kind in (b"x", b"g"):  # pax headers, such as a time in nanoseconds
+        if header.size > MAX_PAX_HEADER:
             raise DataFileError(f"{where} has a pax header of {header.size:,} bytes")
         if re.search(rb" (path|linkpath|size|GNU\.sparse[^=]*)=", stream.exactly(header.size + padding)):
             raise DataFileError(f"{where} has a pax header that gives a member another name or size")
@@ -153,7 +153,7 @@ def _member(
 
 
 def _header(block: bytes, where: str) -> Header:
-    """POSIX.1-1988 (ustar), with GNU's binary numbers for large sizes."""
+    """Parse a header in the POSIX.1-1988 (ustar) format, with GNU's binary numbers for large sizes."""
     checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
     if _number(block[148:156], where) != checksum:
         raise DataFileError(f"{where} is damaged, or no tar archive: the checksum of a header is wrong")

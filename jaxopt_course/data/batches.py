@@ -1,4 +1,4 @@
-"""Which examples go into which step: a plan of indices, made ahead, that visits every example once an epoch."""
+"""Minibatch plans: indices of the examples of each step, made in advance, with every example once in each epoch."""
 
 import math
 from functools import partial
@@ -10,14 +10,15 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Int
 
-SORTED_BELOW = 512  # up to so many examples a sort of random bits is no slower, and all orders are equally likely
+SORTED_BELOW = 512  # up to this many examples, sorting random bits is not slower, and all orders are equally likely
 SHUFFLE_ROUNDS = 8
 
 
 class BatchPlan(NamedTuple):
-    """Indices of examples: `full[E, K, B]`, K whole batches an epoch, and `last[E, r]`, the rest of each epoch.
+    """Indices of examples: `full[E, K, B]`, K whole batches per epoch, and `last[E, r]`, the remainder of each epoch.
 
-    `r` is 0 where the rest is dropped or there is none. Both are int32. `full.reshape(-1, B)` is a plan to scan over.
+    `r` is 0 if the remainder is dropped or empty. Both arrays are int32. To scan over a plan, use
+    `full.reshape(-1, B)`.
     """
 
     full: Int[Array, "E K B"]
@@ -33,10 +34,10 @@ def minibatches(
     drop_last: bool = True,
     first_epoch: int | Array = 0,
 ) -> BatchPlan:
-    """Plan epochs of minibatches, each epoch in an order of its own.
+    """Plan epochs of minibatches, each epoch in its own random order.
 
     Epoch e is `shuffled(jax.random.fold_in(key, e), num_examples)`, so a long plan can be made a few epochs at a time.
-    Pure: it works under `jit` and under `vmap` over keys.
+    The function is pure; it works under `jit` and under `vmap` over keys.
 
     Args:
       key: a `jax.random` key.
@@ -75,12 +76,13 @@ def minibatches(
 def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
     """The numbers 0..N-1 in random order, in time proportional to N.
 
-    Up to N = 512, sort the numbers by 64 random bits each: every order is equally likely. Beyond, write i as row and
-    column of a table of about sqrt(N) by sqrt(N) places. Eight times, move every place down by a random amount that
-    depends on its column alone, then across by one that depends on its row: each move can be undone, so no two places
-    collide. A place past the end moves again until it is inside. Then swap the first two numbers or not, by a random
-    bit: odd and even orders are equally likely. Such an order is not one of all N!, for which there are too few random
-    bits; where examples go, and which are neighbours, has the frequencies of a uniform order.
+    Up to N = 512, the numbers are sorted by 64 random bits each, and every order is equally likely. For larger N, each
+    number is written as row and column of a table of about sqrt(N) by sqrt(N) places. Eight times, every place is moved
+    down by a random amount that depends only on its column, then across by a random amount that depends only on its
+    row. Each move is invertible, so no two places collide. A place beyond the end is moved again until it is inside.
+    Finally, a random bit decides whether the first two numbers are swapped, so that odd and even orders are equally
+    likely. Not all N! orders are possible, because there are too few random bits; but the positions of examples, and
+    which examples are neighbours, have the frequencies of a uniform order.
 
     Args:
       key: a `jax.random` key.
@@ -102,7 +104,7 @@ def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
     """
     if num_examples < 1:
         raise ValueError(f"shuffled: num_examples must be at least 1, got {num_examples}")
-    return _sorted_by_bits(key, num_examples) if num_examples <= SORTED_BELOW else _moved(key, num_examples)
+    return _sorted_by_bits(key, num_examples) if num_examples <= SORTED_BELOW else _shuffled_by_moves(key, num_examples)
 
 
 def _sorted_by_bits(key: Array, num_examples: int) -> Array:
@@ -110,8 +112,8 @@ def _sorted_by_bits(key: Array, num_examples: int) -> Array:
     return lax.sort((high, low, jnp.arange(num_examples, dtype=jnp.int32)), num_keys=2)[2]
 
 
-@partial(jax.jit, static_argnames="num_examples")  # without it every call outside jit compiles the loops anew
-def _moved(key: Array, num_examples: int) -> Array:
+@partial(jax.jit, static_argnames="num_examples")  # without it, every call outside jit would recompile the loops
+def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)
     down_key, across_key, swap_key = jax.random.split(key, 3)
@@ -143,5 +145,5 @@ def check_batch_size(where: str, num_examples: int, batch_size: int) -> None:
         raise ValueError(f"{where}: the data is empty")
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
-            f"{where}: batch_size must be from 1 to the {num_examples} examples there are, got {batch_size}"
+            f"{where}: batch_size must be from 1 to the {num_examples} examples of the data, got {batch_size}"
         )

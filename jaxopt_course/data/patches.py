@@ -1,4 +1,4 @@
-"""Real 32x32x3 pixels without a download: patches of ten photographs that ship inside scikit-image and scikit-learn."""
+"""Real 32x32x3 images without a download: patches of ten photographs that ship with scikit-image and scikit-learn."""
 
 from importlib import resources
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 SIZE = 32
-LEAST_SPAN = 8  # a patch none of whose channels spans so many of the 255 levels shows nothing: black, or plain sky
+MIN_RANGE = 8  # of the 255 levels; a patch with a smaller range in every channel is empty, such as black or plain sky
 
 
 class Photograph(NamedTuple):
-    """A class of patches: its name, and the file of the package that holds the picture."""
+    """A class of patches: its name, and the package and file that contain the photograph."""
 
     name: str
     package: str
@@ -38,10 +38,11 @@ SOURCE = (
 def photograph_patches(
     num_train: int, num_test: int, seed: int
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Patches of 32x32 at random places, in random order: `(pixels[N, 3072] uint8, labels[N] int32)`, train and test.
+    """Draw 32x32 patches in random order: `(pixels[N, 3072] uint8, labels[N] int32)` for train and for test.
 
-    Train comes from the left two thirds of each photograph and test from what is right of a gap as wide as a patch:
-    patches of one part may overlap, but no pixel is in both. Every class has its share, to one patch.
+    The train patches are from the left two thirds of each photograph. The test patches are from the part to the right
+    of a gap as wide as a patch. Patches of one part may overlap, but no pixel is in both parts. The sizes of the
+    classes differ by at most one patch.
     """
     rng = np.random.default_rng(seed)
     parts: list[list[np.ndarray]] = [[], []]
@@ -64,22 +65,22 @@ def _pixels(photograph: Photograph) -> np.ndarray:
 
 
 def _draw(rng: np.random.Generator, side: np.ndarray, count: int, name: str) -> np.ndarray:
-    """`count` different places of a side that show something, as rows of pixels."""
+    """Draw `count` different patches that are not empty, as rows of pixels."""
     windows = np.lib.stride_tricks.sliding_window_view(side, (SIZE, SIZE), axis=(0, 1))  # [rows, columns, 3, 32, 32]
     rows, columns = windows.shape[:2]
     found: list[np.ndarray] = []
     places = iter(rng.permutation(rows * columns))
     while len(found) < count <= rows * columns and (place := next(places, None)) is not None:
         patch = windows[place // columns, place % columns]
-        if np.ptp(patch, axis=(1, 2)).max() >= LEAST_SPAN:
+        if np.ptp(patch, axis=(1, 2)).max() >= MIN_RANGE:
             found.append(patch.transpose(1, 2, 0).ravel())
     if len(found) < count:
-        raise ValueError(f"load: 'patch10' has fewer patches of the {name} than the {count:,} that were asked for")
+        raise ValueError(f"load: 'patch10' has fewer patches of the {name} than the {count:,} requested")
     return np.stack(found) if found else np.empty((0, SIZE * SIZE * 3), np.uint8)
 
 
 def _in_order(patches: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
-    """The patches of all classes, put where the labels say."""
+    """Return the patches of all classes in the order of the labels."""
     pixels = np.empty((len(labels), SIZE * SIZE * 3), np.uint8)
     for number, rows in enumerate(patches):
         pixels[labels == number] = rows

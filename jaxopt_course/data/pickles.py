@@ -1,8 +1,8 @@
-"""What a pickle holds, read without running it.
+"""A reader of pickles that does not execute them.
 
-A pickle is a program, and `pickle.load` runs it. This reads the part of that language that plain data is written in:
-dictionaries, lists, tuples, text, bytes, whole numbers and arrays of bytes. The few names that such arrays need stand
-in a table, and what they stand for is never called.
+A pickle is a program, and `pickle.load` runs it. This module reads the subset of that language that is needed for plain
+data: dictionaries, lists, tuples, text, bytes, integers and arrays of bytes. The few global names that such arrays need
+are in a table, and the functions that they refer to are never called.
 """
 
 import enum
@@ -17,17 +17,17 @@ import numpy as np
 from jaxopt_course.data.archives import DataFileError
 
 OPCODES = {opcode.code: opcode.name for opcode in pickletools.opcodes}
-MOST_STEPS = 200_000  # a batch of CIFAR-10 takes 30,000 to 60,000
+MAX_STEPS = 200_000  # a batch of CIFAR-10 takes 30,000 to 60,000
 
 
 class Name(enum.Enum):
-    """What a pickled array refers to: NumPy's own names for making one."""
+    """The global names that a pickled array refers to: NumPy's functions and types for creating an array."""
 
     RECONSTRUCT = enum.auto()
     FROMBUFFER = enum.auto()
     NDARRAY = enum.auto()
     DTYPE = enum.auto()
-    ENCODE = enum.auto()  # how bytes are spelt before protocol 3
+    ENCODE = enum.auto()  # how bytes are written before protocol 3
     UINT8 = enum.auto()  # a dtype, the only one
 
 
@@ -43,32 +43,32 @@ NAMES = {
 
 
 class Array:
-    """An array under construction: without values until its state has been read."""
+    """An array under construction; it has no values until its state has been read."""
 
     values: np.ndarray | None = None
 
 
 def read_pickle(data: bytes, where: str) -> dict[str, Any]:
-    """The dictionary in a pickle of any protocol, without running anything in it.
+    """Return the dictionary in a pickle of any protocol, without executing anything in it.
 
-    Text of Python 2 and bytes come as memoryviews into `data`, arrays of uint8 as views of it: memory stays within a
-    few times the file, whatever sizes it claims. Keys become text.
+    Python 2 text and bytes are returned as memoryviews into `data`, and arrays of uint8 as views of it. Memory use is
+    therefore at most a few times the file size, whatever sizes the file claims. Keys become text.
 
     Raises:
-      DataFileError: it is damaged, or holds anything but plain data.
+      DataFileError: the pickle is damaged, or contains anything other than plain data.
     """
     return _Reader(data, where).read()
 
 
 def text(value: Any) -> str | None:
-    """Text, also where Python 2 wrote it as bytes; None for anything else."""
+    """Return text, including text that Python 2 wrote as bytes; None for anything else."""
     if isinstance(value, memoryview):
         return str(value, "latin-1")
     return value if isinstance(value, str) else None
 
 
 class _Reader:
-    """The machine of the `pickle` module, with a stack, a memo and marks, short of everything that could act."""
+    """The stack machine of the `pickle` module, with a stack, a memo and marks, but without opcodes that call code."""
 
     def __init__(self, data: bytes, where: str):
         self.data, self.view, self.at, self.where = data, memoryview(data), 0, where
@@ -77,12 +77,12 @@ class _Reader:
         self.memo: dict[int, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             opcode = bytes(self.take(1))
             if opcode == pickle.STOP:
                 return self.result()
             self.step(opcode)
-        raise self.wrong(f"it takes more than {MOST_STEPS:,} steps")
+        raise self.wrong(f"it takes more than {MAX_STEPS:,} steps")
 
     def result(self) -> dict[str, Any]:
         top = self.pop(dict)
@@ -165,19 +165,19 @@ class _Reader:
                 self.stack.append(self.name(module.encode("utf-8", "replace"), name.encode("utf-8", "replace")))
             case pickle.REDUCE:
                 args, name = self.pop(tuple), self.pop(Name)
-                self.stack.append(self.made_by(name, args))
+                self.stack.append(self.result_of_call(name, args))
             case pickle.BUILD:
                 self.build(self.pop(tuple))
             case pickle.PROTO:
                 if self.whole(1) > 5:
                     raise self.wrong("its protocol is not known")
             case pickle.FRAME:
-                self.take(8)  # how much may be read at once: all of it is here
+                self.take(8)  # the length of the frame, which is not needed: all data is in memory
             case _:
                 raise self.wrong(f"{OPCODES.get(opcode.decode('latin-1'), opcode)} has no place in plain data")
 
-    def made_by(self, name: Name, args: tuple[Any, ...]) -> Any:
-        """What calling the name would give, for the few calls that a pickled array is made of."""
+    def result_of_call(self, name: Name, args: tuple[Any, ...]) -> Any:
+        """Return the result that calling the name would give, for the few calls in a pickled array."""
         match name, args:
             case Name.ENCODE, (str() as characters, "latin1"):
                 try:
@@ -200,7 +200,7 @@ class _Reader:
 
     def build(self, state: tuple[Any, ...]) -> None:
         match self.top(), state:
-            case Name.UINT8, _:  # byte order and fields, which bytes do not have
+            case Name.UINT8, _:  # byte order and fields, which uint8 does not have
                 pass
             case Array() as array, (_, shape, Name.UINT8, fortran, values):
                 self.fill(array, shape, values, fortran is True or fortran == 1)
@@ -209,15 +209,15 @@ class _Reader:
 
     def fill(self, array: Array, shape: Any, values: Any, fortran: bool) -> None:
         if not isinstance(shape, tuple) or not 1 <= len(shape) <= 2 or any(type(n) is not int or n < 1 for n in shape):
-            raise self.wrong("an array has not one or two dimensions, each at least 1")
+            raise self.wrong("an array must have one or two dimensions, each at least 1")
         if not isinstance(values, memoryview) or values.nbytes != math.prod(shape):
-            raise self.wrong("an array claims a shape of another size than its values have")
+            raise self.wrong("an array claims a shape that does not match the size of its values")
         array.values = np.frombuffer(values, np.uint8).reshape(shape, order="F" if fortran else "C")
 
     def name(self, module: bytes | memoryview, name: bytes | memoryview) -> Name:
         written = f"{str(module, 'utf-8', 'replace')} {str(name, 'utf-8', 'replace')}"
         if written not in NAMES:
-            raise self.wrong(f"it names {written[:100]!r}, which is no plain data; nothing of it was run")
+            raise self.wrong(f"it names {written[:100]!r}, which is not plain data; nothing was executed")
         return NAMES[written]
 
     def set_items(self, items: list[Any]) -> None:
@@ -281,4 +281,4 @@ class _Reader:
         return self.stack.pop()
 
     def wrong(self, what: str) -> DataFileError:
-        return DataFileError(f"{self.where} is no pickle of plain data: at byte {self.at:,}, {what}")
+        return DataFileError(f"{self.where} is not a pickle of plain data: at byte {self.at:,}, {what}")

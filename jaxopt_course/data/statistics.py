@@ -1,10 +1,10 @@
-"""Where the features lie, and how far they spread: asked once, of data that stays as it is."""
+"""Mean and standard deviation of features, computed without a floating-point copy of the data."""
 
 import numpy as np
 
 from jaxopt_course.arrays import check_arrays
 
-BLOCK = 256  # examples that are floating point at once
+BLOCK = 256  # examples converted to floating point at a time
 
 
 def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -14,10 +14,10 @@ def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       inputs: `[N, D]`, of any real dtype, such as uint8 pixels of the training part; a `numpy.memmap` is read once.
 
     Returns:
-      `(mean[D], scale[D])`, float32 (float64 of float64); the scale of a feature that never varies is 1.
+      `(mean[D], scale[D])`, float32 (float64 for float64 inputs); the scale of a constant feature is 1.
 
     Raises:
-      ValueError: inputs that are not a table of examples, or have none, or are masked.
+      ValueError: inputs that are not `[N, D]`, have no examples, or are masked.
 
     Example:
       >>> mean, scale = feature_statistics(np.array([[0, 7], [4, 7]], np.uint8))
@@ -35,7 +35,7 @@ def feature_statistics(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def moments(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every feature in float64; 0, and not its rounding, where it never varies."""
+    """Return mean and standard deviation of every feature in float64; a constant feature has deviation exactly 0."""
     count, mean, squares = 0, np.zeros(inputs.shape[1]), np.zeros(inputs.shape[1])
     varies = np.zeros(inputs.shape[1], bool)
     for first in range(0, len(inputs), BLOCK):

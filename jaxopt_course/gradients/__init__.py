@@ -1,4 +1,4 @@
-"""Is the gradient right?"""
+"""Gradient checks: numerical gradients, and checks of gradients and Hessians against differences."""
 
 from jaxopt_course.gradients.check import gradcheck
 from jaxopt_course.gradients.finite_differences import NumericalGradientWarning, numerical_gradient

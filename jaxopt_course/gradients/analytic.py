@@ -1,4 +1,4 @@
-"""The analytic side of a check: gradients by autodiff or by hand, in the user's own dtype and in float64."""
+"""The analytic side of a check: gradients by autodiff or by `grad_fn`, in the user's dtype and in float64."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -32,58 +32,58 @@ from jaxopt_course.gradients.subject import (
     unit_of,
 )
 
-BLOCK = 2**17  # entries that are multiplied at a time, so that a large leaf needs no copy in float64
+BLOCK = 2**17  # entries multiplied at a time, so that a large leaf is not copied to float64
 
 
 class Linear(NamedTuple):
-    """f linearised at the point: its outputs; a gradient for each cotangent; forward slopes along one ray."""
+    """f linearised at the point: its outputs, a gradient for each cotangent, and forward slopes along one ray."""
 
     outputs: Leaves  # of reverse mode only
     grads: Leaves | None  # [M, *shape] of each part
-    bend: Number  # how far the gradient is from linear in its cotangent, relative to each entry; the largest
+    nonlinearity: Number  # largest deviation of the gradient from linearity in its cotangent, relative to each entry
     slopes: ArrayLike | None  # [M]
 
 
 class Modes(NamedTuple):
-    """What `linearise` computes: a gradient for each cotangent, slopes by forward mode, and the test of linearity."""
+    """The parts that `linearise` computes: gradients for cotangents, slopes by forward mode, the test of linearity."""
 
     reverse: bool
     forward: bool
-    bend: bool
+    nonlinearity: bool
 
 
-ALL_MODES = Modes(reverse=True, forward=True, bend=True)
+ALL_MODES = Modes(reverse=True, forward=True, nonlinearity=True)
 
 
-def mixing(num_readings: int) -> np.ndarray:
-    """The weights [M] of the cotangent that tests linearity; -1/2 for a single one, which rounds nothing."""
+def mixture_weights(num_readings: int) -> np.ndarray:
+    """Return the weights [M] of the cotangent that tests linearity; -1/2 for a single one, which is exact."""
     sizes = (64 + (29 * np.arange(num_readings)) % 64) / 128
     return np.where(np.arange(num_readings) % 2 == 0, -sizes, sizes)
 
 
 def linearise(subject: Subject, parts: tuple[Part, ...], precise: bool, modes: Modes, point: Point) -> Linear:
-    """By reverse mode, by forward mode along the ray of all coordinates, or by both."""
+    """Linearise by reverse mode, by forward mode along the ray of all coordinates, or by both."""
     point, found = point.as_run(precise), Linear([], None, 0.0, None)
 
     def outputs(moving: Leaves) -> Leaves:
         return subject.outputs(moving, point.data)
 
-    if modes.reverse or modes.bend:
+    if modes.reverse or modes.nonlinearity:
         out, pull = jax.vjp(outputs, point.moving)
         cotangents = [u.astype(leaf.dtype) for u, leaf in zip(point.cotangents or [], out, strict=True)]
-        weights = mixing(cotangents[0].shape[0])
-        if modes.bend:
+        weights = mixture_weights(cotangents[0].shape[0])
+        if modes.nonlinearity:
             mixed = [jnp.tensordot(jnp.asarray(weights, u.dtype), u, 1) for u in cotangents]
             cotangents = [jnp.concatenate([u, m[None]]) for u, m in zip(cotangents, mixed, strict=True)]
-        if parts[-1].last > LARGE:  # unrolled, so that nothing is kept that is only compared
+        if parts[-1].last > LARGE:  # unrolled, so that arrays that are only compared are not kept
             every = [
                 jnp.stack(rows) for rows in zip(*(pull(list(u))[0] for u in zip(*cotangents, strict=True)), strict=True)
             ]
         else:
             every = lax.map(lambda u: pull(u)[0], cotangents, batch_size=64 if len(weights) > 1 else None)
         grads = [grad[: len(weights)] for grad in every]
-        if modes.bend:
-            found = found._replace(bend=_bend(grads, [grad[-1] for grad in every], weights))
+        if modes.nonlinearity:
+            found = found._replace(nonlinearity=_nonlinearity(grads, [grad[-1] for grad in every], weights))
         if modes.reverse:
             found = found._replace(outputs=out, grads=grads)
     if modes.forward:
@@ -92,11 +92,11 @@ def linearise(subject: Subject, parts: tuple[Part, ...], precise: bool, modes: M
     return found
 
 
-def _bend(grads: Leaves, again: Leaves, weights: np.ndarray) -> ArrayLike:
-    """How far the gradient of a mixture of readings is from the mixture of their gradients, relative to its terms.
+def _nonlinearity(grads: Leaves, again: Leaves, weights: np.ndarray) -> ArrayLike:
+    """Return the deviation of the gradient of a mixture of readings from the mixture of gradients, relative to terms.
 
-    With one reading the mixture is an exact multiple, and each entry is held against itself alone. With several their
-    terms round; an entry then counts from a thousandth of its leaf's largest.
+    With one reading the mixture is an exact multiple, and the deviation of each entry is relative to the entry. With
+    several, terms round; entries below a thousandth of the leaf's largest are then compared with that thousandth.
     """
     worst = jnp.zeros((), jnp.float32)
     for grad, one in zip(grads, again, strict=True):
@@ -115,7 +115,7 @@ def _bend(grads: Leaves, again: Leaves, weights: np.ndarray) -> ArrayLike:
 def forward_slopes(
     subject: Subject, parts: tuple[Part, ...], precise: bool, point: Point, rays: tuple[ArrayLike, ArrayLike]
 ) -> ArrayLike:
-    """Slopes [R, M] along rays (first, last) by forward mode, for functions that have no other."""
+    """Return slopes [R, M] along rays (first, last) by forward mode, for functions without reverse mode."""
     point = point.as_run(precise)
 
     def slope(ray: tuple[ArrayLike, ArrayLike]) -> ArrayLike:
@@ -128,11 +128,11 @@ def forward_slopes(
 
 @dataclass(frozen=True)
 class Gradient:
-    """A gradient for each reading; or only slopes along rays, where f has forward mode alone.
+    """A gradient for each reading; or only slopes along rays, if f has only forward mode.
 
-    `weights` are those of the ray along which forward mode is compared; `forward` [M] its slopes by that mode, `bend`
-    how far reverse mode is from linear in its cotangent. `kept` are the leaves [M, *shape], which a large gradient
-    computes again when they are needed.
+    `weights`: of the ray along which forward mode is compared; `forward` [M]: its slopes by forward mode;
+    `nonlinearity`: deviation of reverse mode from linearity in its cotangent; `kept`: the leaves [M, *shape], which a
+    large gradient recomputes when they are needed.
     """
 
     question: Question
@@ -143,7 +143,7 @@ class Gradient:
     grad_fn: Function | None = None
     kept: list[np.ndarray] | None = None
     outputs: Leaves = field(default_factory=list)
-    bend: float = 0.0
+    nonlinearity: float = 0.0
     forward: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
@@ -157,29 +157,29 @@ class Gradient:
 
     @property
     def leaves(self) -> list[np.ndarray]:
-        """The gradient, of a function that has reverse mode."""
+        """The gradient, for a function that has reverse mode."""
         return self.kept if self.kept is not None else _arrays(_linear(self, self.modes).grads)
 
-    def holding(self) -> "Gradient":
-        """The same with its leaves in memory."""
+    def with_leaves(self) -> "Gradient":
+        """Return the same gradient with its leaves in memory."""
         return replace(self, kept=self.leaves) if self.has_reverse else self
 
     def at(self, moving: Leaves) -> "Gradient":
-        """The same gradient at another point."""
+        """Return the same gradient at another point."""
         there = replace(self, question=self.question._replace(args=self.args._replace(moving=moving)), kept=None)
         if self.grad_fn is not None:
             return by_hand(there.question, self.grad_fn, self.precise, self.weights)
-        return _found(there)
+        return _evaluated(there)
 
     @cached_property
     def row(self) -> np.ndarray:
-        """Every component, [M, n]: of a complex leaf the slopes for its real and for its imaginary parts."""
+        """All components, [M, n]; for a complex leaf, the slopes for its real and for its imaginary parts."""
         flat = [(part, grad.reshape(len(grad), -1)) for part, grad in zip(self.args.parts, self.leaves, strict=True)]
-        return np.concatenate([take(grad) for part, grad in flat for _, take in _stretches(part)], axis=1)
+        return np.concatenate([take(grad) for part, grad in flat for _, take in _coordinate_ranges(part)], axis=1)
 
     @cached_property
     def units(self) -> np.ndarray:
-        """What a step of t = 1 is for each coordinate, [n]."""
+        """The step of each coordinate at t = 1, [n]."""
         pieces = []
         for part, leaf, size in zip(self.args.parts, self.args.moving, self.args.sizes, strict=True):
             entries = np.asarray(leaf).ravel().astype(complex if part.is_complex else float)
@@ -187,7 +187,7 @@ class Gradient:
         return np.concatenate(pieces)
 
     def slopes(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
-        """Slopes [R, M] along rays, and how large they would typically be: the root of the sum of squared terms."""
+        """Return slopes [R, M] along rays, and their typical sizes: the root of the sum of squared terms."""
         if not self.has_reverse:
             point = Point(
                 self.args.moving, self.args.data, rays.weights, self.args.sizes, _cotangents(self), rays.absolute
@@ -200,7 +200,7 @@ class Gradient:
             return self._slopes_in_blocks(rays)
         weights = np.concatenate([np.asarray(weight, float).ravel() for weight in rays.weights]) / UNIT
         units = 1.0 if rays.absolute else self.units * weights
-        with np.errstate(over="ignore"):  # a slope beyond the largest number is infinite, and judged as such
+        with np.errstate(over="ignore"):  # a slope that overflows is infinite, and is judged as infinite
             terms = np.where(self.units > 0, self.row * units, 0.0)
         if np.all(rays.last - rays.first == 1):
             return terms[:, rays.first].T, np.abs(terms[:, rays.first].T)
@@ -208,7 +208,7 @@ class Gradient:
         return np.stack([x.sum(axis=1) for x in pieces]), np.stack([norm_of(x, axis=1) for x in pieces])
 
     def _slopes_in_blocks(self, rays: Rays) -> tuple[np.ndarray, np.ndarray]:
-        """The same for a large gradient, without a copy of it."""
+        """Return the same for a large gradient, without copying it."""
         leaves = self.leaves
         sums, norms = np.zeros((2, len(rays.first), len(leaves[0])))
         for r, (first, last) in enumerate(zip(rays.first, rays.last, strict=True)):
@@ -218,12 +218,12 @@ class Gradient:
         return sums, norms
 
     def _terms(self, leaves: list[np.ndarray], rays: Rays, first: int, last: int) -> Iterator[np.ndarray]:
-        """Blocks [M, B] of slope times unit times weight on one ray."""
+        """Yield blocks [M, B] of slope times unit times weight on one ray."""
         args = self.args
         for part, grad, leaf, size, weight in zip(
             args.parts, leaves, args.moving, args.sizes, rays.weights, strict=True
         ):
-            for number, (stretch, take) in enumerate(_stretches(part)):
+            for number, (stretch, take) in enumerate(_coordinate_ranges(part)):
                 a, b = max(first - stretch, 0), min(last - stretch, part.size)
                 w, x = np.asarray(weight).reshape(-1, part.size)[number], np.asarray(leaf).reshape(-1)
                 for i in range(a, b, BLOCK):
@@ -233,7 +233,7 @@ class Gradient:
                     yield np.where(unit > 0, take(grad.reshape(len(grad), -1)[:, at]) * factor, 0.0)
 
     def not_finite(self) -> dict[int, np.ndarray]:
-        """For each part with entries that are not finite, where the parameter itself is, the flat places of those."""
+        """Return, for each part, the flat places where the gradient is not finite although the parameter is."""
         if not self.has_reverse:
             return {}
         found = {}
@@ -248,61 +248,61 @@ class Gradient:
 
 
 def norm_of(x: np.ndarray, axis: int) -> np.ndarray:
-    """The Euclidean norm, of numbers whose squares may underflow or overflow."""
+    """Return the Euclidean norm of numbers whose squares may underflow or overflow."""
     largest = np.max(np.abs(x), axis=axis, keepdims=True, initial=0.0)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
     return np.linalg.norm(x / scale, axis=axis) * np.squeeze(scale, axis)
 
 
 def by_autodiff(question: Question, weights: Leaves, precise: bool) -> Gradient:
-    """Reverse and forward mode where both are defined, else the one that is; compiled where it can be."""
-    refused: Exception | None = None
-    for run_by in (compiled, uncompiled):  # as it is where it cannot be compiled
+    """Differentiate by reverse and forward mode, or by the one that is defined; compiled if possible."""
+    last_error: Exception | None = None
+    for run_by in (compiled, uncompiled):  # uncompiled only if compiling fails
         start = Gradient(question, precise, weights, run_by=run_by)
-        large = question.args.num_coordinates > LARGE  # then one mode after the other: they need not share the memory
+        large = question.args.num_coordinates > LARGE  # then one mode after the other, to save memory
         together = None if large else _attempt(start, Modes(True, True, True))
         if isinstance(together, Gradient):
             return together
         reverse = _attempt(start, Modes(True, False, not large))
         forward = _attempt(start, Modes(False, True, False))
         if isinstance(reverse, Gradient):
-            bend = _attempt(start, Modes(False, False, True)) if large else reverse
-            reverse = replace(reverse, bend=bend.bend if isinstance(bend, Gradient) else 0.0)
+            tested = _attempt(start, Modes(False, False, True)) if large else reverse
+            reverse = replace(reverse, nonlinearity=tested.nonlinearity if isinstance(tested, Gradient) else 0.0)
             if isinstance(forward, Gradient):
                 return replace(reverse, forward=forward.forward)
             return replace(reverse, notes=(f"forward mode is not defined here: {first_line(forward)}",))
         if isinstance(forward, Gradient):
             return replace(forward, notes=(f"forward mode; reverse is not defined here: {first_line(reverse)}",))
-        refused = reverse
-    assert refused is not None
-    refused.add_note(f"{question.title}: f can be evaluated at the point, but neither mode differentiates it there")
-    raise refused
+        last_error = reverse
+    assert last_error is not None
+    last_error.add_note(f"{question.title}: f can be evaluated at the point, but neither mode differentiates it there")
+    raise last_error
 
 
 def by_hand(question: Question, grad_fn: Function, precise: bool, weights: Leaves) -> Gradient:
-    """What the user's `grad_fn` returns for the one reading of a scalar f; its tree must be that of the params."""
+    """Return the gradient computed by the user's `grad_fn` for a scalar f; its tree must be that of the params."""
     args = question.args
     with arithmetic(precise):
         answer = grad_fn(*args.subject.arguments(as_run(args.moving, precise), as_run(args.data, precise)))
-    return Gradient(question, precise, weights, grad_fn=grad_fn, kept=[leaf[None] for leaf in _match(answer, question)])
+    return Gradient(question, precise, weights, grad_fn=grad_fn, kept=_matched_leaves(answer, question))
 
 
 def _attempt(gradient: Gradient, modes: Modes) -> "Gradient | Exception":
-    """The gradient by these modes, or what stood in the way."""
+    """Return the gradient by these modes, or the error that was raised."""
     try:
-        return _found(replace(gradient, modes=modes))
-    except Exception as error:  # whatever f objects to; it has run at the point itself
+        return _evaluated(replace(gradient, modes=modes))
+    except Exception as error:  # any error raised by f, which has run at the point itself
         return error
 
 
-def _found(gradient: Gradient) -> Gradient:
+def _evaluated(gradient: Gradient) -> Gradient:
     found = _linear(gradient, gradient.modes)
     grads = None if found.grads is None else _arrays(found.grads)
     return replace(
         gradient,
         kept=grads if gradient.args.num_coordinates <= LARGE else None,
         outputs=[np.asarray(leaf) for leaf in found.outputs],
-        bend=float(found.bend),
+        nonlinearity=float(found.nonlinearity),
         forward=None if found.slopes is None else np.asarray(found.slopes, float),
     )
 
@@ -322,14 +322,14 @@ def _cotangents(gradient: Gradient) -> Leaves:
     return gradient.question.readings.cotangents
 
 
-def _stretches(part: Part) -> list[tuple[int, Callable[[np.ndarray], np.ndarray]]]:
-    """Where a leaf's coordinates begin, and its gradient there; of the real parts and then the imaginary ones."""
+def _coordinate_ranges(part: Part) -> list[tuple[int, Callable[[np.ndarray], np.ndarray]]]:
+    """Return the first coordinate of a leaf's real parts, and of its imaginary parts, each with its gradient."""
     real = (part.first, lambda grad: np.real(grad).astype(float))
     return [real, (part.first + part.size, lambda grad: -np.imag(grad))] if part.is_complex else [real]
 
 
-def _match(answer: PyTree, question: Question) -> list[np.ndarray]:
-    """The leaves of a hand-written gradient in the order of the parts."""
+def _matched_leaves(answer: PyTree, question: Question) -> list[np.ndarray]:
+    """Return the leaves [1, *shape] of a hand-written gradient in the order of the parts."""
     name, args = question.title, question.args
     check_arrays(f"{name}: the gradient of params", answer)
     with_paths = jax.tree_util.tree_leaves_with_path(answer, is_leaf=lambda x: x is None)
@@ -346,5 +346,5 @@ def _match(answer: PyTree, question: Question) -> list[np.ndarray]:
             raise ValueError(f"{returned} shape {leaf.shape} for {part.path} of shape {part.shape}; they must be equal")
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(f"{returned} {leaf.dtype} for {part.path}; expected floating point")
-        leaves.append(leaf)
+        leaves.append(leaf[None])
     return leaves

@@ -1,4 +1,4 @@
-"""Entry by entry: every coordinate, or some, on its own, in its own unit, against its own noise."""
+"""Checks of single entries: each coordinate separately, in its own unit and relative to its own noise."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from jaxopt_course.gradients.estimates import BARS, Samples
 from jaxopt_course.gradients.numerical import Numerical
 from jaxopt_course.gradients.report import SEVERITY, Entry, LeafReport, Verdict, entry_at
-from jaxopt_course.gradients.shortcuts import compare, look_at_groups
+from jaxopt_course.gradients.shortcuts import check_groups, compare
 from jaxopt_course.gradients.subject import Part, Question, entries_at, units_at
 from jaxopt_course.gradients.verdicts import (
     CONSTANT,
@@ -18,24 +18,24 @@ from jaxopt_course.gradients.verdicts import (
     Findings,
     Trial,
     digits,
-    excused,
+    downgrade_passes,
+    excuse_rounding,
     few_digits_note,
     judge_entries,
-    too_few_digits,
     unmeasured,
     wrong_entries,
 )
 
-FEW = 64  # entries that are all swept
-PILOTS = 4  # entries of each leaf that are swept to learn those steps
-SWEPT = 512  # entries that are swept at once, and in all once one of them has failed
-TELLS_ENOUGH = 1e-2  # relative error of a gradient in its own dtype that its noise may excuse
-OWN = 1e-2  # of its unit, below which an entry's own size asks for steps of its own
-LOOKED_AT_AGAIN = 128  # entries that are swept over more steps where the first sweep did not settle them
+MAX_SWEPT_ALL = 64  # up to this many entries, all are swept
+PILOTS = 4  # entries of each leaf that are swept first, to find good steps for the others
+SWEEP_SIZE = 512  # entries swept at once; also the total once one entry has failed
+EXCUSABLE_ERROR = 1e-2  # largest relative error of a gradient in its own dtype that its noise may explain
+SMALL_ENTRY = 1e-2  # an entry smaller than this fraction of its unit needs steps relative to its own size
+MAX_RESWEPT = 128  # most entries swept over more steps if the first sweep did not settle them
 
 
-class Looked(NamedTuple):
-    """What was found at some coordinates [R], their units [R], and what is to be said of it."""
+class CheckedEntries(NamedTuple):
+    """Findings at some coordinates [R], their units [R], and notes for the report."""
 
     coordinates: np.ndarray
     unit: np.ndarray
@@ -43,8 +43,8 @@ class Looked(NamedTuple):
     notes: tuple[str, ...]
 
 
-def by_entries(trial: Trial, coordinates: np.ndarray) -> Looked:
-    """Each of the coordinates on its own."""
+def by_entries(trial: Trial, coordinates: np.ndarray) -> CheckedEntries:
+    """Check each of the coordinates separately."""
     numerical, sides = trial.numerical, trial.sides
     unit = units_at(numerical.question.args, coordinates)
     analytic = sides.sharpest.slopes(numerical.single(coordinates))[0]
@@ -53,25 +53,25 @@ def by_entries(trial: Trial, coordinates: np.ndarray) -> Looked:
     movable = np.flatnonzero(unit > 0)
     if movable.size:
         some = coordinates[movable]
-        found = found.replaced(movable, _look_at(trial, some, analytic[movable], tolerance))
-    found = excused(trial, found, numerical.single(coordinates))
+        found = found.replaced(movable, _check_entries(trial, some, analytic[movable], tolerance))
+    found = excuse_rounding(trial, found, numerical.single(coordinates))
     notes: list[str] = []
     size = _size_of_f(numerical, found, unit)
-    found = _weighed(numerical, found, unit, size)
+    found = _mark_negligible(numerical, found, unit, size)
     if sides.exact is not None:
-        found, notes = _lost_digits(trial, Looked(coordinates, unit, found, ()), size)
+        found, notes = _lost_digits(trial, CheckedEntries(coordinates, unit, found, ()), size)
     elif tolerance > RESOLUTION and sides.rtol is None:
-        found, notes = too_few_digits(found), [few_digits_note(sides)]
-    return Looked(coordinates, unit, found, (*notes, *_notes(numerical, found)))
+        found, notes = downgrade_passes(found), [few_digits_note(sides)]
+    return CheckedEntries(coordinates, unit, found, (*notes, *_notes(numerical, found)))
 
 
-def _look_at(trial: Trial, coordinates: np.ndarray, analytic: np.ndarray, rtol: float) -> Findings:
-    """All by sweeps where there are few; else a few of each leaf, the others in groups, and what these leave open.
+def _check_entries(trial: Trial, coordinates: np.ndarray, analytic: np.ndarray, rtol: float) -> Findings:
+    """Sweep all entries if there are few. Otherwise sweep a few of each leaf, and check the others in groups.
 
-    That is compared at two steps, and what differs there is swept.
+    Entries that the groups do not settle are compared at two steps, and those that differ there are swept.
     """
     numerical = trial.numerical
-    if len(coordinates) <= FEW:
+    if len(coordinates) <= MAX_SWEPT_ALL:
         return sweep(numerical, coordinates, analytic, rtol)
     parts = numerical.question.args.parts
     leaf = np.searchsorted([part.last for part in parts], coordinates, side="right")
@@ -81,7 +81,7 @@ def _look_at(trial: Trial, coordinates: np.ndarray, analytic: np.ndarray, rtol: 
     unit = units_at(numerical.question.args, coordinates)
     np.minimum.at(first, leaf[pilots], np.nan_to_num(swept.single_step / unit[pilots], nan=np.inf))
     rest = np.setdiff1d(np.arange(len(coordinates)), pilots)
-    grouped = look_at_groups(numerical, coordinates[rest], analytic[rest], unit[rest], rtol, trial.rng)
+    grouped = check_groups(numerical, coordinates[rest], analytic[rest], unit[rest], rtol, trial.rng)
     found = unmeasured(analytic, held=False).replaced(rest, grouped).replaced(pilots, swept)
     rest = rest[(grouped.code >= INCONCLUSIVE).any(axis=1)][: numerical.affordable(4)]
     if not rest.size:
@@ -92,13 +92,13 @@ def _look_at(trial: Trial, coordinates: np.ndarray, analytic: np.ndarray, rtol: 
     suspects = rest[(quick.code >= INCONCLUSIVE).any(axis=1)]
     with np.errstate(all="ignore"):
         signal = np.nan_to_num(np.abs(analytic[suspects]).max(axis=1) * unit[suspects])
-    within = np.isfinite(found.bar[suspects]).all(axis=1)  # of noise: these last, the most telling first
+    within = np.isfinite(found.bar[suspects]).all(axis=1)  # differ within noise: last, the largest signal first
     suspects = suspects[np.lexsort((np.where(within, -signal, -found.error[suspects].max(axis=1)), within))]
     return _sweep_suspects(numerical, coordinates, found, suspects, rtol)
 
 
 def _pilots(rows: np.ndarray, analytic: np.ndarray) -> np.ndarray:
-    """The entry with the largest gradient, and some at equal distances."""
+    """Return the entry with the largest gradient, and some at equal distances."""
     largest = rows[np.argmax(np.nan_to_num(np.abs(analytic[rows]).max(axis=1)))]
     return np.unique(np.append(rows[np.linspace(0, len(rows) - 1, PILOTS - 1).astype(int)], largest))
 
@@ -106,13 +106,13 @@ def _pilots(rows: np.ndarray, analytic: np.ndarray) -> np.ndarray:
 def _sweep_suspects(
     numerical: Numerical, coordinates: np.ndarray, found: Findings, suspects: np.ndarray, rtol: float
 ) -> Findings:
-    """Sweep what differs, in the order given: worst first, and what may differ by noise alone last.
+    """Sweep entries that differ, in the given order: the worst first, those that may differ by noise alone last.
 
-    Once one entry has failed, the others that differ grossly count as wrong. Where SWEPT entries and nothing could be
-    told of any, the precision of f does not suffice, and the others are left.
+    Once one entry has failed, others that differ by a large error also count as wrong. If no result was possible for
+    SWEEP_SIZE entries, the precision of f does not suffice, and the remaining entries are not swept.
     """
-    for start in range(0, len(suspects), SWEPT):
-        rows = suspects[start : start + SWEPT][: numerical.affordable(2 * len(numerical.steps))]
+    for start in range(0, len(suspects), SWEEP_SIZE):
+        rows = suspects[start : start + SWEEP_SIZE][: numerical.affordable(2 * len(numerical.steps))]
         if rows.size:
             found = found.replaced(rows, sweep(numerical, coordinates[rows], found.analytic[rows], rtol))
         rest = np.setdiff1d(suspects[start:], rows)
@@ -120,14 +120,14 @@ def _sweep_suspects(
             gross = found.rows(rest)
             gross = gross._replace(code=np.where(gross.error > RESOLUTION, FAIL, gross.code))
             return found.replaced(rest, gross)
-        out_of_budget = len(rows) < len(suspects[start : start + SWEPT])
+        out_of_budget = len(rows) < len(suspects[start : start + SWEEP_SIZE])
         if out_of_budget or (found.code[rows] == INCONCLUSIVE).any(axis=1).all():
             break
     return found
 
 
 def sweep(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, rtol: float) -> Findings:
-    """Each coordinate over all steps in its unit; what that does not settle, over more steps of other sizes as well."""
+    """Sweep each coordinate over all steps in its unit, and unsettled ones over more steps of other sizes."""
     rows = min(len(coordinates), max(1, numerical.affordable(2 * len(numerical.steps))))
     found = unmeasured(analytic, held=False)
     unit = units_at(numerical.question.args, coordinates)
@@ -135,46 +135,46 @@ def sweep(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, r
     for start in range(0, rows, per_chunk):
         at = np.arange(start, min(start + per_chunk, rows))
         samples = numerical.samples(numerical.single(coordinates[at]), numerical.steps * unit[at, None], unit[at])
-        found = found.replaced(at, _settled(numerical, coordinates[at], samples, analytic[at], rtol))
+        found = found.replaced(at, _judge_and_resweep(numerical, coordinates[at], samples, analytic[at], rtol))
     return found
 
 
-def _settled(
+def _judge_and_resweep(
     numerical: Numerical, coordinates: np.ndarray, samples: Samples, analytic: np.ndarray, rtol: float
 ) -> Findings:
     unit = samples.unit
     found = judge_entries(samples, analytic, rtol)
-    open_ = np.flatnonzero((found.code >= INCONCLUSIVE).any(axis=1) & ~found.held)
-    open_ = open_[np.argsort(-found.code[open_].max(axis=1), kind="stable")]  # what fails first
-    again = open_[: min(LOOKED_AT_AGAIN, numerical.affordable(2 * len(numerical.steps)))]
+    unsettled = np.flatnonzero((found.code >= INCONCLUSIVE).any(axis=1) & ~found.held)
+    unsettled = unsettled[np.argsort(-found.code[unsettled].max(axis=1), kind="stable")]  # failed entries first
+    again = unsettled[: min(MAX_RESWEPT, numerical.affordable(2 * len(numerical.steps)))]
     if again.size:
         steps = second_steps(numerical, coordinates[again], analytic[again], unit[again])
         more = numerical.samples(numerical.single(coordinates[again]), steps, unit[again])
         better = judge_entries(samples.rows(again).merged(more), analytic[again], rtol)
-        # Where only steps beyond the unit say something, the first sweep stands.
+        # If only steps beyond the unit give a result, the first sweep is kept.
         stands = (better.code == INCONCLUSIVE) & (better.step > unit[again, None])
         mixed = zip(found.rows(again), better, strict=True)
         found = found.replaced(again, Findings(*(np.where(stands, a, b) if a.ndim > 1 else b for a, b in mixed)))
-    # Steps in a unit far above an entry's own size may have seen nothing of it but an oscillation.
-    unsure = np.setdiff1d(open_[samples.own[open_] < OWN * unit[open_]], again)
+    # If the unit is far above an entry's own size, the steps may have sampled only an oscillation.
+    unsure = np.setdiff1d(unsettled[samples.own[unsettled] < SMALL_ENTRY * unit[unsettled]], again)
     code = found.code.copy()
     code[unsure] = np.minimum(code[unsure], INCONCLUSIVE)
     return found._replace(code=code)
 
 
 def second_steps(numerical: Numerical, coordinates: np.ndarray, analytic: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """More steps [R, S], of three kinds, in falling order.
+    """Return more steps [R, S] of three kinds, in decreasing order.
 
-    Beyond the unit, up to the length over which the slope would change f by its own size: where f is that flat, only
-    large steps show its slope. Below the entry's own size, where that is much less than its unit. And between the steps
-    of the first sweep.
+    Steps beyond the unit, up to the length over which the slope changes f by its own size: if f is that flat, only
+    large steps show its slope. Steps below the entry's own size, if that is much less than its unit. And steps between
+    those of the first sweep.
     """
     own = np.abs(entries_at(numerical.question.args, coordinates))
     with np.errstate(all="ignore"):
         reveals = np.abs(numerical.here).max() / np.abs(analytic).max(axis=1)
     reveals = np.where(np.isfinite(reveals) & (reveals > 0), reveals, 2.0**25 * unit)
     far = np.clip(reveals, 2.0**6 * unit, 2.0**40 * unit)
-    small = (own > 0) & (own < OWN * unit)
+    small = (own > 0) & (own < SMALL_ENTRY * unit)
     count = len(numerical.steps)
     top, fall = np.where(small, own, unit * np.exp(-1.0)) / 2, np.log(numerical.steps[0] / numerical.steps[-1])
     up = np.geomspace(far, 2 * unit, 6, axis=1)
@@ -183,17 +183,18 @@ def second_steps(numerical: Numerical, coordinates: np.ndarray, analytic: np.nda
 
 
 def _size_of_f(numerical: Numerical, found: Findings, unit: np.ndarray) -> np.ndarray:
-    """The scale of each reading, [M]: its value, or what it changes by when an entry changes by its unit, if more."""
+    """Return the scale of each reading, [M]: its value, or its change when an entry changes by its unit, if larger."""
     with np.errstate(all="ignore"):
         moves = np.nan_to_num(np.abs(found.numerical) * unit[:, None], nan=0.0, posinf=0.0)
     return np.maximum(np.abs(numerical.here), moves.max(axis=0, initial=0.0))
 
 
-def _weighed(numerical: Numerical, found: Findings, unit: np.ndarray, size: np.ndarray) -> Findings:
-    """Tell the entries apart that noise hides because f hardly depends on them.
+def _mark_negligible(numerical: Numerical, found: Findings, unit: np.ndarray, size: np.ndarray) -> Findings:
+    """Mark inconclusive entries as negligible if they are hidden by noise because f hardly depends on them.
 
-    Rounding leaves some eps |f| / h of a slope in doubt, with steps h that may be a thousandth of the unit. Where the
-    doubt in a whole unit is within that (or within a millionth of f, of a finer f), it is rounding and nothing else.
+    Rounding makes a slope uncertain by about eps |f| / h, where the step h may be a thousandth of the unit. If the
+    uncertainty over a whole unit is within that (or within a millionth of f, for a more precise f), it is attributed
+    to rounding alone.
     """
     small = min(max(1e-6, 1e3 * numerical.eps), 1e-2)
     with np.errstate(all="ignore"):
@@ -202,26 +203,27 @@ def _weighed(numerical: Numerical, found: Findings, unit: np.ndarray, size: np.n
     return found._replace(negligible=(found.code == INCONCLUSIVE) & within & ~found.held[:, None])
 
 
-def _lost_digits(trial: Trial, looked: Looked, size: np.ndarray) -> tuple[Findings, list[str]]:
-    """Where the gradient's code is right in float64, and its result in the user's dtype is not.
+def _lost_digits(trial: Trial, checked: CheckedEntries, size: np.ndarray) -> tuple[Findings, list[str]]:
+    """Find entries whose gradient is right in float64 but not in the user's dtype.
 
-    Rounding that is small beside f (a few eps of it in a whole unit) comes of cancellation, and is counted only. Up to
-    TELLS_ENOUGH the noise of the gradient in that dtype excuses it: ill-conditioned linear algebra has no more digits.
+    Rounding that is small relative to f (a few eps of f in a whole unit) is due to cancellation, and is only counted.
+    Errors up to EXCUSABLE_ERROR may be explained by the noise of the gradient in that dtype, because ill-conditioned
+    linear algebra has no more digits.
     """
-    found, sides = looked.found, trial.sides
-    own = sides.own.slopes(trial.numerical.single(looked.coordinates))[0]
+    found, sides = checked.found, trial.sides
+    own = sides.own.slopes(trial.numerical.single(checked.coordinates))[0]
     with np.errstate(all="ignore"):
         apart = np.abs(own - found.analytic)
         error = apart / np.maximum(np.maximum(np.abs(own), np.abs(found.analytic)), np.finfo(float).tiny)
         lost = (found.code <= KINK) & ~(error <= np.sqrt(sides.eps)) & (apart > 0) & ~found.held[:, None]
-        small = apart * looked.unit[:, None] <= 4 * sides.eps * size
-        if (lost & ~small & (error <= TELLS_ENOUGH)).any():
-            noise = _noise_of_own(trial, looked, own)
-            lost &= small | ~((error <= TELLS_ENOUGH) & (apart <= BARS * noise))
+        small = apart * checked.unit[:, None] <= 4 * sides.eps * size
+        if (lost & ~small & (error <= EXCUSABLE_ERROR)).any():
+            noise = _noise_of_own(trial, checked, own)
+            lost &= small | ~((error <= EXCUSABLE_ERROR) & (apart <= BARS * noise))
     if not lost.any():
         return found, []
     note = (
-        f"{int(lost.any(axis=1).sum()):,} entries are right in float64, and off by up to {error[lost].max():.2g} "
+        f"{int(lost.any(axis=1).sum()):,} entries are right in float64, but off by up to {error[lost].max():.2g} "
         f"(relative) in the dtype of params, which keeps {digits(sides.eps)} digits: rounding, or code that depends "
         "on the dtype"
     )
@@ -229,10 +231,10 @@ def _lost_digits(trial: Trial, looked: Looked, size: np.ndarray) -> tuple[Findin
     return found._replace(code=code, negligible=found.negligible | (lost & small)), [note]
 
 
-def _noise_of_own(trial: Trial, looked: Looked, own: np.ndarray) -> np.ndarray:
-    """By how much the gradient in the user's dtype differs at points that are the same to rounding, [R, M]."""
+def _noise_of_own(trial: Trial, checked: CheckedEntries, own: np.ndarray) -> np.ndarray:
+    """Return by how much the gradient in the user's dtype differs at points that are equal up to rounding, [R, M]."""
     sides = trial.sides._replace(exact=None)
-    rays = trial.numerical.single(looked.coordinates)
+    rays = trial.numerical.single(checked.coordinates)
     return np.max([np.abs(near.slopes(rays)[0] - own) for near in sides.nearby(trial.rng)], axis=0)
 
 
@@ -240,7 +242,7 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
     notes = []
     doubtful = (found.code == INCONCLUSIVE) & ~found.held[:, None]
     if count := int((doubtful & found.negligible).any(axis=1).sum()):
-        notes.append(f"{count:,} of the entries cannot be told from the noise of f, and are not spoken for")
+        notes.append(f"{count:,} of the entries cannot be distinguished from the noise of f, and have no verdict")
     if unreached := int((doubtful & np.isnan(found.numerical)).any(axis=1).sum()):
         notes.append(
             f"{unreached:,} of the entries were not reached in {numerical.evaluations:,} evaluations: raise max_evals, "
@@ -249,7 +251,7 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
     if unswept := int(
         (np.isnan(found.bar) & ~np.isnan(found.numerical) & (found.code >= INCONCLUSIVE)).any(axis=1).sum()
     ):
-        notes.append(f"{unswept:,} of the entries that differ were not looked into: there may be more wrong ones")
+        notes.append(f"{unswept:,} of the entries that differ were not examined: there may be more wrong ones")
     if (
         int((doubtful & ~found.negligible & ~np.isnan(found.numerical)).any(axis=1).sum())
         and not (found.code == FAIL).any()
@@ -258,18 +260,18 @@ def _notes(numerical: Numerical, found: Findings) -> list[str]:
     if kinks := int((found.code == KINK).any(axis=1).sum()):
         notes.append(f"{kinks:,} of the entries lie at a kink of f or close to one")
     if held := int(found.held.sum()):
-        notes.append(f"{held:,} of the entries are not finite, or cannot be moved to both sides: they were held still")
+        notes.append(f"{held:,} of the entries are not finite, or cannot be moved to both sides: they were held fixed")
     if len(found.code) < numerical.question.args.num_coordinates:
         total = numerical.question.args.num_coordinates
         notes.append(
-            f"{len(found.code):,} of {total:,} entries were looked at: a single wrong one is missed with probability "
+            f"{len(found.code):,} of {total:,} entries were checked: a single wrong one is missed with probability "
             f"{1 - len(found.code) / total:.2%}"
         )
     return notes
 
 
 def _advice(numerical: Numerical, count: int) -> str:
-    """What to do where the values of f have too few digits for single entries."""
+    """Return advice for the case that the values of f have too few digits for single entries."""
     each, leaves = 2 * len(numerical.steps), len(numerical.question.args.parts)
     return (
         f"f keeps {digits(numerical.eps)} digits, which do not suffice for {count:,} single entries; "
@@ -278,22 +280,22 @@ def _advice(numerical: Numerical, count: int) -> str:
     )
 
 
-def summarize_entries(question: Question, looked: Looked) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:
-    """A record for each leaf, and the wrong entries, worst first."""
+def summarize_entries(question: Question, checked: CheckedEntries) -> tuple[tuple[LeafReport, ...], tuple[Entry, ...]]:
+    """Return a record for each leaf, and the wrong entries, worst first."""
     leaves = []
     for part in question.args.parts:
-        rows = np.flatnonzero((looked.coordinates >= part.first) & (looked.coordinates < part.last))
+        rows = np.flatnonzero((checked.coordinates >= part.first) & (checked.coordinates < part.last))
         if not rows.size:
             nothing = Entry(part.path, (), 0.0, 0.0, 0.0)
             leaves.append(LeafReport(part.path, Verdict.PASS, part.size, 0, 0, 0.0, 0.0, nothing, 0.0, 0.0))
             continue
-        some = Looked(looked.coordinates[rows], looked.unit[rows], looked.found.rows(rows), ())
+        some = CheckedEntries(checked.coordinates[rows], checked.unit[rows], checked.found.rows(rows), ())
         leaves.append(_leaf(question, part, some))
-    return tuple(leaves), wrong_entries(question, looked.coordinates, looked.found)
+    return tuple(leaves), wrong_entries(question, checked.coordinates, checked.found)
 
 
-def _leaf(question: Question, part: Part, looked: Looked) -> LeafReport:
-    found = looked.found
+def _leaf(question: Question, part: Part, checked: CheckedEntries) -> LeafReport:
+    found = checked.found
     code = _code_of(found)
     row, reading = _worst(found, code)
     at = found.analytic[row, reading], found.numerical[row, reading], found.error[row, reading]
@@ -308,7 +310,7 @@ def _leaf(question: Question, part: Part, looked: Looked) -> LeafReport:
         wrong=int((found.code == FAIL).any(axis=1).sum()),
         absolute_error=float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)),
         relative_error=float(at[2]),
-        worst=entry_at(part, int(looked.coordinates[row]), at, question.readings.labels[int(reading)]),
+        worst=entry_at(part, int(checked.coordinates[row]), at, question.readings.labels[int(reading)]),
         error_bar=float(found.bar[row, reading]),
         step=float(found.step[row, reading]),
         inconclusive=-(-int(doubtful.sum()) // pairs),
@@ -318,9 +320,9 @@ def _leaf(question: Question, part: Part, looked: Looked) -> LeafReport:
 
 
 def _code_of(found: Findings) -> int:
-    """The verdict of a leaf. Entries that were held, or are negligible, do not spoil what others show.
+    """Return the verdict of a leaf. Entries that were held or are negligible do not affect it.
 
-    Where none shows anything: CONSTANT, if no entry moves f as far as can be told, else INCONCLUSIVE.
+    If no other entry remains, it is CONSTANT if no entry measurably moves f, else INCONCLUSIVE.
     """
     code = found.code[~found.held]
     negligible = found.negligible[~found.held]
@@ -333,7 +335,7 @@ def _code_of(found: Findings) -> int:
 
 
 def _worst(found: Findings, code: int) -> tuple[int, int]:
-    """The entry that the verdict rests on with the largest error; one with an error bar, rather."""
+    """Return the entry with the largest error among those that determine the verdict; preferably with an error bar."""
     rank = np.where((found.code == code) & ~found.held[:, None], np.nan_to_num(found.error, nan=np.inf), -1.0)
     rank = np.where(np.isfinite(found.bar) | (rank < 0), rank, rank - 2.0)
     row, reading = np.unravel_index(np.argmax(rank), rank.shape)

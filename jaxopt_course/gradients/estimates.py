@@ -1,7 +1,7 @@
-"""From values along a line to its slope with an error bar, and to the kinks that lie on it. NumPy float64 throughout.
+"""Estimates of slopes along lines with error bars, and of kinks, from values of f. All computations in NumPy float64.
 
-Central differences at falling steps, one Richardson extrapolation between neighbours, and the spread over the steps as
-the bar: rounding at the small steps and curvature at the large ones both show in how far neighbours differ.
+Slopes are central differences at decreasing steps, with one Richardson extrapolation between neighbours. The error bar
+is the spread over the steps: rounding at small steps and curvature at large ones both make neighbours differ.
 """
 
 from typing import NamedTuple
@@ -9,19 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 # In units of each coordinate. Neighbours differ by powers of e, so that no two steps are commensurable: a period that
-# divides one step divides no other, and an oscillation that hides from one family of steps shows in the next.
+# divides one step divides no other, and an oscillation that one set of steps does not show appears in the next.
 STEPS = 0.5 * np.exp(-2.0 * np.arange(17))  # 0.5 ... 6e-15, for functions that round to float64
 COARSE_STEPS = 0.5 * np.exp(-1.4 * np.arange(11))  # 0.5 ... 4e-7, for functions that round to fewer digits
-LARGEST_SINGLE = 2.0**-8  # of a single central difference, so that curvature does not look like a kink
-NEAR = 1e-2  # a kink closer than this is worth reporting
-BARS = 10.0  # a difference within so many error bars is none
+LARGEST_SINGLE = 2.0**-8  # largest step of a single central difference, so that curvature does not look like a kink
+NEAR = 1e-2  # kinks closer than this are reported
+BARS = 10.0  # differences within this number of error bars are not significant
 
 
 class Samples(NamedTuple):
-    """Readings [R, S, M] of f at +-steps[R, S], which fall, along R lines, and `here` [M] at the point itself.
+    """Readings [R, S, M] of f at decreasing +-steps[R, S] along R lines, and `here` [M] at the point itself.
 
-    `unit` [R] is the step at which t = 1, `own` [R] the size of what moves, in the units of the steps; `eps` is the
-    relative spacing of the numbers that f computes in.
+    `unit` [R] is the step at t = 1, `own` [R] the size of the moved entry, in the units of the steps; `eps` is the
+    relative spacing of the dtype in which f computes.
     """
 
     plus: np.ndarray
@@ -39,11 +39,11 @@ class Samples(NamedTuple):
 
     @property
     def rounding(self) -> np.ndarray:
-        """What rounding may make of a value of f, [R, S, M], in three ways.
+        """The possible rounding error of a value of f, [R, S, M], from three sources.
 
-        f rounds its result, to eps |f| / 2. It may round its argument w on the way, which moves f by the slope times
-        eps |w| / 2; that is no noise to look at where the step is a few units in the last place of w, for then both
-        sides round alike. And where f does not move at all, the change may have been lost beside numbers of w's size.
+        f rounds its result, by eps |f| / 2. It may round its argument w, which changes f by the slope times
+        eps |w| / 2; this does not appear as noise if the step is a few units in the last place of w, because both
+        sides then round alike. If f does not change at all, the change may be lost next to numbers of the size of w.
         """
         slope = np.abs(self.plus - self.minus) / (2 * self.steps[:, :, None])
         argument = self.own[:, None, None] * np.nan_to_num(slope, posinf=0.0)
@@ -53,22 +53,25 @@ class Samples(NamedTuple):
 
     @property
     def quantum(self) -> np.ndarray:
-        """The least by which f changes, [R, M], where there are steps at which it does not change at all; else 0.
+        """The smallest change of f, [R, M], if there are steps at which f does not change at all; else 0.
 
-        So coarse are the values of a function that loses digits on the way, as 1 - cos(w) does, or one less than the
-        distance of a kink beyond which it is flat: samples cannot tell these apart.
+        This is the resolution of the values of a function that loses digits, such as 1 - cos(w). It may also mean that
+        f is flat up to a nearby kink; samples cannot distinguish the two cases.
         """
         changes = np.abs(np.concatenate([self.plus, self.minus], axis=1) - self.here)
         least = np.min(np.where(changes > 0, changes, np.inf), axis=1)
         return np.where((changes == 0).any(axis=1) & np.isfinite(least), least, 0.0)
 
     def rows(self, rows: np.ndarray) -> "Samples":
-        """The samples of some of the lines."""
+        """Return the samples of some of the lines."""
         lines = {name: getattr(self, name)[rows] for name in ("plus", "minus", "steps", "unit", "own")}
         return self._replace(**lines)
 
     def merged(self, other: "Samples") -> "Samples":
-        """The steps of both, in falling order. A step within a tenth of its neighbour would add nothing but noise."""
+        """Merge the steps of both in decreasing order; a step within 10 % of its neighbour is replaced by it.
+
+        Such a step would add only noise.
+        """
         steps = np.concatenate([self.steps, other.steps], axis=1)
         order = np.argsort(-steps, axis=1, kind="stable")
         steps = np.take_along_axis(steps, order, axis=1)
@@ -81,14 +84,14 @@ class Samples(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What samples say of each line and reading, [R, M]; slopes are per unit of the steps.
+    """Estimates for each line and reading, [R, M]; slopes are per unit of the steps.
 
-    `jump` is how far the one-sided slopes are apart at a kink and zero where there is none, `least` and `greatest`
-    are those two slopes, widened by their noise; `kink` is where one was found at (0: it cannot be told from here)
-    or near the point, in units, NaN without. `low` and `high` bound the one-sided slopes at the finest step that
-    tells them apart (NaN where none does). `noise` is the error of a single value of f; `varies` by how much f
-    changes within a unit; `blocked` that it is not finite on one side at any step. `single_step` [R] is where one
-    plain central difference is best, `single_bar` [R] its bar.
+    `jump`: difference of the one-sided slopes at a kink, 0 without a kink; `least`, `greatest`: these two slopes,
+    widened by their noise; `kink`: distance of a kink at or near the point, in units (0 if it cannot be distinguished
+    from the point, NaN without a kink). `low`, `high`: bounds of the one-sided slopes at the finest step at which they
+    differ (NaN if there is none). `noise`: error of a single value of f; `varies`: change of f within a unit;
+    `blocked`: whether f is not finite on one side at all steps. `single_step` [R]: the best step of a single central
+    difference, `single_bar` [R]: its bar.
     """
 
     slope: np.ndarray
@@ -108,9 +111,9 @@ class Estimate(NamedTuple):
 
 
 def estimate_slopes(samples: Samples, floor: np.ndarray, least_noise: np.ndarray | None = None) -> Estimate:
-    """Slopes at the point with their error bars.
+    """Estimate slopes at the point with their error bars.
 
-    `floor` [R, M] is a slope below which a jump is no kink, `least_noise` [R, M] an error of the values of f.
+    `floor` [R, M]: a smaller jump of the slope is not a kink; `least_noise` [R, M]: lower bound on the error of values.
     """
     plus, minus, here, steps, unit, _, _ = samples
     with np.errstate(all="ignore"):
@@ -158,20 +161,20 @@ def _pick(values: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 def _extrapolated(slopes: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """Richardson: the error is c h^2, so two steps give c; equal steps, which merging leaves, give nothing new."""
+    """Richardson extrapolation: the error is c h^2, so two steps give c. Equal steps, left by merging, are skipped."""
     ratio = (h[:, :-1] / h[:, 1:]) ** 2 - 1
     change = np.where(ratio > 0.2, (slopes[:, 1:] - slopes[:, :-1]) / np.maximum(ratio, 0.2), 0.0)
     return np.concatenate([slopes[:, :1], slopes[:, 1:] + change], axis=1)
 
 
 def _bars(slopes: np.ndarray, h: np.ndarray, rounding: np.ndarray, order: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """How far each slope [R, S, M] may be off, and the noise of f, [R, M]: how far its values are.
+    """Return the error bar of each slope [R, S, M], and the noise of f, [R, M], which is the error of its values.
 
-    The bar is how far neighbours differ, there and at every finer step. Noise of the values makes an error of
-    noise / h (in second differences, h^2): what differs at a finer step then counts h_finer / h here. The noise is
-    measured at the three finest steps, or is what rounding to `eps` makes of a value, if that is more. Differences
-    over a hundred times larger are not noise but a part of f that the coarser steps have stepped over; they count in
-    full. The last term keeps BARS bars as long as two roundings, where values differ by chance less than they may.
+    The bar is the largest difference between neighbours at this step and at every finer step. Noise of the values
+    causes an error of noise / h (h^2 in second differences), so a difference at a finer step counts times h_finer / h.
+    The noise is measured at the three finest steps, or is the rounding of a value to `eps`, if that is larger. A
+    difference over a hundred times larger is not noise, but a feature of f that the coarser steps missed; it counts in
+    full. The last term makes BARS bars at least as long as two roundings, for values that happen to agree too well.
     """
     scale = h**order
     differences = np.abs(slopes[:, :-1] - slopes[:, 1:])
@@ -194,8 +197,8 @@ class _Kinks(NamedTuple):
     found: np.ndarray
     jump: np.ndarray
     distance: np.ndarray
-    smooth_again: np.ndarray  # at finer steps: the kink is near, not here
-    finer: np.ndarray  # [R, S, M]: steps finer than that
+    smooth_again: np.ndarray  # whether f is smooth at finer steps: the kink is near the point, not at it
+    finer: np.ndarray  # [R, S, M]: which steps are finer than that level
     least: np.ndarray
     greatest: np.ndarray
     low: np.ndarray
@@ -203,11 +206,11 @@ class _Kinks(NamedTuple):
 
 
 def _find_kinks(right: np.ndarray, left: np.ndarray, noise: np.ndarray, samples: Samples, floor: np.ndarray) -> _Kinks:
-    """One-sided slopes that stay apart as the step shrinks. `noise` [R, S, M] is that of a one-sided slope.
+    """Find kinks: one-sided slopes that differ even as the step decreases. `noise` [R, S, M]: of a one-sided slope.
 
-    The level is the finest where the jump stands ten thousandfold above noise, or else tenfold. Finer steps that would
-    show the jump, were it still ahead of them, decide: where they show none the kink is near, not here; where they show
-    a larger one it is no kink, but a part of f that has not been resolved yet.
+    The level is the finest step at which the jump exceeds noise by a factor of ten thousand, or else of ten. Finer
+    steps with a noise well below the jump decide: if they show no jump, the kink is near the point, not at it; if they
+    show a larger jump, it is not a kink, but a feature of f that is not resolved yet.
     """
     t = (samples.steps / samples.unit[:, None])[:, :, None]
     gap = np.abs(right - left)
@@ -230,13 +233,13 @@ def _find_kinks(right: np.ndarray, left: np.ndarray, noise: np.ndarray, samples:
 
 
 def _range(left: np.ndarray, right: np.ndarray, level: np.ndarray, doubt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lesser and the greater one-sided slope at a level, each moved outwards by `doubt`."""
+    """Return the smaller and the larger one-sided slope at a level, each widened by `doubt`."""
     sides = _pick(left, level), _pick(right, level)
     return np.minimum(*sides) - doubt, np.maximum(*sides) + doubt
 
 
 def _kink_level(gap: np.ndarray, noise: np.ndarray, scale: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """The finest level, [R, M], where the gap matters, stands above noise and stays when the step grows; else -1."""
+    """Return the finest level, [R, M], at which the gap is significant and persists at larger steps; else -1."""
     matters = (gap > 1e-4 * scale) & (gap > noise) & (t <= NEAR)
     same = np.abs(gap[:, :-1] - gap[:, 1:]) <= 0.25 * gap[:, 1:]
     stays = np.zeros_like(matters)
@@ -246,7 +249,7 @@ def _kink_level(gap: np.ndarray, noise: np.ndarray, scale: np.ndarray, t: np.nda
 
 
 def estimate_curvature(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
-    """Second derivatives [R, M] along lines from second differences, extrapolated once, and their error bars."""
+    """Return second derivatives [R, M] along lines from second differences, extrapolated once, and error bars."""
     with np.errstate(all="ignore"):
         h = samples.steps[:, :, None]
         second = (samples.plus - 2 * samples.here + samples.minus) / h**2

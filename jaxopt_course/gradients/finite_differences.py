@@ -1,4 +1,4 @@
-"""Gradients from differences alone."""
+"""Numerical gradients by finite differences."""
 
 import warnings
 from functools import partial
@@ -12,18 +12,18 @@ from jax import lax
 from jaxopt_course.annotations import Array, ArrayLike, Params, PyTree
 from jaxopt_course.dtypes import at_least_32_bits, check_floating, widest
 from jaxopt_course.gradients.numerical import CACHE
-from jaxopt_course.gradients.subject import Function, Leaves, Same
+from jaxopt_course.gradients.subject import ByIdentity, Function, Leaves
 
-# Offsets of the points in units of h; their weights in the sum that is divided by h; and the power of the spacing of
-# the floating-point numbers that balances what is cut off against what is rounded.
+# Offsets of the points in units of h; their weights in the sum that is divided by h; and the power of the
+# floating-point spacing that balances truncation error and rounding error.
 RULES = {
     "forward": ((1.0, 0.0), (1.0, -1.0), 1 / 2),
     "central": ((1.0, -1.0), (1 / 2, -1 / 2), 1 / 3),
     "richardson": ((1.0, -1.0, 0.5, -0.5), (-1 / 6, 1 / 6, 4 / 3, -4 / 3), 1 / 5),
 }
 METHODS = (*RULES, "complex_step")
-TINY = {np.dtype(np.float32): 1e-15, np.dtype(np.float64): 1e-50}  # complex steps: nothing cancels
-# Operations without a complex continuation, or with one that JAX does not compute.
+TINY = {np.dtype(np.float32): 1e-15, np.dtype(np.float64): 1e-50}  # complex steps, which have no cancellation
+# Operations without an analytic continuation to complex numbers, or with one that JAX does not compute.
 NOT_ANALYTIC = {
     "abs",
     "max",
@@ -53,17 +53,17 @@ NOT_ANALYTIC |= {
     "cummin",
     "clamp",
 }
-FAR_OFF = 0.1  # relative difference from another difference that is reported
+FAR_OFF = 0.1  # a relative deviation from another difference above this is reported
 
 
 class NumericalGradientWarning(UserWarning):
-    """A numerical gradient is not finite, or is far from another difference."""
+    """A numerical gradient is not finite, or differs much from another difference."""
 
 
 def numerical_gradient(
     f: Function, params: Params, *, h: float | Array | None = None, method: str = "central"
 ) -> PyTree:
-    r"""The gradient of f by differences, one coordinate after the other.
+    r"""Compute the gradient of f by finite differences, one coordinate after the other.
 
     $$\frac{\partial f}{\partial w_i} \approx \frac{f(w + h_i e_i) - f(w - h_i e_i)}{2 h_i}$$
 
@@ -72,22 +72,23 @@ def numerical_gradient(
     | `"forward"` | n + 1, of which n are distinct points | O(h) + O(eps / h) |
     | `"central"` | 2n | O(h^2) + O(eps / h) |
     | `"richardson"` | 4n, central differences at h and h/2 extrapolated | O(h^4) + O(eps / h) |
-    | `"complex_step"` | n, Im f(w + ih e_i) / h | O(h^2), and nothing cancels |
+    | `"complex_step"` | n, Im f(w + ih e_i) / h | O(h^2), without cancellation |
 
     f is evaluated in the dtype of the parameters, in compiled chunks, and traced as by `jax.jit`; the result can itself
-    be jitted and vmapped. Outside of `jit` three more evaluations along a random direction test the result: a
-    `NumericalGradientWarning` says where it is not finite, because a step left the domain of f, or that it is far from
-    another difference. To judge a gradient use `gradcheck`, which knows how far its differences can be trusted.
+    be jitted and vmapped. Outside of `jit`, three more evaluations along a random direction test the result. A
+    `NumericalGradientWarning` says where the result is not finite, because a step left the domain of f, or that it
+    differs much from another difference. To judge a gradient, use `gradcheck`, which estimates the errors of its
+    differences.
 
     Args:
-      f: `params -> scalar`, array or tree of arrays. For complex steps it should be analytic: built of functions that
-        extend to complex numbers. Where it passes through others (a maximum, a comparison, a real part, as softplus
-        and logsumexp do), central differences are taken as well, and replace the complex steps that differ from them.
+      f: `params -> scalar`, array or tree of arrays. For complex steps it should be analytic: composed of functions
+        that extend to complex numbers. If it contains others (a maximum, a comparison, a real part, as in softplus and
+        logsumexp), central differences are computed too, and replace the complex steps that differ from them.
       params: any tree of floating-point arrays. Complex leaves follow JAX's convention, df/dx - i df/dy, and need a
         real f.
       h: the step, one positive number for all coordinates. By default eps^(1/3) (central; forward 1/2, richardson 1/5)
         times max(|w_i|, 1), with eps the spacing of the parameter's dtype.
-      method: one of the table.
+      method: one of the methods in the table.
 
     Returns:
       For a scalar f a tree like `params`; else, as `jax.jacobian`, for each output a tree of arrays of shape
@@ -111,11 +112,11 @@ def numerical_gradient(
     complex variables to estimate derivatives of real functions".
     """
     if method not in METHODS:
-        raise ValueError(f"numerical_gradient: method is one of {', '.join(METHODS)}; got {method!r}")
+        raise ValueError(f"numerical_gradient: method must be one of {', '.join(METHODS)}; got {method!r}")
     if h is not None and not isinstance(h, jax.core.Tracer) and not (jnp.ndim(h) == 0 and 0 < float(h) < np.inf):
-        raise ValueError(f"numerical_gradient: h is one positive number; got {h}")
+        raise ValueError(f"numerical_gradient: h must be one positive number; got {h}")
     check_floating(params)
-    gradient, off = _by_coordinates(Same(f), method, jax.tree.map(jnp.asarray, params), h)
+    gradient, off = _by_coordinates(ByIdentity(f), method, jax.tree.map(jnp.asarray, params), h)
     if not isinstance(off, jax.core.Tracer):
         _warn(method, gradient, float(off))
     return gradient
@@ -132,21 +133,21 @@ def _warn(method: str, gradient: PyTree, off: float) -> None:
         said = f"{off:.0%} from another difference along a random direction: h is too large for f, or lost in rounding"
     else:
         return
-    message = f"numerical_gradient: the result of {method!r} is {said}. gradcheck chooses steps and tells their error"
+    message = f"numerical_gradient: the result of {method!r} is {said}. gradcheck chooses steps and gives their error"
     warnings.warn(message, NumericalGradientWarning, stacklevel=3)
 
 
 class _Stencil(NamedTuple):
-    """The point and the steps [like each leaf] from it; `firsts` is where each leaf's coordinates begin."""
+    """The point and the steps from it, like each leaf; `firsts` are the first coordinates of the leaves."""
 
-    f: Same
+    f: ByIdentity
     treedef: jax.tree_util.PyTreeDef
     leaves: Leaves
     steps: Leaves
     firsts: np.ndarray
 
     @classmethod
-    def of(cls, f: Same, method: str, params: Params, h: float | ArrayLike | None) -> "_Stencil":
+    def of(cls, f: ByIdentity, method: str, params: Params, h: float | ArrayLike | None) -> "_Stencil":
         leaves, treedef = jax.tree.flatten(params)
         steps = [_step(leaf, method, h) for leaf in leaves]
         sizes = [leaf.size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in leaves]
@@ -158,7 +159,7 @@ class _Stencil(NamedTuple):
         return self.f.value(jax.tree.unflatten(self.treedef, leaves))
 
     def moved(self, coordinate: ArrayLike, offset: float, *, imaginary: bool) -> PyTree:
-        """f where one coordinate is moved by `offset` steps, or by an imaginary one."""
+        """Return f with one coordinate moved by `offset` steps, or by an imaginary step."""
         out = []
         for leaf, step, first in zip(self.leaves, self.steps, self.firsts, strict=False):
             places, by = jnp.arange(leaf.size).reshape(leaf.shape), step * jnp.asarray(offset, step.dtype)
@@ -170,7 +171,7 @@ class _Stencil(NamedTuple):
         return self.value(out)
 
     def gather(self, params: Params, rows: ArrayLike) -> PyTree:
-        """From a slope for each coordinate to a tree like the parameters."""
+        """Arrange a slope for each coordinate in a tree like the parameters."""
         pieces = []
         for leaf, first in zip(jax.tree.leaves(params), self.firsts, strict=False):
             piece = rows[first : first + leaf.size]
@@ -182,8 +183,10 @@ class _Stencil(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _by_coordinates(f: Same, method: str, params: Params, h: float | ArrayLike | None) -> tuple[PyTree, ArrayLike]:
-    """The gradient, and how far it is from a central difference along a random direction."""
+def _by_coordinates(
+    f: ByIdentity, method: str, params: Params, h: float | ArrayLike | None
+) -> tuple[PyTree, ArrayLike]:
+    """Return the gradient, and its deviation from a central difference along a random direction."""
     stencil = _Stencil.of(f, method, params, h)
     rows = _rows(stencil, method)
     if method == "complex_step" and _passes_through_others(stencil):
@@ -194,7 +197,7 @@ def _by_coordinates(f: Same, method: str, params: Params, h: float | ArrayLike |
 
 
 def _rows(stencil: _Stencil, method: str) -> PyTree:
-    """Slopes along all coordinates, one after the other."""
+    """Return slopes along all coordinates, one after the other."""
 
     def slope(at: tuple[ArrayLike, ArrayLike]) -> PyTree:
         coordinate, width = at
@@ -222,7 +225,7 @@ def _weighed(stencil: _Stencil, outs: Leaves, weights: tuple[float, ...], width:
 
 
 def _passes_through_others(stencil: _Stencil) -> bool:
-    """Whether f applies an operation to complex numbers that has no complex continuation."""
+    """Whether f applies an operation without analytic continuation to complex numbers."""
     jaxpr = jax.make_jaxpr(lambda leaves: stencil.value(leaves))(list(stencil.leaves))
     return _not_analytic(jaxpr.jaxpr)
 
@@ -240,7 +243,7 @@ def _not_analytic(jaxpr: PyTree) -> bool:
 
 
 def _repaired(by_complex_step: ArrayLike, central: ArrayLike) -> ArrayLike:
-    """Complex steps, but the central difference where they differ by more than its error should be."""
+    """Return complex-step slopes, replaced by central differences where they differ by more than the expected error."""
     central = central.astype(by_complex_step.dtype)
     scale = jnp.maximum(jnp.abs(by_complex_step), jnp.abs(central))
     near = jnp.abs(by_complex_step - central) <= jnp.finfo(central.dtype).eps ** 0.25 * scale
@@ -248,16 +251,17 @@ def _repaired(by_complex_step: ArrayLike, central: ArrayLike) -> ArrayLike:
 
 
 class _Ray(NamedTuple):
-    """A random direction: the step of each coordinate, and how far rounding moves it, relative to the step."""
+    """A random direction: the step of each coordinate, and its rounding error relative to the step."""
 
     steps: ArrayLike
     rounding: ArrayLike
 
 
 def _far_off(stencil: _Stencil, rows: PyTree) -> ArrayLike:
-    """How far the gradient is from a central difference along a random direction, relative to its typical slope.
+    """Return the deviation of the gradient from a central difference along a random direction, relative to the slope.
 
-    A third of each step, and less of many, so that f curves less along the direction than along the coordinates.
+    Each coordinate moves by a third of its step, or less if there are many, so that f has less curvature along the
+    direction than along the coordinates.
     """
     rng, total = np.random.default_rng(0), int(stencil.firsts[-1])
     signs = rng.choice([-0.3, 0.3], total) / np.sqrt(max(total, 1))
@@ -278,17 +282,17 @@ def _far_off(stencil: _Stencil, rows: PyTree) -> ArrayLike:
 
 
 def _apart(ray: _Ray, rows: ArrayLike, ahead: ArrayLike, here: ArrayLike, behind: ArrayLike) -> ArrayLike:
-    """For one output: the largest relative difference; infinite where only the gradient is finite.
+    """Return the largest relative difference for one output; infinite if only the gradient is finite.
 
-    Rounding of f, and of the points where f curves, explains some.
+    Differences explained by rounding of f, and of the points if f has curvature, are subtracted.
     """
     wide = at_least_32_bits(jnp.abs(rows).dtype)
     eps = float(jnp.finfo(jnp.asarray(here).dtype).eps)
     ahead, here, behind = (jnp.asarray(value).astype(rows.dtype) for value in (ahead, here, behind))
     by = ray.steps.astype(rows.dtype).reshape(-1, *(1,) * (rows.ndim - 1))
     change, slope = (ahead - behind) / 2, jnp.sum(rows * by, axis=0)
-    bend = jnp.abs((ahead - here) - (here - behind)).astype(wide)
-    noise = 20 * eps * jnp.abs(ahead).astype(wide) + 4 * ray.rounding.astype(wide) * bend
+    curvature_term = jnp.abs((ahead - here) - (here - behind)).astype(wide)
+    noise = 20 * eps * jnp.abs(ahead).astype(wide) + 4 * ray.rounding.astype(wide) * curvature_term
     scale = jnp.sqrt(jnp.sum(jnp.abs(rows * by).astype(wide) ** 2, axis=0))
     off = jnp.maximum(jnp.abs(change - slope).astype(wide) - noise, 0) / jnp.maximum(scale, noise)
     off = jnp.where(jnp.isfinite(off), off, jnp.where(jnp.isfinite(slope) & ~jnp.isfinite(change), jnp.inf, 0))
@@ -296,7 +300,7 @@ def _apart(ray: _Ray, rows: ArrayLike, ahead: ArrayLike, here: ArrayLike, behind
 
 
 def _step(leaf: ArrayLike, method: str, h: float | ArrayLike | None) -> ArrayLike:
-    """The step of each entry, in the real dtype of the leaf."""
+    """Return the step of each entry, in the real dtype of the leaf."""
     real = jnp.abs(leaf).dtype
     if h is not None:
         return jnp.full(leaf.shape, h, real)
@@ -307,7 +311,7 @@ def _step(leaf: ArrayLike, method: str, h: float | ArrayLike | None) -> ArrayLik
 
 
 def _realised(leaf: ArrayLike, step: ArrayLike, method: str) -> ArrayLike:
-    """The step that was really taken: w + h is rounded, and so is the difference from w."""
+    """Return the step actually taken: w + h is rounded, and so is its difference from w."""
     if method == "complex_step":
         return step
     wide = at_least_32_bits(step.dtype)
@@ -325,7 +329,7 @@ def _complex_of(leaf: ArrayLike) -> np.dtype:
 def _imaginary(out: ArrayLike) -> ArrayLike:
     if not jnp.iscomplexobj(out):
         raise TypeError(
-            f"numerical_gradient: with a complex step f returned {jnp.result_type(out)}: somewhere it takes a real "
-            'part, an absolute value or a maximum, which complex steps do not pass; use method="central"'
+            f"numerical_gradient: with a complex step f returned {jnp.result_type(out)}: it contains a real part, an "
+            'absolute value or a maximum, which removes the complex step; use method="central"'
         )
     return jnp.imag(out)

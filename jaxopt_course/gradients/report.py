@@ -1,4 +1,4 @@
-"""What a gradient check says, for a person, a test and a program."""
+"""Reports of gradient checks, for people, tests and programs."""
 
 import enum
 import math
@@ -14,18 +14,18 @@ from jaxopt_course.gradients.subject import Part
 
 
 class Verdict(enum.StrEnum):
-    """PASS and KINK are accepted; everything else is not, each for its own reason."""
+    """The verdict of a check. PASS and KINK are accepted; all others are not."""
 
     PASS = "PASS"  # the gradient agrees with differences
-    KINK = "KINK"  # f has a kink there, and the gradient lies between its one-sided slopes
+    KINK = "KINK"  # f has a kink at or near the point, and the gradient agrees with the slopes beside it
     FAIL = "FAIL"  # the gradient is wrong
-    INCONCLUSIVE = "INCONCLUSIVE"  # the precision does not suffice to tell
-    NONDETERMINISTIC = "NONDETERMINISTIC"  # f returns something else each time
+    INCONCLUSIVE = "INCONCLUSIVE"  # the precision does not suffice to decide
+    NONDETERMINISTIC = "NONDETERMINISTIC"  # f returns different values at the same point
     NONFINITE = "NONFINITE"  # f or its gradient is not finite at the point
-    CONSTANT = "CONSTANT"  # f does not move and the gradient is zero: nothing was tested
+    CONSTANT = "CONSTANT"  # f does not change and the gradient is zero: nothing was tested
 
 
-Plain: TypeAlias = dict | list | str | int | float | bool | None  # what JSON can hold
+Plain: TypeAlias = dict | list | str | int | float | bool | None  # the types of JSON
 
 SEVERITY = (
     Verdict.PASS,
@@ -39,21 +39,21 @@ SEVERITY = (
 
 
 class GradientCheckError(AssertionError):
-    """A gradient check that did not pass; `report` holds all it found."""
+    """A gradient check did not pass; `report` is its full report."""
 
     def __init__(self, report: "GradientReport"):
         super().__init__(f"\n{report}")
         self.report = report
 
 
-CODE = {verdict: np.int8(code) for code, verdict in enumerate(SEVERITY)}  # verdicts of entries are kept in arrays
-STATIC = {"static": True}  # structure of the tree; the other fields are its leaves
+CODE = {verdict: np.int8(code) for code, verdict in enumerate(SEVERITY)}  # verdicts of entries are stored in arrays
+STATIC = {"static": True}  # fields that are structure of the tree; the others are its leaves
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the gradient that is wrong (of a Jacobian: `output` says of which output)."""
+    """One entry of the gradient (of a Jacobian, for the output named by `output`)."""
 
     path: str = field(metadata=STATIC)
     index: tuple[int, ...] = field(metadata=STATIC)
@@ -71,13 +71,13 @@ class Entry:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LeafReport:
-    """What was found in one leaf. `worst` is the entry (or, in directional mode, the ray) with the largest error.
+    """The result for one leaf. `worst` is the entry (or, in directional mode, the ray) with the largest error.
 
-    Errors: absolute, |a - n|; relative, |a - n| / max(|a|, |n|), of each entry by itself (of a ray: relative to the
-    root of the sum of squares of its terms). `error_bar` is the uncertainty of the numerical value at the worst place,
-    `step` the step it was found with. Of the `checked` entries, `inconclusive` cannot be told from the noise of f or
-    were not reached, `unmoved` have gradient zero and do not change f, `held` are not finite or cannot be moved; the
-    verdict speaks for the others, `speaks_for`.
+    Errors: absolute, |a - n|; relative, |a - n| / max(|a|, |n|), for each entry (for a ray, relative to the root of the
+    sum of squares of its terms). `error_bar` is the uncertainty of the numerical value at the worst place, and `step`
+    its step. Of the `checked` entries, `inconclusive` cannot be distinguished from the noise of f or were not reached,
+    `unmoved` have gradient zero and do not change f, `held` are not finite or cannot be moved; the verdict applies to
+    the others, `speaks_for`.
     """
 
     path: str = field(metadata=STATIC)
@@ -116,10 +116,10 @@ class Consistency:
 class GradientReport:
     """The outcome of `gradcheck` or `gradgradcheck`: a tree of records, and a table when printed.
 
-    `verdict`: the gravest of the leaves' and consistency's verdicts; `ok`: whether that is PASS or KINK; `mode` and
-    `reason`: how it was checked and why so; `leaves`: a `LeafReport` each; `wrong`: wrong entries that were found, as
-    `Entry`; `consistency`: comparisons without differences; `skipped`: leaves that cannot be differentiated; `notes`:
-    everything else worth knowing; `evaluations`: how often f was evaluated.
+    `verdict`: the most severe verdict of the leaves and of the consistency checks; `ok`: whether it is PASS or KINK;
+    `mode`, `reason`: how the gradient was checked, and why in this mode; `leaves`: a `LeafReport` for each leaf;
+    `wrong`: wrong entries that were found, as `Entry`; `consistency`: comparisons without differences; `skipped`:
+    leaves that cannot be differentiated; `notes`: other information; `evaluations`: number of evaluations of f.
     """
 
     title: str = field(metadata=STATIC)
@@ -144,7 +144,7 @@ class GradientReport:
         return self
 
     def to_dict(self) -> dict[str, PyTree]:
-        """Plain Python that JSON can hold."""
+        """Return the report as plain Python objects that can be written as JSON."""
         leaves = [asdict(leaf) | {"speaks_for": leaf.speaks_for} for leaf in self.leaves]
         return {key: _plain(value) for key, value in (asdict(self) | {"ok": self.ok, "leaves": leaves}).items()}
 
@@ -178,14 +178,14 @@ class GradientReport:
 
 
 def entry_at(part: Part, coordinate: int, values: Sequence[float], output: str) -> Entry:
-    """A record of `values`: analytic, numerical, relative error."""
+    """Return an `Entry` with `values`: analytic, numerical, relative error."""
     analytic, numerical, error = map(float, values)
     path = part.path + part.component(coordinate)
     return Entry(path, part.index_of(coordinate), analytic, numerical, error, output)
 
 
 def gravest(verdicts: Iterable[Verdict], consistency: Iterable[Consistency]) -> Verdict:
-    """The overall verdict. A leaf whose gradient is zero counts only where every leaf's is."""
+    """Return the overall verdict. CONSTANT leaves count only if all leaves are CONSTANT."""
     telling: list[Verdict] = [v for v in verdicts if v is not Verdict.CONSTANT] or [Verdict.CONSTANT]
     telling += [row.verdict for row in consistency if row.verdict is Verdict.FAIL]
     return max(telling, key=SEVERITY.index)

@@ -1,4 +1,4 @@
-"""`gradgradcheck`: is this the Hessian of that function?"""
+"""`gradgradcheck`: check the Hessian of a function."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ import numpy as np
 from jaxopt_course.annotations import Array, ArrayLike, Params, PyTree
 from jaxopt_course.gradients.check import Options, examine
 from jaxopt_course.gradients.estimates import BARS, STEPS, estimate_curvature
-from jaxopt_course.gradients.numerical import Numerical, Point, Rays, find_way, whole_ray
+from jaxopt_course.gradients.numerical import Numerical, Point, Rays, find_run_mode, whole_ray
 from jaxopt_course.gradients.report import Consistency, GradientReport, Verdict, gravest
 from jaxopt_course.gradients.subject import (
     Function,
@@ -31,7 +31,7 @@ from jaxopt_course.gradients.subject import (
     random_weights,
     read,
     run_plainly,
-    take_apart,
+    split_arguments,
 )
 from jaxopt_course.gradients.verdicts import RESOLUTION
 
@@ -51,25 +51,26 @@ def gradgradcheck(
     num_directions: int = 2,
     max_evals: int | None = None,
 ) -> GradientReport:
-    r"""Check the Hessian of f against differences of the gradient and of f itself, its symmetry, and its three orders.
+    r"""Check the Hessian of f against differences of the gradient and of f, its symmetry, and three orders of autodiff.
 
     $$H v = \lim_{h \to 0} \frac{\nabla f(w + h v) - \nabla f(w - h v)}{2h}, \qquad
       v^\top H v = \lim_{h \to 0} \frac{f(w + h v) - 2 f(w) + f(w - h v)}{h^2}, \qquad u^\top H v = v^\top H u$$
 
-    The gradient is checked as `gradcheck` checks a function, reverse over reverse mode against its differences and
-    against forward over reverse. Reverse over forward, symmetry, the gradient against differences of f, and v'Hv
-    against second differences of f are rows of their own: a Hessian that agrees with a wrong gradient is found out.
+    The gradient is checked in the same way as `gradcheck` checks a function: reverse over reverse mode is compared with
+    differences of the gradient and with forward over reverse. Separate rows are for reverse over forward, symmetry, the
+    gradient against differences of f, and v'Hv against second differences of f. The last two detect a Hessian that
+    agrees with a wrong gradient.
 
     Args:
       f, params, *args, mode, has_aux, argnums, rtol, key, num_checks, num_directions, max_evals: as in `gradcheck`. An
-        f of several outputs is checked as one random mixture of them.
+        f with several outputs is checked as one random mixture of them.
 
     Returns:
       A `GradientReport`; its entries are those of the Hessian: row `f[i]` is the derivative of component i of the
-      gradient. A linear f has no Hessian to test: `CONSTANT`.
+      gradient. For a linear f there is no Hessian to test, and the verdict is `CONSTANT`.
 
     Raises:
-      As `gradcheck`; and what differentiating twice raises, where reverse mode is not defined.
+      As `gradcheck`; and the error of differentiating twice, if reverse mode is not defined.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -86,7 +87,7 @@ def gradgradcheck(
     """
     options = Options(mode, rtol, num_checks, num_directions, max_evals)
     options.check("gradgradcheck")
-    taken = take_apart("gradgradcheck", f, (params, *args), argnums, has_aux)
+    taken = split_arguments("gradgradcheck", f, (params, *args), argnums, has_aux)
     rng = random_generator(key)
     plain = run_plainly("gradgradcheck", taken)
     readings = choose_readings(plain, 2**62, rng)
@@ -96,7 +97,7 @@ def gradgradcheck(
     def gradient(moving: Leaves, data: Leaves, mixture: Leaves) -> Leaves:
         return jax.grad(phi)(moving, data, mixture)
 
-    inner = take_apart("gradgradcheck", gradient, (taken.moving, taken.data, mixture), 0, False)
+    inner = split_arguments("gradgradcheck", gradient, (taken.moving, taken.data, mixture), 0, False)
     inner = inner._replace(parts=taken.parts, skipped=taken.skipped)
     first = examine("gradcheck", taken, Options("directional", max_evals=max_evals), rng)
     try:
@@ -124,7 +125,7 @@ def gradgradcheck(
 
 
 def mixed(subject: Subject) -> Phi:
-    """One real number made of f's outputs: u.f."""
+    """Return the function u.f, one real number computed from the outputs of f."""
 
     def mixture(moving: Leaves, data: Leaves, cotangents: Leaves) -> ArrayLike:
         rows = zip(subject.outputs(moving, data), cotangents, strict=True)
@@ -135,19 +136,19 @@ def mixed(subject: Subject) -> Phi:
 
 
 class Products(NamedTuple):
-    """The Hessian times two directions u and v, in numbers that say whether it is one."""
+    """Products of the Hessian with two directions u and v, for tests of its symmetry and of the orders of autodiff."""
 
     uHv: Number
     vHu: Number
     vHv: Number
     norm: Number  # of Hv
-    apart: Number  # of Hv by forward over reverse and by reverse over forward; 0 where only one is defined
+    apart: Number  # difference of Hv by forward over reverse and by reverse over forward; 0 if only one is defined
     size: Number  # of u
 
 
-def _products(phi: Phi, parts: tuple[Part, ...], way: tuple[bool, bool], u_at: Point, v_at: Point) -> Products:
-    """Forward over reverse, and reverse over forward where that is defined; `way` is (in float64, both)."""
-    precise, forward = way
+def _products(phi: Phi, parts: tuple[Part, ...], run_mode: tuple[bool, bool], u_at: Point, v_at: Point) -> Products:
+    """Compute products by forward over reverse, and by reverse over forward; `run_mode` is (in float64, both)."""
+    precise, forward = run_mode
     u_at, v_at = u_at.as_run(precise), v_at.as_run(precise)
     moving, data, mixture = u_at.moving, u_at.data, as_run(u_at.cotangents or [], precise)
     u, v = (at.steps(parts, 0, parts[-1].last, 1.0) for at in (u_at, v_at))
@@ -170,7 +171,7 @@ def _dot(steps: Leaves, grads: Leaves) -> ArrayLike:
 
 
 def _norm(leaves: Leaves) -> ArrayLike:
-    """The Euclidean norm, of numbers whose squares may underflow or overflow."""
+    """Return the Euclidean norm of numbers whose squares may underflow or overflow."""
     largest = [jnp.max(jnp.abs(leaf), initial=0).astype(float) for leaf in leaves]
     scale = functools.reduce(jnp.maximum, largest)
     scale = jnp.where(scale > 0, scale, 1.0)
@@ -178,19 +179,19 @@ def _norm(leaves: Leaves) -> ArrayLike:
 
 
 def _second_order_rows(phi: Phi, question: Question, rng: np.random.Generator) -> tuple[list[Consistency], list[str]]:
-    """Symmetry, the orders of differentiation, and second differences of f itself."""
+    """Check symmetry, the orders of differentiation, and second differences of f."""
     args, mixture = question.args, question.readings.cotangents
     u, v = random_weights(args, rng), random_weights(args, rng)
-    numerical = find_way(question, points=2 * len(STEPS))
+    numerical = find_run_mode(question, points=2 * len(STEPS))
     points = [Point(args.moving, args.data, w, args.sizes, mixture) for w in (u, v)]
     notes: list[str] = []
-    for way in itertools.product(dict.fromkeys((numerical.way.precise, False)), (True, False)):
+    for run_mode in itertools.product(dict.fromkeys((numerical.run_mode.precise, False)), (True, False)):
         try:
-            with arithmetic(way[0]):
-                found = jax.jit(functools.partial(_products, phi, args.parts, way))(*points)
+            with arithmetic(run_mode[0]):
+                found = jax.jit(functools.partial(_products, phi, args.parts, run_mode))(*points)
             break
-        except Exception as error:  # whatever f objects to
-            notes.append(f"{'reverse over forward' if way[1] else 'forward over reverse'}: {first_line(error)}")
+        except Exception as error:  # any error raised by f
+            notes.append(f"{'reverse over forward' if run_mode[1] else 'forward over reverse'}: {first_line(error)}")
     else:
         return [], notes
     uHv, vHu, vHv, norm, apart, size = map(float, found)
@@ -201,7 +202,7 @@ def _second_order_rows(phi: Phi, question: Question, rng: np.random.Generator) -
         return Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, error)
 
     rows = [row("symmetry of the Hessian, u'Hv against v'Hu", abs(uHv - vHu) / scale)]
-    if way[1]:
+    if run_mode[1]:
         rows.insert(0, row("reverse over forward against forward over reverse", apart / max(norm, 1e-300)))
     return [*rows, _second_differences(numerical, whole_ray(args, v), vHv, scale, tolerance)], notes
 

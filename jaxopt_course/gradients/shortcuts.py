@@ -1,8 +1,9 @@
-"""Many entries in few evaluations: in groups of alike ones along random directions, or each at two steps.
+"""Checks of many entries with few evaluations: in groups of similar ones along random directions, or at two steps each.
 
 If the slope sum w_i a_i of a group is right for random weights w, every a_i of the group is right: a single wrong one
-shows in full, and the errors of several cancel to within the doubt d with a probability of about d / error, in each of
-two directions. The doubt is far below the error that is looked for, or else nothing is concluded from the group.
+changes the sum by its full error, and the errors of several cancel to within the uncertainty d with a probability of
+about d / error, in each of two directions. Nothing is concluded from a group unless d is far below the errors of
+interest.
 """
 
 from itertools import pairwise
@@ -15,28 +16,28 @@ from jaxopt_course.gradients.numerical import Numerical, Rays
 from jaxopt_course.gradients.subject import UNIT, Arguments, Leaves, random_weights, units_at
 from jaxopt_course.gradients.verdicts import CLOSE, CONSTANT, INCONCLUSIVE, PASS, RESOLUTION, Findings, unmeasured
 
-MOST = 256  # entries of a group
-LEAST = 32  # of fewer, each is looked at by itself
-ALIKE = 8.0  # how many times the largest term of a group, slope times unit, is its smallest at most
+MAX_GROUP = 256  # most entries of a group
+MIN_GROUP = 32  # fewest; otherwise each entry is checked separately
+MAX_TERM_RATIO = 8.0  # largest ratio of two terms, slope times unit, in a group
 DIRECTIONS = 2
 LEAST_WEIGHT = 2 / 3
-FINE = 1e-10  # spacing of the numbers of f from which groups of entries say too little
-SECOND = 1.7e-3  # the second of the two steps, relative to the first
+MAX_SPACING = 1e-10  # above this spacing of f, groups are not informative enough
+SECOND_STEP = 1.7e-3  # the second of the two steps, relative to the first
 
 
 class _Groups(NamedTuple):
-    """Entries [K] of which each group [first, last) are alike; `order` are their rows among those looked at."""
+    """Groups [first, last) of similar entries [K]; `order` are the rows of the entries among those checked."""
 
     order: np.ndarray
     first: np.ndarray
     last: np.ndarray
 
     def of_each(self, values: np.ndarray) -> np.ndarray:
-        """The value of its group for each entry, [K]."""
+        """Return for each entry the value of its group, [K]."""
         return np.repeat(values, self.last - self.first)
 
 
-def look_at_groups(
+def check_groups(
     numerical: Numerical,
     coordinates: np.ndarray,
     analytic: np.ndarray,
@@ -44,15 +45,15 @@ def look_at_groups(
     rtol: float,
     rng: np.random.Generator,
 ) -> Findings:
-    """PASS or CONSTANT for entries [R] whose groups leave no doubt, INCONCLUSIVE for the others.
+    """Return PASS or CONSTANT for entries [R] whose groups decide, INCONCLUSIVE for the others.
 
-    The numerical value of an entry is the one that it would have if all others of its group were right.
+    The numerical value of an entry is the value that it has if all others of its group are right.
     """
     found = unmeasured(analytic, held=False)
-    if analytic.shape[1] > 1 or numerical.eps > FINE or not numerical.ranked:
+    if analytic.shape[1] > 1 or numerical.eps > MAX_SPACING or not numerical.ranked:
         return found
     args, terms = numerical.question.args, analytic[:, 0] * unit
-    groups = _alike(args, coordinates, np.abs(terms))
+    groups = _similar_groups(args, coordinates, np.abs(terms))
     most = numerical.affordable(2 * len(numerical.steps) * DIRECTIONS)
     groups = _Groups(groups.order[: groups.last[:most].max(initial=0)], groups.first[:most], groups.last[:most])
     if not len(groups.first):
@@ -84,19 +85,19 @@ def look_at_groups(
     return found.replaced(rows, better)
 
 
-def _alike(args: Arguments, coordinates: np.ndarray, terms: np.ndarray) -> _Groups:
-    """Groups of entries of one leaf whose terms are alike, or all zero; entries without a group are left out."""
+def _similar_groups(args: Arguments, coordinates: np.ndarray, terms: np.ndarray) -> _Groups:
+    """Return groups of entries of one leaf whose terms are similar, or all zero, without entries that have no group."""
     leaf = np.searchsorted([part.last for part in args.parts], coordinates, side="right")
     with np.errstate(divide="ignore"):
-        size = np.floor(np.log(terms) / np.log(ALIKE))
+        size = np.floor(np.log(terms) / np.log(MAX_TERM_RATIO))
     order = np.lexsort((terms, size, leaf))
     order = order[np.isfinite(terms[order])]
     kind = np.stack([leaf[order], size[order]])
     starts = np.concatenate([[0], 1 + np.flatnonzero((kind[:, 1:] != kind[:, :-1]).any(axis=0)), [len(order)]])
     chosen, lengths = [np.zeros(0, int)], []
     for first, last in pairwise(starts):
-        for some in np.array_split(order[first:last], -(-(last - first) // MOST) or 1):
-            if len(some) >= LEAST:
+        for some in np.array_split(order[first:last], -(-(last - first) // MAX_GROUP) or 1):
+            if len(some) >= MIN_GROUP:
                 chosen.append(some)
                 lengths.append(len(some))
     ends = np.cumsum(lengths, dtype=int)
@@ -104,7 +105,7 @@ def _alike(args: Arguments, coordinates: np.ndarray, terms: np.ndarray) -> _Grou
 
 
 def _ranks(args: Arguments, coordinates: np.ndarray) -> Leaves:
-    """The place of each coordinate of the leaves in the row of the given ones; beyond its end for all others."""
+    """Return the place of each coordinate of the leaves in the row `coordinates`; beyond its end for all others."""
     ranks = np.full(args.num_coordinates, len(coordinates), np.int32)
     ranks[coordinates] = np.arange(len(coordinates), dtype=np.int32)
     return args.like_weights(ranks)
@@ -118,14 +119,15 @@ def compare(
     noise: np.ndarray,
     rtol: float,
 ) -> Findings:
-    """Central differences at two steps of unrelated sizes, `first` units and SECOND of that; they must both agree.
+    """Compare with central differences at two steps of unrelated sizes, `first` units and SECOND_STEP times that.
 
-    At the first, to `rtol`; at the second, where the noise of f counts more, to that noise as well, if it would let an
-    error of RESOLUTION show. Slopes to the left and right must be alike, or there may be a kink. The error is relative
-    to the entry itself; whatever parts from it is left open, with the noise as its bar where that explains it.
+    Both must agree: the first to `rtol`; the second, which has more noise, to `rtol` or that noise, if an error of
+    RESOLUTION would still be detected. The slopes to the left and right must be similar, otherwise there may be a kink.
+    The error is relative to the entry itself. Entries that differ stay inconclusive, with the noise as their bar if it
+    explains the difference.
     """
     unit = units_at(numerical.question.args, coordinates)
-    steps = (first * unit)[:, None] * np.array([1.0, SECOND])
+    steps = (first * unit)[:, None] * np.array([1.0, SECOND_STEP])
     samples = numerical.samples(numerical.single(coordinates), steps, unit)
     h = samples.steps[:, :, None]
     with np.errstate(all="ignore"):

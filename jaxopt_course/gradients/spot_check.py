@@ -1,4 +1,4 @@
-"""The lecture's spot check: a few random entries of a gradient beside central differences."""
+"""The lecture's spot check: a few random entries of a gradient compared with central differences."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxopt_course.annotations import Array, Params, PyTree
 from jaxopt_course.gradients.analytic import by_hand
-from jaxopt_course.gradients.numerical import find_way, single_coordinates
+from jaxopt_course.gradients.numerical import find_run_mode, single_coordinates
 from jaxopt_course.gradients.report import number, table
 from jaxopt_course.gradients.subject import (
     Function,
@@ -14,13 +14,13 @@ from jaxopt_course.gradients.subject import (
     Readings,
     random_generator,
     run_plainly,
-    take_apart,
+    split_arguments,
     units_at,
 )
 
 
 class SpotCheck(NamedTuple):
-    """One row of `grad_check_sparse`: where (in a tree, its keys first), both values, |a - n| / max(|a|, |n|)."""
+    """One row of `grad_check_sparse`: the index (in a tree, after its keys), both values, |a - n| / max(|a|, |n|)."""
 
     index: tuple[object, ...]  # type: ignore[assignment]  # a field, as the lecture names it, not tuple.index
     numerical: float
@@ -37,18 +37,18 @@ def grad_check_sparse(
     *,
     key: Array | None = None,
 ) -> list[SpotCheck]:
-    r"""The lecture's spot check: central differences at a few random entries, beside the analytic gradient.
+    r"""Compare an analytic gradient with central differences at a few random entries, as in the lecture.
 
     $$\text{relative error} = \frac{|a - n|}{\max(|a|, |n|)}, \qquad n = \frac{f(x + h e_i) - f(x - h e_i)}{2h}$$
 
-    Prints a table and leaves the judgement to the reader: at h = 1e-7 a relative error of 1e-7 to 1e-5 is what a right
-    gradient gives. f is evaluated in float64 wherever it can run there. `gradcheck` judges, and looks everywhere.
+    The function prints a table, and the reader must judge it: at h = 1e-7, a right gradient has relative errors of 1e-7
+    to 1e-5. f is evaluated in float64 if it can run in float64. `gradcheck` gives a verdict and checks all entries.
 
     Args:
       f: `x -> scalar`, real.
       x: an array, or any tree of them.
       analytic_grad: the gradient to check, a tree like `x`.
-      num_checks: how many entries, drawn with equal chances from all; no entry twice.
+      num_checks: number of entries, drawn uniformly from all without replacement.
       h: the step.
       key: a `jax.random` key that draws the entries; without one they are always the same.
 
@@ -58,7 +58,7 @@ def grad_check_sparse(
     Raises:
       TypeError: x that is not floating point, an f that is not real.
       ValueError: an f that is not scalar, trees or shapes that do not match, a step that is not positive or is lost
-        beside x in the precision that f has.
+        in rounding relative to x.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -79,7 +79,7 @@ def grad_check_sparse(
     """
     if not 0 < h < np.inf or num_checks < 1:
         raise ValueError(f"grad_check_sparse: need h > 0 and num_checks >= 1; got {h} and {num_checks}")
-    args = take_apart("grad_check_sparse", f, (x,), 0, False)
+    args = split_arguments("grad_check_sparse", f, (x,), 0, False)
     plain = run_plainly("grad_check_sparse", args)
     if len(plain) != 1 or plain[0].size != 1 or np.iscomplexobj(plain[0]):
         shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in plain)
@@ -88,12 +88,12 @@ def grad_check_sparse(
         "grad_check_sparse", args, Readings([np.ones(1)], ("",), True), np.asarray(plain[0], float).ravel()
     )
     given = by_hand(question, lambda _: analytic_grad, False, single_coordinates(args.parts))
-    numerical = find_way(question)
+    numerical = find_run_mode(question)
     chosen = random_generator(key).permutation(args.num_coordinates)[:num_checks]
     unit = units_at(args, chosen)
     if h < 4 * numerical.eps * unit.max():
         raise ValueError(
-            f"grad_check_sparse: beside x of size {unit.max():.3g} a step of {h:g} is lost in the precision of f; "
+            f"grad_check_sparse: for x of size {unit.max():.3g} a step of {h:g} is lost in the precision of f; "
             "choose a larger h, or an f that runs in float64"
         )
     slopes = numerical.central(numerical.single(chosen), np.full(len(chosen), h))[0][:, 0]

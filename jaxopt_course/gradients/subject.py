@@ -1,7 +1,7 @@
-"""The function under examination: which of its leaves move, what is read of its outputs, and its float64 form.
+"""The checked function: its differentiable leaves, the readings of its outputs, and its float64 form.
 
-Differentiable leaves are laid out as one row of real coordinates, leaf after leaf; a complex leaf takes two stretches,
-its real parts and then its imaginary parts. The outputs are reduced to M real readings, each with a cotangent.
+Differentiable leaves are arranged as one row of real coordinates, leaf after leaf; a complex leaf takes two ranges, its
+real parts and then its imaginary parts. The outputs are reduced to M real readings, each with a cotangent.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ Leaves: TypeAlias = Sequence[ArrayLike]
 Number: TypeAlias = ArrayLike | np.generic | float | int
 Function: TypeAlias = Callable[..., PyTree]
 
-JACOBIAN = 2**22  # entries of a Jacobian up to which each component of the outputs is a reading
+JACOBIAN = 2**22  # up to this many entries of a Jacobian, each component of the outputs is a reading
 MOST_OUTPUTS = 1024
-PROJECTIONS = 4  # random mixtures of the outputs that are read where there are more
-UNIT = 96  # weights are int8 and stand for weight / 96, so that a direction costs a byte a coordinate
+PROJECTIONS = 4  # number of random mixtures of the outputs that are read if there are more
+UNIT = 96  # weights are int8 and mean weight / 96, so that a direction takes one byte per coordinate
 
 
 class Part(NamedTuple):
     """A differentiable leaf and its place in the row of coordinates."""
 
-    path: str  # for people
+    path: str  # for messages
     place: str  # in the tree of the gradient
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -48,28 +48,28 @@ class Part(NamedTuple):
         return self.first + self.size * (2 if self.is_complex else 1)
 
     def index_of(self, coordinate: int) -> tuple[int, ...]:
-        """The index in the leaf of a coordinate in the row."""
+        """Return the index in the leaf of a coordinate in the row."""
         return tuple(int(i) for i in np.unravel_index((coordinate - self.first) % self.size, self.shape))
 
     def component(self, coordinate: int) -> str:
         return "" if not self.is_complex else ".real" if coordinate - self.first < self.size else ".imag"
 
 
-class Same:
-    """Stands for an object among the static arguments of a compiled function: equal only to itself."""
+class ByIdentity:
+    """A static argument of a compiled function that is compared by the identity of its object."""
 
     def __init__(self, value: PyTree):
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and (self.value is other.value)
+        return isinstance(other, ByIdentity) and (self.value is other.value)
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
-class Fresh(Same):
-    """Equal to nothing that came before: what is compiled for it is compiled anew, and is freed with it."""
+class NeverEqual(ByIdentity):
+    """A static argument that equals no earlier one: functions are compiled again for it, and are freed with it."""
 
     def __init__(self, value: PyTree):
         super().__init__(value)
@@ -84,13 +84,13 @@ class Fresh(Same):
 
 @dataclass(frozen=True)
 class Subject:
-    """`f` with its arguments taken apart; hashable, so that the same question is compiled once."""
+    """`f` with its arguments split into leaves; hashable, so that the same subject is compiled once."""
 
-    f: Same
+    f: ByIdentity
     treedef: jax.tree_util.PyTreeDef
     kinds: tuple[
-        str | Same, ...
-    ]  # of each leaf of the arguments: "moves", "data", or the leaf itself where it is no array
+        str | ByIdentity, ...
+    ]  # of each leaf of the arguments: "moves", "data", or the leaf itself if it is not an array
     has_aux: bool
 
     def arguments(self, moving: Leaves, data: Leaves) -> tuple[PyTree, ...]:
@@ -99,7 +99,7 @@ class Subject:
         return jax.tree.unflatten(self.treedef, leaves)
 
     def outputs(self, moving: Leaves, data: Leaves) -> Leaves:
-        """The leaves that can be differentiated, of what f returns."""
+        """Return the leaves of the output of f that can be differentiated."""
         out = self.f.value(*self.arguments(moving, data))
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(out[0] if self.has_aux else out)]
         return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
@@ -124,15 +124,15 @@ class Arguments(NamedTuple):
         return self.parts[-1].last
 
     def like_weights(self, row: np.ndarray) -> Leaves:
-        """A number for each coordinate, as a leaf each; of a complex leaf [2, *shape]."""
+        """Split a row with a number for each coordinate into leaves; `[2, *shape]` for a complex leaf."""
         pieces = np.split(row, [part.first for part in self.parts[1:]])
         return [x.reshape((2, *p.shape) if p.is_complex else p.shape) for x, p in zip(pieces, self.parts, strict=True)]
 
 
 class Readings(NamedTuple):
-    """How outputs become M real numbers: cotangents [M, *shape] of each output, and a name for each reading.
+    """The reduction of outputs to M real numbers: cotangents [M, *shape] of each output, and a name for each reading.
 
-    `each` says that they are the single components of the outputs; otherwise they are random mixtures.
+    `each`: whether the readings are the single components of the outputs; otherwise they are random mixtures.
     """
 
     cotangents: Leaves
@@ -143,18 +143,18 @@ class Readings(NamedTuple):
         return read(outputs, None if self.each else self.cotangents)
 
 
-def take_apart(
+def split_arguments(
     name: str, f: Function, args: Sequence[PyTree], argnums: int | tuple[int, ...], has_aux: bool
 ) -> Arguments:
-    """Sort the leaves of the arguments. Python numbers that are not differentiated stay as they are, as in `jax.grad`.
+    """Sort the leaves of the arguments. Python numbers that are not differentiated are not converted, as in `jax.grad`.
 
-    Raises TypeError where there is nothing to differentiate, ValueError where argnums names no argument.
+    Raises TypeError if there is nothing to differentiate, ValueError if argnums does not name an argument.
     """
     chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     if not chosen or not all(-len(args) <= i < len(args) for i in chosen):
         raise ValueError(f"{name}: argnums = {argnums}, but f was given {len(args)} arguments")
     places = {i % len(args): "" if isinstance(argnums, int) else f"[{k}]" for k, i in enumerate(chosen)}
-    kinds: list[str | Same] = []
+    kinds: list[str | ByIdentity] = []
     moving: list[ArrayLike] = []
     data: list[ArrayLike] = []
     parts: list[Part] = []
@@ -175,12 +175,12 @@ def take_apart(
                 kinds.append("moves")
                 continue
             skipped.append(Skipped(path, places[argument.idx] + inside, str(dtype)))
-        kinds.append("data" if is_array else Same(leaf))
+        kinds.append("data" if is_array else ByIdentity(leaf))
         if is_array:
             data.append(jnp.asarray(leaf))
     _check_parts(name, parts, skipped)
-    # What a jitted f does is fixed when it is first traced; a plain one may have been mended since, in what it calls.
-    held = Same(f) if hasattr(f, "lower") else Fresh(f)
+    # A jitted f is fixed when it is first traced; a plain f may have changed since, for example in what it calls.
+    held = ByIdentity(f) if hasattr(f, "lower") else NeverEqual(f)
     subject = Subject(held, jax.tree.structure(tuple(args)), tuple(kinds), has_aux)
     return Arguments(subject, moving, data, tuple(parts), tuple(skipped), np.array([rms(leaf) for leaf in moving]))
 
@@ -194,7 +194,7 @@ def _check_parts(name: str, parts: list[Part], skipped: list[Skipped]) -> None:
 
 
 def rms(leaf: ArrayLike) -> float:
-    """The root mean square of the finite entries, 1 where that is zero; it neither underflows nor overflows."""
+    """Return the root mean square of the finite entries, or 1 if it is zero, without underflow or overflow."""
     entries = np.abs(at_least_float32(np.asarray(leaf).ravel()))
     largest = float(entries.max(initial=0.0))
     if not np.isfinite(largest):
@@ -210,14 +210,14 @@ def at_least_float32(leaf: np.ndarray) -> np.ndarray:
 
 
 def unit_of(leaf: ArrayLike, size: Number) -> ArrayLike:
-    """What a step of t = 1 is for each entry: its magnitude or its leaf's, the larger; 0 where it is not finite."""
+    """Return the step of each entry at t = 1: the larger of its magnitude and `size`; 0 if it is not finite."""
     xp = np if isinstance(leaf, np.ndarray) else jnp
     magnitude = xp.abs(leaf)
     return xp.where(xp.isfinite(magnitude), xp.maximum(magnitude, size), xp.zeros_like(magnitude))
 
 
 def entries_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
-    """The parameters at some coordinates, [R], in float64."""
+    """Return the parameters at some coordinates, [R], in float64."""
     found = np.zeros(len(coordinates))
     for part, leaf in zip(args.parts, args.moving, strict=True):
         rows = np.flatnonzero((coordinates >= part.first) & (coordinates < part.last))
@@ -228,7 +228,7 @@ def entries_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
 
 
 def units_at(args: Arguments, coordinates: np.ndarray) -> np.ndarray:
-    """The unit of some coordinates, [R]; 0 where the parameter is not finite."""
+    """Return the unit of some coordinates, [R]; 0 if the parameter is not finite."""
     units = np.zeros(len(coordinates))
     for part, leaf, size in zip(args.parts, args.moving, args.sizes, strict=True):
         rows = (coordinates >= part.first) & (coordinates < part.last)
@@ -242,11 +242,11 @@ def first_line(error: Exception) -> str:
 
 
 def run_plainly(title: str, args: Arguments) -> Leaves:
-    """f as the user would call it: at the point, in its own dtype, not compiled. [the differentiable outputs]"""
+    """Call f as the user would, at the point, in its own dtype, not compiled; return its differentiable outputs."""
     try:
         outputs = args.subject.outputs(args.moving, args.data)
     except Exception as error:
-        error.add_note(f"{title}: raised by f itself at the point that was to be checked")
+        error.add_note(f"{title}: raised by f itself at the point to be checked")
         raise
     if not outputs or not sum(leaf.size for leaf in outputs):
         raise TypeError(f"{title}: f returns nothing that can be differentiated; expected floating-point numbers")
@@ -258,9 +258,9 @@ def random_generator(key: Array | None) -> np.random.Generator:
 
 
 def random_weights(args: Arguments, rng: np.random.Generator) -> Leaves:
-    """A random sign and a random size between 2/3 and 4/3 for each coordinate.
+    """Return a random sign and a random size between 2/3 and 4/3 for each coordinate.
 
-    With signs alone two equal errors would cancel in every other direction; with sizes they hardly ever do.
+    With signs alone, two equal errors would cancel in every second direction; with random sizes they rarely do.
     """
     weights: list[ArrayLike] = []
     for part in args.parts:
@@ -273,11 +273,11 @@ def random_weights(args: Arguments, rng: np.random.Generator) -> Leaves:
     return weights
 
 
-def choose_readings(outputs: Leaves, num_looked_at: int, rng: np.random.Generator) -> Readings:
-    """Every component of the outputs, or random mixtures where there are too many for `num_looked_at` coordinates."""
+def choose_readings(outputs: Leaves, num_checked_entries: int, rng: np.random.Generator) -> Readings:
+    """Choose every component of the outputs, or random mixtures if there are too many for `num_checked_entries`."""
     counts = [leaf.size * (2 if np.iscomplexobj(leaf) else 1) for leaf in outputs]
     total = sum(counts)
-    each = total <= PROJECTIONS or (total <= MOST_OUTPUTS and total * num_looked_at <= JACOBIAN)
+    each = total <= PROJECTIONS or (total <= MOST_OUTPUTS and total * num_checked_entries <= JACOBIAN)
     if each:
         rows = np.eye(total)
         labels = [""] if total == 1 else [f"f[{i}]" for i in range(total)]
@@ -294,7 +294,7 @@ def choose_readings(outputs: Leaves, num_looked_at: int, rng: np.random.Generato
 
 
 def read(outputs: Leaves, cotangents: Leaves | None) -> ArrayLike:
-    """What is read of the outputs, [M] in the widest real dtype: every real component, or u.f for each cotangent u."""
+    """Return the readings of outputs, [M] in the widest real dtype: all real components, or u.f for cotangents u."""
     xp = np if isinstance(outputs[0], np.ndarray) else jnp
     wide = np.dtype(np.float64) if xp is np else jax.dtypes.canonicalize_dtype(np.float64)
     if cotangents is None:
@@ -315,7 +315,7 @@ def read(outputs: Leaves, cotangents: Leaves | None) -> ArrayLike:
 
 @contextlib.contextmanager
 def arithmetic(precise: bool) -> Iterator[None]:
-    """The user's own settings; or, where `precise`, float64, which may meet the float32 constants inside f."""
+    """Use the user's settings; or, if `precise`, float64 with standard promotion, for float32 constants inside f."""
     if not precise:
         yield
         return
@@ -324,7 +324,7 @@ def arithmetic(precise: bool) -> Iterator[None]:
 
 
 def as_run(leaves: Leaves, precise: bool) -> Leaves:
-    """The leaves as they are, or in float64 (complex128) where `precise`."""
+    """Return the leaves unchanged, or in float64 (complex128) if `precise`."""
     return [_widened(leaf) for leaf in leaves] if precise else leaves
 
 
@@ -335,7 +335,7 @@ def _widened(leaf: ArrayLike) -> ArrayLike:
 
 
 class Question(NamedTuple):
-    """What is checked: f of these arguments, through these readings; `here` [M] are their values, not compiled."""
+    """The object of a check: f at these arguments, its readings, and their values `here` [M], not compiled."""
 
     title: str
     args: Arguments

@@ -1,4 +1,4 @@
-"""When two slopes agree, differ, or cannot be told apart, and what excuses a gradient that differs."""
+"""Verdicts: whether two slopes agree, differ or are indistinguishable, and whether noise explains a difference."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,18 +15,18 @@ from jaxopt_course.gradients.subject import Arguments, Leaves, Question, run_pla
 PASS, KINK, CONSTANT = CODE[Verdict.PASS], CODE[Verdict.KINK], CODE[Verdict.CONSTANT]
 INCONCLUSIVE, FAIL = CODE[Verdict.INCONCLUSIVE], CODE[Verdict.FAIL]
 RTOL = 1e-6  # relative error that passes, in float64
-RESOLUTION = 5e-4  # a pass is claimed only where an error of this relative size would have been seen
-MOST_LISTED = 100  # wrong entries that a report names
-CLOSE = 1e-4  # a kink nearer than this, in units of the coordinate, is named in the verdict
+RESOLUTION = 5e-4  # a pass requires that an error of this relative size would have been detected
+MAX_LISTED = 100  # most wrong entries that a report names
+CLOSE = 1e-4  # a kink closer than this, in units of the coordinate, changes the verdict
 
 
 class Findings(NamedTuple):
     """For each entry (or ray) and reading, [R, M]: verdict codes, both slopes, the bar, the step and relative error.
 
-    `noise` [R, M] is that of f, `kinked` where f has a kink at the point, `held` [R] what could not be moved. An
-    entry that is INCONCLUSIVE but `negligible` cannot be told from noise and does not matter to f: it is counted, and
-    spoils no PASS. `bar` is NaN where an entry was not swept, unless noise alone explains what it differs by.
-    `single_step` [R] is where one central difference is best.
+    `noise` [R, M]: noise of f; `kinked`: whether f has a kink at the point; `held` [R]: entries that could not be
+    moved. An INCONCLUSIVE entry that is `negligible` cannot be distinguished from noise and hardly affects f: it is
+    counted, but does not prevent a PASS. `bar` is NaN if an entry was not swept, unless noise alone explains its
+    difference. `single_step` [R]: the best step of a single central difference.
     """
 
     code: np.ndarray
@@ -45,7 +45,7 @@ class Findings(NamedTuple):
         return Findings(*(values[rows] for values in self))
 
     def replaced(self, rows: np.ndarray, better: "Findings") -> "Findings":
-        """The same with better findings for some rows."""
+        """Return these findings with better ones for some rows."""
         merged = [values.copy() for values in self]
         for mine, theirs in zip(merged, better, strict=True):
             mine[rows] = theirs
@@ -53,9 +53,9 @@ class Findings(NamedTuple):
 
 
 def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float, unit: np.ndarray) -> Findings:
-    """Agreement to `rtol` or to BARS error bars; a pass only where the bars are short enough to have seen an error.
+    """Judge agreement to `rtol` or to BARS error bars; pass only if the bars are short enough to detect an error.
 
-    The error is relative to the larger of both slopes, and to `floor` where that is larger still (0 for entries).
+    The error is relative to the larger of both slopes, or to `floor` if that is larger still (0 for entries).
     """
     with np.errstate(all="ignore"):
         difference = np.abs(analytic - found.slope)
@@ -64,13 +64,13 @@ def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float,
         resolved = (BARS * found.bar <= max(RESOLUTION, rtol) * scale) | ((difference <= rtol * scale) & (scale > 0))
         code = np.where(difference <= tolerance, np.where(resolved, PASS, INCONCLUSIVE), FAIL)
         code = np.where(np.isfinite(found.bar), code, INCONCLUSIVE)
-        code = np.where((code == FAIL) & (found.step > unit), INCONCLUSIVE, code)  # slopes that far need not be alike
-        # A slope of zero is known where its bar is nothing beside what f varies by within a unit.
+        code = np.where((code == FAIL) & (found.step > unit), INCONCLUSIVE, code)  # slopes that far away may differ
+        # A slope of zero is established if its bar is negligible relative to the variation of f within a unit.
         zero = (np.abs(analytic) <= BARS * found.bar) & (np.abs(found.slope) <= BARS * found.bar)
         code = np.where((code == INCONCLUSIVE) & zero & (BARS * found.bar * unit <= RTOL * found.varies), PASS, code)
         code = np.where((analytic == 0) & (found.slope == 0) & (found.varies == 0) & ~found.blocked, CONSTANT, code)
 
-        # As far as can be told this may be a kink with the gradient on one of its sides.
+        # This may be a kink with the gradient on one of its sides.
         code = np.where((code == FAIL) & (found.low <= analytic) & (analytic <= found.high), INCONCLUSIVE, code)
         low, high = found.least, found.greatest
         between = (analytic >= low - tolerance) & (analytic <= high + tolerance)
@@ -99,9 +99,9 @@ def judge(analytic: np.ndarray, found: Estimate, floor: np.ndarray, rtol: float,
 
 
 def judge_entries(samples: Samples, analytic: np.ndarray, rtol: float) -> Findings:
-    """Findings of a sweep. Where f does not move at small steps, they may show nothing but lost digits.
+    """Return the findings of a sweep. If f does not change at small steps, these may show only lost digits.
 
-    Then the larger steps count alone, with that loss as noise, if they agree with the gradient and show no kink.
+    Then only the larger steps count, with that loss as noise, if they agree with the gradient and show no kink.
     """
     floor, unit = np.zeros(analytic.shape), samples.unit[:, None]
     estimate = estimate_slopes(samples, floor)
@@ -121,9 +121,9 @@ def judge_entries(samples: Samples, analytic: np.ndarray, rtol: float) -> Findin
 
 
 def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) -> tuple[Entry, ...]:
-    """The entries that fail, worst first, as many as a report names."""
+    """Return the entries that fail, worst first, at most MAX_LISTED."""
     rows, readings = np.nonzero(found.code == FAIL)
-    order = np.argsort(-found.error[rows, readings], kind="stable")[:MOST_LISTED]
+    order = np.argsort(-found.error[rows, readings], kind="stable")[:MAX_LISTED]
     entries = []
     for r, m in zip(rows[order], readings[order], strict=True):
         part = next(part for part in reversed(question.args.parts) if part.first <= coordinates[r])
@@ -133,14 +133,14 @@ def wrong_entries(question: Question, coordinates: np.ndarray, found: Findings) 
 
 
 def unmeasured(analytic: np.ndarray, *, held: bool) -> Findings:
-    """Findings of entries that were not moved, because they cannot be (`held`) or the budget did not reach them."""
+    """Return findings of entries that were not moved: they cannot be moved (`held`), or the budget was used up."""
     nan, no = np.full(analytic.shape, np.nan), np.zeros(analytic.shape, bool)
     code, error = np.full(analytic.shape, INCONCLUSIVE), np.zeros(analytic.shape)
     return Findings(code, analytic, nan, nan, nan, error, nan, no, np.full(len(analytic), held), no, nan[:, 0])
 
 
 class Sides(NamedTuple):
-    """The gradient in the user's own dtype, of spacing `eps`, and in float64 where that is another and can be had."""
+    """The gradient in the user's own dtype, of spacing `eps`, and in float64 if it differs and is available."""
 
     own: Gradient
     exact: Gradient | None
@@ -152,21 +152,21 @@ class Sides(NamedTuple):
         return self.exact or self.own
 
     def tolerance(self, coarse: float) -> float:
-        """The relative error that passes: the user's, or that of float64; `coarse` is that of the user's dtype."""
+        """Return the relative error that passes: the user's, or that of float64; `coarse` is for the user's dtype."""
         rtol = RTOL if self.rtol is None else self.rtol
         return rtol if self.exact is not None else max(rtol, coarse)
 
     def nearby(self, rng: np.random.Generator) -> list[Gradient]:
-        """The gradient at two points that are the same to rounding: what differs there is the gradient's own noise."""
+        """Return the gradient at two points equal up to rounding; differences there are the gradient's own noise."""
         eps = np.finfo(np.float64).eps if self.exact is not None else self.eps
-        return [self.sharpest.at(rounded(self.own.args, eps, rng, self.exact is not None)) for _ in range(2)]
+        return [self.sharpest.at(perturbed(self.own.args, eps, rng, self.exact is not None)) for _ in range(2)]
 
 
-def rounded(args: Arguments, eps: float, rng: np.random.Generator, precise: bool) -> Leaves:
-    """Parameters that are the same to rounding: each entry moved by four times its relative spacing.
+def perturbed(args: Arguments, eps: float, rng: np.random.Generator, precise: bool) -> Leaves:
+    """Return parameters equal up to rounding: each entry is moved by four times its relative spacing.
 
-    In float64 a zero stays, so that a gradient does not jump that has a kink there; in the user's dtype it is moved by
-    the spacing of its leaf, for rounding on the way moves it as well.
+    In float64 a zero is not moved, so that a gradient with a kink at 0 does not jump. In the user's dtype a zero is
+    moved by the spacing of its leaf, because rounding inside f has the same effect.
     """
     moved = []
     for leaf, size in zip(map(np.asarray, args.moving), args.sizes, strict=True):
@@ -179,10 +179,10 @@ def rounded(args: Arguments, eps: float, rng: np.random.Generator, precise: bool
 
 @dataclass(frozen=True)
 class Slack:
-    """How far values of f, computed in several ways, may be apart: half their digits, or ten times their noise.
+    """The allowed difference of values of f computed in several ways: half their digits, or ten times their noise.
 
-    The noise is that of f in its own dtype, of spacing `eps`, at points that are the same to rounding. Only an f that
-    is ill-conditioned, as linear algebra can be, needs it, and only then is it evaluated for it.
+    The noise is that of f in its own dtype, of spacing `eps`, at points equal up to rounding. It is needed only for an
+    ill-conditioned f, such as some linear algebra, and f is evaluated for it only then.
     """
 
     own: Gradient
@@ -190,7 +190,7 @@ class Slack:
 
     @cached_property
     def size(self) -> np.ndarray:
-        """What rounding of f is relative to, [M]: its value, and what it changes by over a unit."""
+        """The scale of the rounding of f, [M]: its value plus its change over a unit."""
         size = np.abs(self.own.question.here) + self.own.slopes(whole_ray(self.own.args, self.own.weights))[1][0]
         return np.maximum(size, max(1e-3 * size.max(), 1e-300))
 
@@ -199,21 +199,21 @@ class Slack:
         question, rng = self.own.question, np.random.default_rng(0)
         apart = []
         for _ in range(3):
-            args = question.args._replace(moving=rounded(question.args, self.eps, rng, precise=False))
+            args = question.args._replace(moving=perturbed(question.args, self.eps, rng, precise=False))
             values = np.asarray(question.readings.of(run_plainly(question.title, args)))
             apart.append(np.nan_to_num(np.abs(values - question.here), nan=0.0, posinf=0.0))
         return np.max(apart, axis=0)
 
     def excess(self, values: np.ndarray) -> float:
-        """How far values are from those of f, in units of what is allowed; the largest."""
+        """Return the largest deviation of values from those of f, in units of the allowed difference."""
         apart, allowed = np.abs(values - self.own.question.here), np.sqrt(self.eps) * self.size
         if not (apart <= allowed).all() and np.isfinite(apart).all():
             allowed = np.maximum(allowed, BARS * self.noise)
-        return most(apart / allowed)
+        return largest_error(apart / allowed)
 
 
 class Trial(NamedTuple):
-    """One check: f along rays on the one side, the gradient on the other, and the generator of all that is drawn."""
+    """One check: f along rays, the gradient, the allowed differences, and the random generator."""
 
     numerical: Numerical
     sides: Sides
@@ -221,10 +221,10 @@ class Trial(NamedTuple):
     rng: np.random.Generator
 
 
-def excused(trial: Trial, found: Findings, rays: Rays) -> Findings:
-    """A difference that the gradient's own rounding explains is no failure, but nothing was proven either.
+def excuse_rounding(trial: Trial, found: Findings, rays: Rays) -> Findings:
+    """Make failures that the gradient's own rounding explains inconclusive.
 
-    The noise of the gradient then counts in the error bar. At a kink of f the gradient jumps by itself, and nothing is
+    The noise of the gradient then counts in the error bar. At a kink of f the gradient itself jumps, and no failure is
     excused.
     """
     with np.errstate(all="ignore"):
@@ -242,8 +242,8 @@ def excused(trial: Trial, found: Findings, rays: Rays) -> Findings:
     return found.replaced(rows, mine._replace(code=code, bar=bar))
 
 
-def too_few_digits(found: Findings) -> Findings:
-    """Nothing is passed where an error of RESOLUTION is within the rounding of the only gradient there is."""
+def downgrade_passes(found: Findings) -> Findings:
+    """Make passes inconclusive: an error of RESOLUTION is within the rounding of the only gradient there is."""
     return found._replace(code=np.where(found.code <= KINK, INCONCLUSIVE, found.code))
 
 
@@ -256,15 +256,15 @@ def few_digits_note(sides: Sides) -> str:
 
 
 def nondeterminism(slack: Slack, numerical: Numerical) -> float:
-    """How far two runs of f at one point are apart. It is run again only where something does not fit to rounding."""
+    """Return the difference of two runs of f at one point. f is run again only if values differ beyond rounding."""
     if not np.array_equal(numerical.here, numerical.again, equal_nan=True):
-        return most(np.abs(numerical.here - numerical.again))
+        return largest_error(np.abs(numerical.here - numerical.again))
     question, outputs = numerical.question, slack.own.outputs
     rounding = 4 * slack.eps * slack.size
     if not outputs or (np.abs(np.asarray(question.readings.of(outputs)) - question.here) <= rounding).all():
         return 0.0
     again = np.asarray(question.readings.of(run_plainly(question.title, question.args)))
-    return most(np.where(np.abs(again - question.here) > rounding, np.abs(again - question.here), 0.0))
+    return largest_error(np.where(np.abs(again - question.here) > rounding, np.abs(again - question.here), 0.0))
 
 
 def compare_without_differences(trial: Trial) -> tuple[Consistency, ...]:
@@ -275,22 +275,22 @@ def compare_without_differences(trial: Trial) -> tuple[Consistency, ...]:
         rows.append(_forward_against_reverse(trial))
     if side.grad_fn is None and side.has_reverse:
         tolerance = max(1e-8, float(np.sqrt(_eps_of(trial))))
-        rows.append(_row("linear in its cotangent", max(side.bend, 0.0), tolerance))
+        rows.append(_row("linear in its cotangent", max(side.nonlinearity, 0.0), tolerance))
     allowed = "in units of what rounding allows"
     if own.outputs:
         compiled = np.asarray(numerical.question.readings.of(own.outputs))
         rows.append(_row("compiled against not", trial.slack.excess(compiled), 1.0, allowed))
-    if numerical.way.batch > 1:
+    if numerical.run_mode.batch > 1:
         rows.append(_row("vectorised against one by one", trial.slack.excess(numerical.here), 1.0, allowed))
     return tuple(rows)
 
 
 def _forward_against_reverse(trial: Trial) -> Consistency:
-    """Both modes along one ray, relative to the terms of the slope.
+    """Compare both modes along one ray, relative to the terms of the slope.
 
-    They round differently, and ill-conditioned linear algebra makes more of it than any fixed tolerance allows. Where
-    they differ, the gradient at two points that are the same to rounding says how much of that is noise; and if it
-    cannot, differences along the ray say whether either is wrong.
+    The two modes round differently, and in ill-conditioned linear algebra by more than any fixed tolerance. If they
+    differ, the gradient at two points equal up to rounding shows how much of the difference is noise. If noise does not
+    explain it, differences along the ray show whether one of the modes is wrong.
     """
     side, eps = trial.sides.sharpest, _eps_of(trial)
     assert side.forward is not None
@@ -300,7 +300,7 @@ def _forward_against_reverse(trial: Trial) -> Consistency:
         scale = np.maximum(norm, 100 * eps * np.abs(trial.numerical.here) / tolerance)
         apart = np.where(side.forward == slope, 0.0, np.abs(side.forward - slope))
         errors = np.where(apart == 0, 0.0, apart / scale)
-    name, error = "forward against reverse mode", most(errors)
+    name, error = "forward against reverse mode", largest_error(errors)
     if not np.isfinite(norm).all():
         return Consistency(name, Verdict.INCONCLUSIVE, error, "the slope along all coordinates overflows")
     if error <= tolerance:
@@ -315,7 +315,7 @@ def _forward_against_reverse(trial: Trial) -> Consistency:
     found = trial.numerical.sweep(whole_ray(side.args, side.weights), norm[None])
     doubt = BARS * found.bar[0]
     if (np.abs(slope - found.slope[0]) <= doubt).all() and (np.abs(side.forward - found.slope[0]) <= doubt).all():
-        return Consistency(name, Verdict.INCONCLUSIVE, error, "differences along the ray cannot tell which is right")
+        return Consistency(name, Verdict.INCONCLUSIVE, error, "differences along the ray cannot decide which is right")
     return _row(name, error, tolerance)
 
 
@@ -327,5 +327,5 @@ def _row(name: str, error: float, tolerance: float, detail: str = "") -> Consist
     return Consistency(name, Verdict.PASS if error <= tolerance else Verdict.FAIL, float(error), detail)
 
 
-def most(errors: np.ndarray) -> float:
+def largest_error(errors: np.ndarray) -> float:
     return float(np.nan_to_num(errors, nan=np.inf).max())

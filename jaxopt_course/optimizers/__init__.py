@@ -1,4 +1,4 @@
-"""How do I move: optimizers as pure functions with optax's interface. They know no problem and no loop."""
+"""Optimizers as pure functions with optax's interface, independent of the problem and of the training loop."""
 
 from jaxopt_course.optimizers.first_order import (
     AdagradState,

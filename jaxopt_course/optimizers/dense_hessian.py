@@ -1,4 +1,4 @@
-"""What a whole Hessian tells of a step: the direction down, what it would gain, and the way out of a saddle."""
+"""Newton's model from a dense Hessian: the descent direction, its predicted gain, and the escape from a saddle."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from jaxopt_course.optimizers.searched import decrement
 
 
 class NewtonModel(NamedTuple):
-    """The parabola with gradient g and Hessian H.
+    """The quadratic model with gradient g and Hessian H.
 
-    `direction`: -H^-1 g, or what stands for it where H is not positive definite; `gain`: what the model has left to
-    gain, inf where it has no minimum; `lowest`: the lowest curvature, as `NewtonState` says; `definite`: whether H is
-    positive definite; `escape`: a direction of length 1 along which the curvature is `lowest` and the value does not
-    rise, 0 where no curvature is negative.
+    `direction`: -H^-1 g, or its replacement if H is not positive definite; `gain`: the decrease to the minimum of the
+    model, inf if it has no minimum; `lowest`: the lowest curvature, as defined in `NewtonState`; `definite`: whether H
+    is positive definite; `escape`: a direction of length 1 along which the curvature is `lowest` and the value does not
+    rise, 0 if no curvature is negative.
     """
 
     direction: Float[Array, " n"]
@@ -27,10 +27,10 @@ class NewtonModel(NamedTuple):
 
 
 def hessian_scale(hessian: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """s such that s_i H_ij s_j has a diagonal of ones: the units of the parameters then do not matter.
+    """Return s such that s_i H_ij s_j has a diagonal of ones, which removes the units of the parameters.
 
-    Where the diagonal is far below what its row says, as only an indefinite Hessian can have it, it is likely to be
-    rounding and sets no scale: then the largest entry of the row becomes 1.
+    If a diagonal entry is far smaller than its row allows, which happens only in an indefinite Hessian, the entry is
+    probably rounding and is not used as a scale. The largest entry of the row is then scaled to 1 instead.
     """
     eps, sizes = jnp.finfo(hessian.dtype).eps, jnp.abs(hessian)
     diagonal = jnp.diagonal(sizes)
@@ -42,9 +42,12 @@ def hessian_scale(hessian: Float[Array, "n n"]) -> Float[Array, " n"]:
 
 
 class Spectrum(NamedTuple):
-    """Of a scaled Hessian: `sizes`, absolute eigenvalues, at least their rounding, and 1 where all are 0; `vectors`, in
-    columns, that of the lowest eigenvalue first; `lowest`: the curvature along it in the units of the Hessian itself, 0
-    where that is not negative beyond rounding."""
+    """Eigenvalues and eigenvectors of a scaled Hessian.
+
+    `sizes`: absolute eigenvalues, at least their rounding error, and 1 if all are 0; `vectors`: eigenvectors in
+    columns, that of the lowest eigenvalue first; `lowest`: the curvature along the first eigenvector in the units of
+    the unscaled Hessian, 0 if it is not negative beyond rounding.
+    """
 
     sizes: Float[Array, " n"]
     vectors: Float[Array, "n n"]
@@ -52,7 +55,7 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(scaled_hessian: Float[Array, "n n"], scale: Float[Array, " n"]) -> Spectrum:
-    """What stands for a Hessian that is not positive definite."""
+    """Return the spectrum that replaces a Hessian that is not positive definite."""
     values, vectors = jnp.linalg.eigh(scaled_hessian)
     largest = jnp.max(jnp.abs(values))
     noise = 4 * len(scale) * jnp.finfo(values.dtype).eps * largest
@@ -62,10 +65,10 @@ def spectrum(scaled_hessian: Float[Array, "n n"], scale: Float[Array, " n"]) -> 
 
 
 def newton_model(hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Float[Array, ""]) -> NewtonModel:
-    """The model at a point; its direction is no longer than `radius` where H is not positive definite.
+    """Return the model at a point. If H is not positive definite, its direction is no longer than `radius`.
 
-    H is scaled by `hessian_scale` first. Where it is not positive definite, its eigenvalues lose their signs, and the
-    gain is known only if it is semidefinite and not 0.
+    H is first scaled by `hessian_scale`. If H is not positive definite, its eigenvalues are replaced by their absolute
+    values, and the gain is known only if H is positive semidefinite and not 0.
     """
     eps = jnp.finfo(g.dtype).eps
     scale = hessian_scale(hessian)
@@ -79,7 +82,7 @@ def newton_model(hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Fl
         return step, jnp.min(pivots / scale**2), jnp.zeros_like(g)
 
     def reflect() -> tuple[Array, Array, Array]:
-        # Under vmap both branches run: this one then waits for the other, and has little to do where it is not asked.
+        # Under vmap both branches run. Where this branch is not needed, it decomposes the identity, which is cheap.
         sizes, vectors, lowest = spectrum(jnp.where(definite, jnp.eye(len(g), dtype=g.dtype), scaled_hessian), scale)
         along = vectors.T @ scaled_g
         step = vectors @ jnp.where(along == 0, 0, along / sizes)
@@ -90,20 +93,20 @@ def newton_model(hessian: Float[Array, "n n"], g: Float[Array, " n"], radius: Fl
     direction = -scale * direction
     convex = (lowest >= 0) & (jnp.max(jnp.abs(jnp.diagonal(hessian))) > 0)
     gain = lax.stop_gradient(jnp.where(convex, decrement(jnp.dot(g, direction)), jnp.inf))
-    direction = cut_to(radius, direction, definite)
+    direction = limit_length(radius, direction, definite)
     out, far = lax.stop_gradient(out), lax.stop_gradient(_length(out))
     return NewtonModel(direction, gain, lowest.astype(radius.dtype), definite, out / jnp.where(far > 0, far, 1))
 
 
-def cut_to(radius: Array, direction: Float[Array, " n"], definite: Array) -> Float[Array, " n"]:
-    """The direction, no longer than the radius unless the Hessian was definite."""
+def limit_length(radius: Array, direction: Float[Array, " n"], definite: Array) -> Float[Array, " n"]:
+    """Shorten the direction to the radius, unless the Hessian was positive definite."""
     length = lax.stop_gradient(_length(direction))
     cut = jnp.where(definite | (length <= radius), 1, radius.astype(direction.dtype) / length)
     return lax.stop_gradient(cut) * direction
 
 
 def _length(v: Float[Array, " n"]) -> Float[Array, ""]:
-    """The Euclidean norm, also where its square is beyond all range; of 0 or infinity it is 0 or infinity."""
+    """Return the Euclidean norm, even if its square overflows or underflows; the norm of infinity is infinity."""
     size = jnp.max(jnp.abs(v), initial=0)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     return size * jnp.linalg.norm(v / size)

@@ -1,28 +1,28 @@
-r"""The lecture's first-order rules in historical order, so that reading down is reading the field as a diff.
+r"""The lecture's first-order rules in historical order: each rule changes a few lines of the one before.
 
-An optimizer is a pair of pure functions made by a factory that takes hyperparameters only and knows no problem:
+An optimizer is a pair of pure functions. Its factory takes only hyperparameters and is independent of the problem:
 
     init(params) -> state
     update(grads, state, params) -> (updates, state)        then    params + updates
 
 It is an `optax.GradientTransformationExtraArgs`, so it composes with `optax.chain`, `optax.MultiSteps`, schedules,
-clipping, decay, and with every loop that takes an optax optimizer. What all rules share:
+clipping, decay, and with every loop that takes an optax optimizer. Properties of all rules:
 
 - `learning_rate` is a number, a traced scalar, or a schedule `count -> learning rate` with `count` 0 at first; every
-  other hyperparameter is a number or a traced scalar, so a sweep is a `vmap` and never a recompile.
-- A number out of range raises ValueError when the optimizer is made; a traced value and a schedule are always legal.
-  A learning rate of 0 is legal. Derivatives with respect to hyperparameters are finite, also at 0.
-- The same plain numbers give the same optimizer object, so that `jit` finds what it compiled for it.
+  other hyperparameter is a number or a traced scalar. A sweep is therefore a `vmap` and does not recompile.
+- A number out of range raises ValueError when the optimizer is made; traced values and schedules are not checked.
+  A learning rate of 0 is legal. Derivatives with respect to hyperparameters are finite, even at 0.
+- The same plain numbers give the same optimizer object, so that `jit` reuses the function compiled for it.
 - State is a NamedTuple of arrays whose structure, shapes, dtypes and shardings never change; moments are sharded like
-  the parameters. Parameters of 16 bits keep moments and all arithmetic in float32; updates have the parameters' dtype.
-  Complex parameters count |g|^2 as the square.
-- Squares do not overflow: AdaGrad, RMSProp and Adam take a gradient entry (of a complex one, its real and its imaginary
-  part) beyond 2^63, for 64-bit parameters 2^511, as this limit, so that one such entry does not stop its parameter for
-  ever. Infinite and NaN gradients give NaN. Squares that underflow count as the smallest normal number, 1e-38 in
-  float32: an error below 1e-12 with the default epsilon; with epsilon 0, entries below 1e-19 give updates that are too
+  the parameters. For 16-bit parameters, moments and all arithmetic are in float32; updates have the parameters' dtype.
+  For complex parameters, the square of g is |g|^2.
+- Squares do not overflow: AdaGrad, RMSProp and Adam clip gradient entries (for complex ones, the real and the imaginary
+  part) to 2^63, or 2^511 for 64-bit parameters. Without this, one such entry would stop its parameter for ever.
+  Infinite and NaN gradients give NaN. Squares that underflow count as the smallest normal number, 1e-38 in float32.
+  With the default epsilon this is an error below 1e-12; with epsilon 0, entries below 1e-19 give updates that are too
   short.
 - Parameters that are not floating point raise TypeError; gradients that do not match the parameters or the state raise
-  ValueError. Both name the leaf. A parameter whose gradient is None has no update, so that `update` takes a whole
+  ValueError. Both name the leaf. A parameter whose gradient is None has no update, so that `update` accepts a whole
   Equinox model.
 """
 
@@ -42,28 +42,28 @@ from jaxopt_course.optimizers.hyperparameters import (
 )
 from jaxopt_course.optimizers.leaves import map_leaves, next_count, start_count, zero_moments
 from jaxopt_course.optimizers.separable import Separable
-from jaxopt_course.optimizers.squares import bounded, no_infinity, one_minus_power, root, square
+from jaxopt_course.optimizers.squares import bounded, one_minus_power, safe_sqrt, saturated, square
 
 
 class SGDState(NamedTuple):
-    """`count`: steps taken, int32, where the learning rate is a schedule, else None."""
+    """`count`: steps taken, int32, if the learning rate is a schedule, else None."""
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
 
     @property
     def takes_penalties(self) -> bool:
-        """Whether the optimizer can put parameters on 0 exactly."""
+        """Whether the optimizer can set parameters to exactly 0."""
         return True
 
 
 @cached_factory
 def sgd(learning_rate: Rate) -> Optimizer:
-    r"""Gradient descent; stochastic when the gradient is a minibatch's.
+    r"""Gradient descent; stochastic gradient descent if the gradient is that of a minibatch.
 
     $$w \leftarrow w - \eta g$$
 
-    With bounds or an L1 penalty, which `minimize` hands on, the step ends where h(x) + |x - (w - eta g)|^2 / (2 eta) is
-    least: proximal gradient descent.
+    With bounds or an L1 penalty, which `minimize` passes, this is proximal gradient descent: the step ends at the
+    minimizer x of h(x) + |x - (w - eta g)|^2 / (2 eta).
 
     Args:
       learning_rate: eta, a number, traced scalar or schedule; units of parameter^2 per unit of loss.
@@ -117,18 +117,18 @@ class MomentumState(NamedTuple):
 
 @cached_factory
 def momentum(learning_rate: Rate, rho: Number = 0.9, nesterov: bool = False) -> Optimizer:
-    r"""SGD with a velocity that remembers past gradients; Nesterov's form looks one step ahead.
+    r"""SGD with a velocity, a decaying sum of past gradients; Nesterov's form looks one step ahead.
 
     $$v \leftarrow \rho v + g, \qquad w \leftarrow w - \eta v \qquad (v_0 = 0)$$
 
-    With `nesterov=True` the step is $w \leftarrow w - \eta (g + \rho v)$ with the new v, which is the lecture's
-    rearranged form $w \leftarrow w - \rho v_{old} + (1 + \rho) v_{new}$ for a velocity that holds $-\eta$ inside. The
-    learning rate stands outside the velocity: under a schedule the two places differ.
+    With `nesterov=True` the step is $w \leftarrow w - \eta (g + \rho v)$ with the new v. This is the lecture's
+    rearranged form $w \leftarrow w - \rho v_{old} + (1 + \rho) v_{new}$ for a velocity that contains the factor
+    $-\eta$. Here the learning rate is outside the velocity; under a schedule the two forms differ.
 
     Args:
       learning_rate: eta, a number, traced scalar or schedule.
       rho: friction, in [0, 1).
-      nesterov: whether to look ahead.
+      nesterov: whether to use Nesterov's form.
 
     Returns:
       The optimizer; its state is `MomentumState`.
@@ -175,11 +175,11 @@ class AdagradState(NamedTuple):
 
 @cached_factory
 def adagrad(learning_rate: Rate, eps: Number = 1e-7) -> Optimizer:
-    r"""A learning rate for each coordinate, divided by the root of all its past squares.
+    r"""SGD with a learning rate for each coordinate: eta divided by the root of the sum of its squared gradients.
 
     $$s \leftarrow s + g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon} \qquad (s_0 = 0)$$
 
-    `optax.adagrad` is another rule: it starts at s = 0.1 and keeps epsilon inside the root.
+    `optax.adagrad` is a different rule: it starts at s = 0.1 and adds epsilon inside the root.
 
     Args:
       learning_rate: eta, a number, traced scalar or schedule; units of parameter.
@@ -212,8 +212,8 @@ def adagrad(learning_rate: Rate, eps: Number = 1e-7) -> Optimizer:
     def update(grads: Updates, state: AdagradState, params: Params = None, **_: Any) -> tuple[Updates, AdagradState]:
         def rule(g, s, lr, eps):
             g = bounded(g)
-            s = no_infinity(s + square(g))
-            return -lr * (g / (root(s) + eps)), s
+            s = saturated(s + square(g))
+            return -lr * (g / (safe_sqrt(s) + eps)), s
 
         updates, s = map_leaves(rule, grads, (state.sum_of_squares,), (rate(state.count), eps), params)
         return updates, AdagradState(next_count(state.count), s)
@@ -230,7 +230,7 @@ class RMSPropState(NamedTuple):
 
 @cached_factory
 def rmsprop(learning_rate: Rate, decay: Number = 0.99, eps: Number = 1e-7) -> Optimizer:
-    r"""AdaGrad that forgets: a moving mean of squares instead of their sum.
+    r"""AdaGrad with an exponential moving mean of the squared gradients instead of their sum.
 
     $$s \leftarrow \beta s + (1 - \beta) g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
       \qquad (s_0 = 0)$$
@@ -271,7 +271,7 @@ def rmsprop(learning_rate: Rate, decay: Number = 0.99, eps: Number = 1e-7) -> Op
         def rule(g, s, lr, decay, eps):
             g = bounded(g)
             s = decay * s + (1 - decay) * square(g)
-            return -lr * (g / (root(s) + eps)), s
+            return -lr * (g / (safe_sqrt(s) + eps)), s
 
         updates, nu = map_leaves(rule, grads, (state.nu,), (rate(state.count), decay, eps), params)
         return updates, RMSPropState(next_count(state.count), nu)
@@ -291,21 +291,22 @@ class AdamState(NamedTuple):
 def adam(
     learning_rate: Rate = 1e-3, b1: Number = 0.9, b2: Number = 0.999, eps: Number = 1e-7, bias_correction: bool = True
 ) -> Optimizer:
-    r"""Momentum and RMSProp at once; the correction undoes the pull of both means towards their start at zero.
+    r"""Momentum and RMSProp combined; the bias correction compensates that both moving means start at zero.
 
     $$m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2) g^2
       \qquad (m_0 = v_0 = 0)$$
     $$w \leftarrow w - \eta \frac{\hat m}{\sqrt{\hat v} + \epsilon}, \qquad
       \hat m = \frac{m}{1 - \beta_1^t}, \quad \hat v = \frac{v}{1 - \beta_2^t}, \quad t = 1, 2, \ldots$$
 
-    Without `bias_correction`, the hats fall away: the lecture's "almost" Adam, whose first steps are too long.
+    Without `bias_correction`, m and v replace their corrected forms: the lecture's "almost" Adam, whose first steps are
+    too long.
 
     Args:
       learning_rate: eta, a number, traced scalar or schedule; units of parameter.
       b1: beta_1, in [0, 1).
       b2: beta_2, in [0, 1).
-      eps: epsilon, units of gradient, not negative; 1e-7, the lecture's, where optax and torch have 1e-8.
-      bias_correction: whether to correct.
+      eps: epsilon, units of gradient, not negative; the default is the lecture's 1e-7, that of optax and torch is 1e-8.
+      bias_correction: whether to correct the bias of both means.
 
     Returns:
       The optimizer; its state is `AdamState`.
@@ -341,7 +342,7 @@ def adam(
             g = bounded(g)
             m = b1 * m + (1 - b1) * g
             v = b2 * v + (1 - b2) * square(g)
-            return -lr * ((m / c1) / (root(v / c2) + eps)), m, v
+            return -lr * ((m / c1) / (safe_sqrt(v / c2) + eps)), m, v
 
         updates, mu, nu = map_leaves(rule, grads, state[1:], (rate(state.count), b1, b2, eps, c1, c2), params)
         return updates, AdamState(t, mu, nu)

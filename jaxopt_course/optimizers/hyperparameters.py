@@ -1,7 +1,7 @@
-"""Hyperparameters: checked where their value is known, left alone where it is traced, always safe to compute with.
+"""Hyperparameters: numbers are checked against their range, traced values are not.
 
-A checked hyperparameter is a Python float, which takes the dtype of the array it meets, or a traced scalar of JAX's
-default floating dtype, which `leaves.map_leaves` casts to each leaf.
+A checked hyperparameter is a Python float, which adopts the dtype of the array it is combined with, or a traced scalar
+of JAX's default floating dtype, which `leaves.map_leaves` casts to the dtype of each leaf.
 """
 
 import functools
@@ -28,7 +28,7 @@ CACHE_SIZE = 256  # optimizers kept for each factory
 
 
 def learning_rate_at(learning_rate: Rate) -> Callable[[Array | None], Scalar]:
-    """`count -> learning rate`, for a number, a traced scalar or a schedule alike. 0 is legal: warm-ups start there."""
+    """Return `count -> learning rate` for a number, a traced scalar or a schedule. 0 is legal: warm-ups start at 0."""
     if callable(learning_rate):
         schedule: Callable[..., Number] = learning_rate
         return lambda count: _as_scalar("learning_rate(count)", schedule(count))
@@ -37,10 +37,12 @@ def learning_rate_at(learning_rate: Rate) -> Callable[[Array | None], Scalar]:
 
 
 def not_negative(name: str, value: Number) -> Scalar:
+    """Return the value as a checked hyperparameter, a finite number >= 0."""
     return _checked(name, value, lambda x: 0 <= x < np.inf, "a finite number >= 0")
 
 
 def decay_rate(name: str, value: Number) -> Scalar:
+    """Return the value as a checked hyperparameter in [0, 1)."""
     return _checked(name, value, lambda x: 0 <= x < 1, "a number in [0, 1)")
 
 
@@ -62,15 +64,16 @@ def _as_scalar(name: str, value: Number) -> Scalar:
 
 
 def cached_factory(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
-    """Make `factory` return the same optimizer for the same arguments, so that functions jitted for it are found again.
+    """Make `factory` return the same optimizer for the same arguments, so that `jit` reuses functions compiled for it.
 
     Arguments that are compared: plain numbers, NumPy scalars, booleans and None, by type and value (1, 1.0 and True
-    differ, and so do 0.0 and -0.0); functions that a module holds by name or that close over nothing, by identity; and
-    partials of these. A call with any other argument (an array, a tracer, a closure such as a schedule of optax) makes
-    a new optimizer, and nothing keeps that argument alive. The last `CACHE_SIZE` optimizers are kept. Thread-safe.
+    differ, and so do 0.0 and -0.0); functions that are module attributes or that close over nothing, by identity; and
+    partials of these. A call with any other argument (an array, a tracer, a closure such as an optax schedule) makes
+    a new optimizer, and the cache keeps no reference to that argument. The last `CACHE_SIZE` optimizers are kept.
+    Thread-safe.
 
     Args:
-      factory: hyperparameters -> optimizer. It must not make arrays: made under `jit`, they would be tracers.
+      factory: hyperparameters -> optimizer. It must not make arrays, because under `jit` they would be tracers.
 
     Returns:
       The factory with the same signature and docstring.
@@ -83,11 +86,11 @@ def cached_factory(factory: Callable[P, Optimizer]) -> Callable[P, Optimizer]:
     def make(*args: P.args, **kwargs: P.kwargs) -> Optimizer:
         try:
             key = _call_key(signature, args, kwargs)
-        except TypeError:  # an argument that is not compared, or arguments that the factory refuses
+        except TypeError:  # an argument that cannot be compared, or arguments that the factory does not accept
             return factory(*args, **kwargs)
         with lock:
             optimizer = made.pop(key, None) or factory(*args, **kwargs)
-            made[key] = optimizer  # the last one made or asked for stands last
+            made[key] = optimizer  # reinserted at the end: the most recently used is last
             if len(made) > CACHE_SIZE:
                 del made[next(iter(made))]
         return optimizer
@@ -102,15 +105,15 @@ def _call_key(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[
 
 
 def _key(value: Any) -> Hashable:
-    """A key that equals another's only where the two values are interchangeable. TypeError: no such key."""
+    """Return a key that two values share only if they are interchangeable. Raise TypeError if there is no such key."""
     if type(value) in (bool, int, float, NoneType) or isinstance(value, np.number | np.bool_):
-        return type(value), repr(value)  # repr tells -0.0 from 0.0, and NaN equals itself
+        return type(value), repr(value)  # repr distinguishes -0.0 from 0.0, and makes NaN equal to itself
     if isinstance(value, functools.partial):
         options = tuple((name, _key(option)) for name, option in sorted(value.keywords.items()))
         return functools.partial, _key(value.func), tuple(map(_key, value.args)), options
     if isinstance(value, FunctionType) and (_closes_over_nothing(value) or _is_named(value)):
         return FunctionType, value
-    raise TypeError(f"{type(value).__name__} is not compared")
+    raise TypeError(f"values of type {type(value).__name__} are not compared")
 
 
 def _closes_over_nothing(function: FunctionType) -> bool:
@@ -118,5 +121,5 @@ def _closes_over_nothing(function: FunctionType) -> bool:
 
 
 def _is_named(function: FunctionType) -> bool:
-    """Whether its module holds the function by its name: then it lives as long as the module does."""
+    """Whether the function is an attribute of its module, which then keeps it alive."""
     return getattr(sys.modules.get(function.__module__), function.__qualname__, None) is function

@@ -1,4 +1,4 @@
-"""Conjugate gradients for Newton's system, ended early: the direction of `newton_cg`, and what it may have missed."""
+"""Truncated conjugate gradients for Newton's system: the direction of `newton_cg`, and the gain it leaves."""
 
 import math
 from collections.abc import Callable
@@ -17,9 +17,11 @@ from jaxopt_course.optimizers.searched import gain_along
 
 
 class InnerSolve(NamedTuple):
-    """Conjugate gradients on H d = -g: `solution` d, `residual` r = H d + g, the next `conjugate` direction p, `rho` =
-    r'M r, the `largest` and the `lowest` curvature |p'Hp| / p'p so far, and whether `negative` curvature ended it;
-    `last` is the last direction p that was multiplied with H, and `curvature` p'Hp / p'p along it.
+    """State of conjugate gradients on H d = -g, with preconditioner M.
+
+    `solution`: d; `residual`: r = H d + g; `conjugate`: the next direction p; `rho`: r'M r; `largest`, `lowest`: the
+    extremes of the curvature |p'Hp| / p'p so far; `negative`: whether negative curvature ended the solve; `last`: the
+    last direction p that was multiplied with H; `curvature`: p'Hp / p'p along it.
     """
 
     solution: Any
@@ -34,20 +36,21 @@ class InnerSolve(NamedTuple):
     curvature: Array
 
 
-def hidden_gain(inner: InnerSolve, dtype: Any) -> Array:
-    r"""What the residual may hide from the decrement of an inexact solve, $|r|^2 / (2 \mu)$; 0 where that is unknown.
+def residual_gain(inner: InnerSolve, dtype: Any) -> Array:
+    r"""Estimate the gain that the decrement of an inexact solve misses, $|r|^2 / (2 \mu)$; 0 if it is unknown.
 
-    $\mu$ is the lowest curvature that the solve has met.
+    $\mu$ is the lowest curvature along the directions of the solve.
     """
-    hidden = gain_along(norm(inner.residual, dtype), inner.lowest)
-    return jnp.where(jnp.isfinite(hidden), hidden, 0)
+    gain = gain_along(norm(inner.residual, dtype), inner.lowest)
+    return jnp.where(jnp.isfinite(gain), gain, 0)
 
 
-def gain_after(inner: InnerSolve, product: Callable[[Updates], Updates], converged: Array, dtype: Any) -> Array:
-    """What an inexact solve leaves to gain: its `hidden_gain`, or what a step along the residual gains if that is more.
+def inexact_gain(inner: InnerSolve, product: Callable[[Updates], Updates], converged: Array, dtype: Any) -> Array:
+    """Estimate the gain that an inexact solve leaves: the larger of `residual_gain` and the gain along the residual.
 
-    The latter takes another product, where the solve has not `converged`: its lowest curvature may then be far above
-    that along the residual, which rounding hides only below eps times the largest.
+    The second estimate takes one more product, and is made only if the solve has not `converged`: its lowest curvature
+    may then be far above the curvature along the residual. That curvature is lost in rounding only below eps times the
+    largest.
     """
 
     def along_the_residual() -> Array:
@@ -56,30 +59,39 @@ def gain_after(inner: InnerSolve, product: Callable[[Updates], Updates], converg
         curvature = optax.tree.vdot(unit, product(unit)).astype(dtype)
         return gain_along(size, jnp.maximum(curvature, jnp.finfo(dtype).eps * inner.largest))
 
-    return jnp.maximum(hidden_gain(inner, dtype), lax.cond(converged, lambda: jnp.zeros((), dtype), along_the_residual))
+    return jnp.maximum(
+        residual_gain(inner, dtype), lax.cond(converged, lambda: jnp.zeros((), dtype), along_the_residual)
+    )
 
 
 class System(NamedTuple):
-    """H d = -g in some units: the `product` with H, the right-hand side `grads`, and the way `back` to parameters."""
+    """The system H d = -g in scaled units.
+
+    `product`: v -> H v; `grads`: g; `to_params`: maps a solution to the units of the parameters.
+    """
 
     product: Callable[[Any], Any]
     grads: Any
-    back: Callable[[Any], Updates]
+    to_params: Callable[[Any], Updates]
 
 
 def scaled_system(product: Callable[[Updates], Updates], grads: Updates) -> System:
-    """The system as flat vectors in units in which H has a diagonal of ones, which n products find."""
+    """Return the system as flat vectors, scaled so that H has a diagonal of ones; the scale takes n products."""
     g, unravel = ravel_pytree(grads)
     hessian = jax.vmap(lambda v: ravel_pytree(product(unravel(v)))[0], out_axes=1)(jnp.eye(len(g), dtype=g.dtype))
     scale = hessian_scale(hessian)
     return System(lambda v: scale * (hessian @ (scale * v)), scale * g, lambda v: unravel(scale * v))
 
 
-def way_out(inner: InnerSolve, back: Callable[[Any], Updates], grads: Updates, dtype: Any) -> tuple[Updates, Array]:
-    """A direction of length 1, not uphill, along which the curvature is negative, and that curvature; 0 where it is
-    not negative beyond the rounding of the products."""
-    p = back(inner.last)
-    length, own = optax.tree.norm(p), optax.tree.norm(inner.last)  # of a solve for a gradient of largest entry 1
+def saddle_escape(
+    inner: InnerSolve, to_params: Callable[[Any], Updates], grads: Updates, dtype: Any
+) -> tuple[Updates, Array]:
+    """Return a direction of negative curvature, of length 1 and not uphill, and the curvature along it.
+
+    The curvature is 0 if it is not negative beyond the rounding of the products.
+    """
+    p = to_params(inner.last)
+    length, own = optax.tree.norm(p), optax.tree.norm(inner.last)  # the solve scaled the gradient to largest entry 1
     length, own = jnp.where(length > 0, length, 1), jnp.where(length > 0, own, 1)
     sign = jnp.where(optax.tree.vdot(grads, p) > 0, -1, 1)
     noise = 8 * math.sqrt(sum(leaf.size for leaf in jax.tree.leaves(grads))) * jnp.finfo(dtype).eps
@@ -95,9 +107,9 @@ def truncated_cg(
     max_products: Array | int,
     forcing: Array | float,
 ) -> InnerSolve:
-    """Solve H d = -g until the residual is at most `forcing` |g|, or curvature is not positive.
+    """Solve H d = -g until the residual is at most `forcing` |g|, or the curvature is not positive.
 
-    The solve is linear in g, and works with g of largest entry 1: squares of small numbers would underflow.
+    The solve is linear in g. It scales g to a largest entry of 1, because squares of small numbers would underflow.
     """
     vdot, size_of, scale, add_scale = optax.tree.vdot, optax.tree.norm, optax.tree.scale, optax.tree.add_scale
     top = largest_entry(grads, jax.tree.leaves(grads)[0].dtype)

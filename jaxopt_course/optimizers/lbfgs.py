@@ -1,7 +1,7 @@
-r"""L-BFGS: quasi-Newton steps with the curvature seen in the last few steps.
+r"""L-BFGS: quasi-Newton steps that use the curvature of the last few steps.
 
-`inverse_hessian_product(grads, history)` is the kernel, `remember` and `forget` are how a history changes, `lbfgs` puts
-them behind optax's interface.
+`inverse_hessian_product(grads, history)` is the kernel, `remember` and `forget` update a history, and `lbfgs` combines
+them as an optax optimizer.
 """
 
 from typing import Any, NamedTuple
@@ -29,12 +29,12 @@ from jaxopt_course.optimizers.searched import (
     Search,
     SearchInputs,
     decrement,
-    down_the_gradient,
     gain_along,
     init_search,
     next_search,
     search_along,
     search_inputs,
+    steepest_descent,
     total_count,
 )
 from jaxopt_course.optimizers.separable import Separable, ravelled
@@ -42,11 +42,11 @@ from jaxopt_course.status import Status
 
 
 class LBFGSState(NamedTuple):
-    """`history`: the pairs; `search`: the last step; `num_skipped`: pairs not taken for want of curvature;
+    """`history`: the pairs; `search`: the last step; `num_skipped`: pairs skipped because of too little curvature;
     `num_resets`: how often the history was dropped because no lower point was found along its direction;
-    `reset_status`: the line-search status that caused the last reset, 0 after a successful step; these are int32,
-    counts since `init`. `last_gain`: what the last step alone tells of the gain that is left; `search.gain` is the
-    larger of the last two.
+    `reset_status`: the line-search status that caused the last reset, 0 after a successful step. These three are int32;
+    the counts are since `init`. `last_gain`: the remaining gain estimated from the last step alone; `search.gain` is
+    the larger of the last two estimates.
     """
 
     history: History
@@ -58,45 +58,45 @@ class LBFGSState(NamedTuple):
 
     @property
     def takes_penalties(self) -> bool:
-        """Whether the optimizer can put parameters on 0 exactly."""
+        """Whether the optimizer can set parameters to exactly 0."""
         return True
 
     @property
     def estimates_gain(self) -> bool:
-        """Whether `search.gain` knows no curvature but that of the last steps, so that a success is to be confirmed."""
+        """Whether `search.gain` uses only the curvature of the last steps, so that a success must be confirmed."""
         return True
 
 
-USUAL_PAIRS, MOST_PAIRS = 10, 100  # kept, where nothing is known of the cost of an evaluation; at most
-PART = 0.25  # of the operations of an evaluation: what pairs may cost at a step
-OF_A_PAIR = 24  # operations for each parameter at a step: eight, but memory is read three times as slowly
+DEFAULT_PAIRS, MAX_PAIRS = 10, 100  # pairs kept if the cost of an evaluation is unknown; largest number of pairs
+PAIR_COST_FRACTION = 0.25  # of the operations of an evaluation: cost limit for all pairs in a step
+OPERATIONS_PER_PAIR = 24  # for each parameter in a step: 8 operations, times 3 because memory access is slower
 
 
 @cached_factory
 def lbfgs(memory_size: int | None = None, line_search: LineSearch = strong_wolfe) -> Optimizer:
-    r"""Newton's method with an inverse Hessian made of the last m steps, and a search for the length of each.
+    r"""Quasi-Newton method with an inverse Hessian built from the last m steps, and a line search for each step length.
 
     $$w \leftarrow w - t H g, \qquad s = w_{new} - w, \qquad y = g_{new} - g$$
 
-    H is `inverse_hessian_product`'s and t = 1 the first trial. While there are no pairs the direction is -g/|g|, and
-    the first trial has the scale of the parameters, 0.1 max|w|, or |f|/|g| where they are 0: neither depends on
-    the units of f or w. A pair is skipped when s'y <= eps |s| |y|. Where no lower point is found along -H g, the
-    history is dropped and the next step goes down the gradient; where that fails too, the state's `search.status` says
-    why.
+    H is defined in `inverse_hessian_product`, and the first trial is t = 1. While there are no pairs, the direction is
+    -g/|g|, and the first trial has the scale of the parameters, 0.1 max|w|, or |f|/|g| if they are 0; neither depends
+    on the units of f or w. A pair is skipped if s'y <= eps |s| |y|. If no lower point is found along -H g, the history
+    is dropped and the next step follows the negative gradient; if that also fails, the state's `search.status` gives
+    the reason.
 
-    `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. The pair is formed inside the
-    step from two gradients of the same function, so it is sound on minibatches and inside `optax.chain` too.
+    `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. The pair is computed within
+    one step from two gradients of the same function, so it is also valid on minibatches and inside `optax.chain`.
 
     Args:
-      memory_size: m, pairs kept, at least 1; each costs twice the memory of the parameters. Unless given it is 10, and
-        in `minimize` as many as cost a quarter of an evaluation, from 10 to 100 (under bounds and penalties 10).
+      memory_size: m, pairs kept, at least 1; each takes twice the memory of the parameters. The default is 10, and in
+        `minimize` as many as cost a quarter of an evaluation, from 10 to 100 (under bounds and penalties 10).
       line_search: `strong_wolfe`, or a function like it.
 
     Returns:
       The optimizer; its state is `LBFGSState`.
 
     Raises:
-      ValueError: a memory_size below 1; in `update`, keywords that are missing.
+      ValueError: a memory_size below 1; in `update`, missing keywords.
       TypeError: a memory_size that is not a whole number; parameters that are not real floating point.
 
     Example:
@@ -124,19 +124,19 @@ def lbfgs(memory_size: int | None = None, line_search: LineSearch = strong_wolfe
         return LBFGSState(empty_history(params, memory_size), search, zero, zero, zero, search.gain)
 
     def init(params: Params) -> LBFGSState:
-        return sized(params, memory_size or USUAL_PAIRS)
+        return sized(params, memory_size or DEFAULT_PAIRS)
 
-    if memory_size is None:  # for a loop that knows what an evaluation costs, or has a state to go on from
-        init.for_operations = lambda params, count: sized(params, pairs_that_pay(params, count))  # type: ignore[attr-defined]
+    if memory_size is None:  # for a loop that knows the cost of an evaluation, or continues from a state
+        init.for_operations = lambda params, ops: sized(params, affordable_pairs(params, ops))  # type: ignore[attr-defined]
         init.like = lambda params, state: sized(params, len(state.history.scale) - 1)  # type: ignore[attr-defined]
 
     def update(grads: Updates, state: LBFGSState, params: Params = None, **keywords: Any) -> tuple[Updates, LBFGSState]:
         if not jax.tree.leaves(grads):
             return grads, state
         inputs, history = search_inputs("lbfgs", grads, params, **keywords), state.history
-        course = _course(history, widened(grads), inputs)
-        direction = course.direction
-        step = search_along(line_search, inputs, direction, course.first_length)
+        chosen = _search_direction(history, widened(grads), inputs)
+        direction = chosen.direction
+        step = search_along(line_search, inputs, direction, chosen.first_length)
         updates = scaled(step.length, direction, params)
         new = remember(history, widened(updates), optax.tree.sub(step.point.grad, inputs.grad))
         moved, has_pairs = step.length > 0, history.num_stored > 0
@@ -146,7 +146,7 @@ def lbfgs(memory_size: int | None = None, line_search: LineSearch = strong_wolfe
         status = jnp.where(reset, running, step.status)  # the next step goes down the gradient
         twice = (status == Status.LINE_SEARCH_FAILED) & (state.reset_status == lost)  # the first failure told why
         has_model = has_pairs | (state.reset_status < 0)
-        gain = gain_left(course, step, has_pairs, has_model)
+        gain = remaining_gain(chosen, step, has_pairs, has_model)
         larger = jnp.maximum(gain, jnp.where(has_model, state.last_gain, 0))
         return updates, LBFGSState(
             forget(new, reset),
@@ -160,14 +160,16 @@ def lbfgs(memory_size: int | None = None, line_search: LineSearch = strong_wolfe
     return Optimizer(init, update)
 
 
-def pairs_that_pay(params: Params, operations: float) -> int:
-    """How many pairs to keep where an evaluation of value and gradient takes so many operations."""
+def affordable_pairs(params: Params, operations: float) -> int:
+    """Return the number of pairs to keep if an evaluation of value and gradient takes `operations`."""
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return int(min(max(PART * operations / (OF_A_PAIR * max(size, 1)), USUAL_PAIRS), MOST_PAIRS))
+    return int(
+        min(max(PAIR_COST_FRACTION * operations / (OPERATIONS_PER_PAIR * max(size, 1)), DEFAULT_PAIRS), MAX_PAIRS)
+    )
 
 
-class _Course(NamedTuple):
-    """Where to go: the `direction`, the first length to try, the slope, and the gain that the model promises."""
+class _SearchDirection(NamedTuple):
+    """The search `direction`, the first length to try, the slope along it, and the gain that the model predicts."""
 
     direction: Updates
     first_length: Array
@@ -175,41 +177,43 @@ class _Course(NamedTuple):
     gain: Array
 
 
-def _course(history: History, grads: Updates, inputs: SearchInputs) -> _Course:
-    """-H g and 1; where there are no pairs, -g/|g| and a length in the scale of the parameters.
+def _search_direction(history: History, grads: Updates, inputs: SearchInputs) -> _SearchDirection:
+    """Return -H g and length 1; without pairs, -g/|g| and a length in the scale of the parameters.
 
-    Under bounds and penalties, the way to the minimum of the model.
+    Under bounds and penalties, the direction leads to the minimum of the model.
     """
     if inputs.separable is not None:
-        return _composite_course(history, grads, inputs, inputs.separable)
+        return _composite_direction(history, grads, inputs, inputs.separable)
 
     def quasi_newton() -> tuple[Updates, Array]:
         return optax.tree.scale(-1, inverse_hessian_product(grads, history)), jnp.ones((), history.scale.dtype)
 
-    direction, first = lax.cond(history.num_stored > 0, quasi_newton, lambda: down_the_gradient(grads, inputs))
+    direction, first = lax.cond(history.num_stored > 0, quasi_newton, lambda: steepest_descent(grads, inputs))
     slope = vdot(inputs.grad, direction, history.scale.dtype)
-    return _Course(direction, first, slope, decrement(slope))
+    return _SearchDirection(direction, first, slope, decrement(slope))
 
 
-def _composite_course(history: History, grads: Updates, inputs: SearchInputs, separable: Separable) -> _Course:
+def _composite_direction(
+    history: History, grads: Updates, inputs: SearchInputs, separable: Separable
+) -> _SearchDirection:
     dtype = history.scale.dtype
     steepest = separable.subgradient(inputs.params, grads)
-    _, first = down_the_gradient(steepest, inputs)
+    _, first = steepest_descent(steepest, inputs)
     model = quasi_newton_model(history, norm(steepest, dtype) / first)
     flat, unravel = ravel_pytree(grads)
     target = model_minimum(
         ravelled(inputs.params, dtype), flat.astype(dtype), separable.ravelled(dtype), model, inputs.is_active
     )
     direction = unravel(target.direction.astype(flat.dtype))
-    return _Course(direction, jnp.ones((), dtype), inputs.slope_along(direction), target.gain)
+    return _SearchDirection(direction, jnp.ones((), dtype), inputs.slope_along(direction), target.gain)
 
 
-def gain_left(course: _Course, step: Step, has_pairs: Array, has_model: Array) -> Array:
-    """The model's estimate of what is left to gain, or that of the search where it is larger.
+def remaining_gain(chosen: _SearchDirection, step: Step, has_pairs: Array, has_model: Array) -> Array:
+    """Return the remaining gain: the estimate of the model, or that of the search if it is larger.
 
-    Where no trial was lower, a curvature that is not positive is a matter of rounding, and the model's word stands.
+    If no trial was lower, a curvature that is not positive is attributed to rounding, and the model's estimate is used.
     """
-    along = gain_along(course.slope, step.curvature)
+    along = gain_along(chosen.slope, step.curvature)
     along = jnp.where((step.length == 0) & has_model & jnp.isinf(along), 0, along)
-    along = jnp.where(course.slope <= 0, along, jnp.inf)
-    return jnp.maximum(jnp.where(has_pairs, course.gain, 0), along)
+    along = jnp.where(chosen.slope <= 0, along, jnp.inf)
+    return jnp.maximum(jnp.where(has_pairs, chosen.gain, 0), along)

@@ -1,7 +1,7 @@
-r"""What L-BFGS remembers: steps and changes of the gradient, and the inverse Hessian that follows from them.
+r"""The history of L-BFGS: steps, gradient changes, and the inverse Hessian approximation built from them.
 
-The product with it has no loop: Byrd, Nocedal and Schnabel's compact form of the same matrix needs one pass over the
-pairs to take inner products and one to combine them, where the two-loop recursion needs two of each.
+The product with the inverse Hessian has no loop. Byrd, Nocedal and Schnabel's compact form of the matrix needs one pass
+over the pairs for inner products and one to combine them; the two-loop recursion needs two of each.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from jaxopt_course.dtypes import at_least_32_bits, vdot, working_dtype
 
 
 class History(NamedTuple):
-    """Up to m steps s and changes of gradient y, in a ring of m + 1 slots of which the one to be written next is free.
+    """Up to m steps s and gradient changes y, in a ring buffer of m + 1 slots; the slot to be written next is empty.
 
-    `pairs`: like the parameters with `[2, m + 1, ...]` before, all s and all y; `scale[m + 1]`: 1 / sqrt(s'y), 0 in a
-    free slot; `inverse_r[m + 1, m + 1]`: the inverse of R, where R_ij = s_i'y_j for i not newer than j, else 0; `yy`:
-    y_i'y_j; both of the scaled pairs, for which s_i'y_i = 1; `num_stored`: pairs so far, int32.
+    `pairs`: all s and all y, like the parameters with leading axes `[2, m + 1, ...]`; `scale[m + 1]`: 1 / sqrt(s'y), 0
+    in an empty slot; `inverse_r[m + 1, m + 1]`: the inverse of R, where R_ij = s_i'y_j for i not newer than j, else 0;
+    `yy`: y_i'y_j; both for the scaled pairs, which have s_i'y_i = 1; `num_stored`: pairs so far, int32.
     """
 
     pairs: PyTree
@@ -30,7 +30,7 @@ class History(NamedTuple):
 
 
 def empty_history(params: Params, memory_size: int) -> History:
-    """A history of no pairs, with room for m."""
+    """Return an empty history with a capacity of `memory_size` pairs."""
     slots, dtype = memory_size + 1, working_dtype(params)
 
     def zeros(p: ArrayLike) -> Array:
@@ -41,12 +41,12 @@ def empty_history(params: Params, memory_size: int) -> History:
 
 
 def inverse_hessian_product(grads: Updates, history: History) -> Updates:
-    r"""The L-BFGS approximation of the inverse Hessian times a vector; the vector itself where the history is empty.
+    r"""The L-BFGS approximation of the inverse Hessian times a vector; the vector itself if the history is empty.
 
     $$H g = \gamma g + S w - \gamma Y u, \qquad u = R^{-1} S^T g, \qquad
       w = R^{-T} (D u + \gamma Y^T Y u - \gamma Y^T g)$$
 
-    with $\gamma = s^T y / y^T y$ of the newest pair and D the diagonal of R; of scaled pairs D is 1.
+    with $\gamma = s^T y / y^T y$ of the newest pair and D the diagonal of R; for scaled pairs D is the identity.
 
     Args:
       grads: g, like the parameters, in at least 32 bits.
@@ -83,17 +83,17 @@ def inverse_hessian_product(grads: Updates, history: History) -> Updates:
 
 
 def remember(history: History, s: Updates, y: Updates) -> History:
-    """The history with a pair more, in place of the oldest where it is full; the same if s'y <= eps |s| |y|.
+    """Add a pair to the history, replacing the oldest if it is full; a pair with s'y <= eps |s| |y| is skipped.
 
     Args:
       history: the pairs so far.
       s: a step, like the parameters, in at least 32 bits.
-      y: the change of the gradient over it.
+      y: the change of the gradient over that step.
 
     Returns:
-      The new history; its `num_stored` tells whether the pair was taken.
+      The new history; its `num_stored` shows whether the pair was added.
 
-    Source: Byrd, Nocedal, Schnabel (1994), section 3: R grows by a column, and so does its inverse.
+    Source: Byrd, Nocedal, Schnabel (1994), section 3: R gains a column, and so does its inverse.
     """
     slots, dtype = len(history.scale), history.scale.dtype
     slot = lax.rem(history.num_stored, jnp.int32(slots))
@@ -104,7 +104,7 @@ def remember(history: History, s: Updates, y: Updates) -> History:
     in_range = jnp.isfinite(own) & jnp.isfinite(gamma) & jnp.isfinite(1 / gamma) & jnp.all(jnp.isfinite(sy + yy))
     good = curved & in_range
 
-    def write(pairs: Array, s: Array, y: Array) -> Array:  # after the products, and only then: in place, without a copy
+    def write(pairs: Array, s: Array, y: Array) -> Array:  # only after the products, so that it is in place, not a copy
         pair = jnp.where(good, jnp.stack([s, y]), 0)[:, None]
         return lax.dynamic_update_slice_in_dim(pairs, pair, slot, 1)
 
@@ -123,13 +123,13 @@ def remember(history: History, s: Updates, y: Updates) -> History:
 
 
 def forget(history: History, when: Array) -> History:
-    """The history without its pairs, `when` that is so."""
+    """Empty the history where `when` is true."""
     emptied = {name: jnp.where(when, 0, getattr(history, name)) for name in ("scale", "inverse_r", "num_stored")}
     return history._replace(**emptied)
 
 
 def _products(history: History, v: Updates) -> tuple[Array, Array]:
-    """S'v and Y'v of the scaled pairs; 0 for free slots, whatever lies in them."""
+    """Return S'v and Y'v for the scaled pairs; 0 for empty slots, whatever they contain."""
     slots, dtype = len(history.scale), history.scale.dtype
     leaves = zip(jax.tree.leaves(history.pairs), jax.tree.leaves(v), strict=True)
     raw = sum((pairs.reshape(2 * slots, -1) @ leaf.reshape(-1)).astype(dtype) for pairs, leaf in leaves)

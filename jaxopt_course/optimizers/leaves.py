@@ -1,4 +1,4 @@
-"""The plumbing under every rule: trees that must match, dtypes that must hold, and a rule applied leaf by leaf."""
+"""Helpers of all rules: check that trees match, keep dtypes, and apply a rule to every leaf."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +13,28 @@ from jaxopt_course.optimizers.hyperparameters import Rate, Scalar
 
 
 def start_count(params: Params, learning_rate: Rate) -> Array | None:
-    """The step counter of a new state where the learning rate is a schedule, else None: a number needs no counter."""
+    """Return the step counter of a new state if the learning rate is a schedule, else None."""
     check_floating(params)
     return jnp.zeros((), jnp.int32) if callable(learning_rate) else None
 
 
 def next_count(count: Array | None) -> Array | None:
+    """Return the counter plus 1, or None if there is no counter."""
     return None if count is None else optax.safe_increment(count)
 
 
 def zero_moments(params: Params, *, real: bool = False) -> PyTree:
-    """Zeros like the parameters: shape, sharding and varying mesh axes too. `real` for moments of |g|^2.
+    """Return zeros with the shapes, shardings and varying mesh axes of the parameters; real ones for moments of |g|^2.
 
-    The dtype has at least 32 bits: in bfloat16, 0.999 is 1 and a moment would never decay.
+    The dtype has at least 32 bits, because in bfloat16 0.999 rounds to 1 and a moment would never decay.
     """
     check_floating(params)
 
     def zeros(leaf: Array) -> Array:
         dtype = at_least_32_bits(jnp.result_type(leaf))
         made = jnp.zeros_like(leaf, dtype=_real(dtype) if real else dtype)
-        if isinstance(leaf, jax.core.Tracer):  # under jit, `zeros_like` is a constant, which the compiler would gather
-            zero = jnp.where(jnp.abs(leaf) > 0, made, -made)  # 0 or -0: it depends on the leaf, and is sharded like it
+        if isinstance(leaf, jax.core.Tracer):  # under jit, `zeros_like` is a constant; the compiler would gather it
+            zero = jnp.where(jnp.abs(leaf) > 0, made, -made)  # 0 or -0: depends on the leaf, so it is sharded like it
             made = zero * zero
         return made
 
@@ -49,8 +50,8 @@ def map_leaves(
 ) -> tuple[PyTree, ...]:
     """Apply `rule(g, *moments, *scalars) -> (update, *moments)` to every leaf.
 
-    The rule computes in the moments' dtype. Updates come back in the parameters' dtype (the gradients' where the
-    parameters are not given), moments in the dtype they had. A parameter whose gradient is None has no update.
+    The rule computes in the moments' dtype. Updates have the parameters' dtype (the gradients' dtype if the parameters
+    are not given), and moments keep their dtype. A parameter whose gradient is None has no update.
     """
     like = grads if params is None else _with_gradient(grads, params)
     check_match(grads, "parameters", like)
@@ -71,15 +72,15 @@ def map_leaves(
 
 
 def _with_gradient(grads: Updates, params: Params) -> Params:
-    """The parameters, with None where the gradient is None: in a whole Equinox model, what is not an array."""
+    """Return the parameters, with None where the gradient is None: for Equinox models, leaves that are not arrays."""
     try:
         return jax.tree.map(lambda g, p: p if g is not None else None, grads, params, is_leaf=lambda g: g is None)
-    except ValueError:  # trees that do not match: `check_match` says where
+    except ValueError:  # trees that do not match: `check_match` reports the place
         return params
 
 
 def check_match(grads: Updates, name: str, other: PyTree) -> None:
-    """Raise ValueError that names the first leaf where `other` differs from the gradients in structure or shape."""
+    """Raise ValueError for the first leaf where `other` differs from the gradients in structure or shape."""
     trees: list[Any] = [jax.tree.structure(tree) for tree in (grads, other)]
     if trees[0] == trees[1] and all(map(_same_shape, jax.tree.leaves(grads), jax.tree.leaves(other))):
         return

@@ -1,15 +1,15 @@
-r"""How far along a direction: functions that return a step and what they learned on the way.
+r"""Line searches: functions that find a step length along a direction.
 
     search(value_and_grad_fn, params, value, grads, direction, ...) -> Step
 
 With $\phi(t) = f(w + t d)$, a search looks for a length t that lowers $\phi$ enough. It evaluates value and gradient
-together, never accepts a trial that is not finite, and hands on what it learned at the accepted point, so that nothing
-is computed twice. Other constants are a `functools.partial` away: `lbfgs(line_search=partial(strong_wolfe, c2=0.1))`.
+together and never accepts a trial that is not finite. It returns the value and gradient at the accepted point, so that
+nothing is computed twice. To change constants, use `functools.partial`: `lbfgs(line_search=partial(strong_wolfe,
+c2=0.1))`.
 
-A search of your own takes the same arguments: `first_length`, the first t to try; `budget`, None or a traced bound on
-the evaluations, where 0 means that it must not move; `has_aux`, whether `value_and_grad_fn` returns
-`((value, aux), grads)`; and under bounds or penalties `longest`, the largest t to try, at which a step may end
-whatever the slope.
+A custom search takes the same arguments: `first_length`, the first t to try; `budget`, None or a traced limit on the
+number of evaluations, where 0 forbids moving; `has_aux`, whether `value_and_grad_fn` returns `((value, aux), grads)`;
+and under bounds or penalties `longest`, the largest t to try, where a step may end whatever the slope.
 """
 
 from collections.abc import Callable
@@ -22,17 +22,22 @@ from jax import lax
 
 from jaxopt_course.annotations import Array, Params, PyTree, Updates
 from jaxopt_course.dtypes import at_least_32_bits, change_by_rounding, rounding, vdot, widened
-from jaxopt_course.optimizers.trials import falls_straight, inside, more_telling, obstacle, outwards, ray_curvature
+from jaxopt_course.optimizers.trials import (
+    extrapolate,
+    falls_without_bound,
+    informative_trials,
+    interpolate,
+    obstacle,
+    ray_curvature,
+)
 from jaxopt_course.status import Obstacle, Status
 
-MAX_EVALS = 25  # of one search; a bracket is halved at every third trial
-
-
-SLOPE_EVALS = 2  # of a search, while only slopes tell where the minimum is: their rounding may mislead them
+MAX_EVALS = 25  # evaluations of one search; a bracket is halved at every third trial
+SLOPE_EVALS = 2  # most evaluations that rely on slopes alone, whose rounding may be misleading
 
 
 class Evaluation(NamedTuple):
-    """The objective at a point: its `value`, its `grad`, and `aux`, what it returned beside the value."""
+    """The objective at a point: its `value`, its `grad`, and its auxiliary output `aux`."""
 
     value: Array
     grad: Updates
@@ -40,13 +45,13 @@ class Evaluation(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a line search learned.
+    """The result of a line search.
 
-    `length`: the accepted t, 0 where there was none; `slope`: the directional derivative there; `point`: the
-    `Evaluation` there, whose aux means nothing where there was none; `num_evals`: how often value and gradient were
-    evaluated; `status`: `Status.RUNNING` where all is well; `curvature`: the mean second derivative of phi between the
-    start and the accepted or the last trial, NaN where it is not known; `obstacle`: an `Obstacle`, where none was
-    found.
+    `length`: the accepted t, 0 if no trial was accepted; `slope`: the directional derivative at t; `point`: the
+    `Evaluation` at t, whose aux is meaningless if no trial was accepted; `num_evals`: number of evaluations of value
+    and gradient; `status`: `Status.RUNNING` if the search succeeded; `curvature`: the mean second derivative of phi
+    between the start and the accepted or the last trial, NaN if it is not known; `obstacle`: an `Obstacle`, if no lower
+    point was found.
     """
 
     length: Array
@@ -60,7 +65,7 @@ class Step(NamedTuple):
 
 LineSearch = Callable[..., Step]
 
-SEARCHING, RETURNING, ACCEPTED, FAILED, BOTTOMLESS = range(5)
+SEARCHING, RETURNING, ACCEPTED, FAILED, MINUS_INFINITY = range(5)
 
 
 class _Search(NamedTuple):
@@ -69,7 +74,7 @@ class _Search(NamedTuple):
     length: Array  # of the next trial
     low: Array  # the best trial so far, at first the start
     high: Array  # the other end of the bracket, at first infinitely far
-    telling: Array  # the last two trials that rose although the fall they promised stands out from rounding, [2, 3]
+    informative: Array  # the last two trials that rose although their predicted fall exceeds rounding, [2, 3]
     curvature: Array  # of phi between the start and the last trial at which the slope had changed by half or more
     grad: Updates  # at the last trial
     aux: PyTree
@@ -92,36 +97,36 @@ def strong_wolfe(
     has_aux: bool = False,
     longest: Array | None = None,
 ) -> Step:
-    r"""A length at which the value has fallen enough and the slope is flat enough: the strong Wolfe conditions.
+    r"""Find a step length that satisfies the strong Wolfe conditions: sufficient decrease and a small enough slope.
 
     $$\phi(t) \le \phi(0) + c_1 t \phi'(0), \qquad |\phi'(t)| \le c_2 |\phi'(0)|$$
 
-    Where the fall of the value is lost in its rounding, the first condition is replaced by Hager and Zhang's, which
-    asks the slope instead: $\phi(t) \le \phi(0) + \epsilon$ and $\phi'(t) \le (2 c_1 - 1) \phi'(0)$, with $\epsilon$
-    eight units of rounding of $\phi(0)$. Trials go outwards, as far as the slope says, until a minimum is bracketed,
-    and then to the least point of the cubic through both ends, every third time to the middle. The bounds on a single
-    move start at a factor of ten and are squared from trial to trial, so that a first trial that is wrong by 16
-    decades in either direction costs few evaluations.
+    If the decrease of the value is lost in rounding, the first condition is replaced by Hager and Zhang's condition on
+    the slope: $\phi(t) \le \phi(0) + \epsilon$ and $\phi'(t) \le (2 c_1 - 1) \phi'(0)$, with $\epsilon$ eight units of
+    rounding of $\phi(0)$. Trials extrapolate along the slope until a minimum is bracketed. Then each trial is the
+    minimizer of the cubic through both ends of the bracket, and every third one its midpoint. The factor between two
+    trials is limited to ten at first, and the limit is squared from trial to trial, so that a first trial that is wrong
+    by 16 decades in either direction costs few evaluations.
 
     Args:
       value_and_grad_fn: `params -> (value, grads)`, such as `jax.value_and_grad(f)`.
-      params: any tree of floating-point arrays; where the ray starts.
-      value: f there, a scalar.
-      grads: its gradient, like the parameters.
+      params: w, any tree of floating-point arrays; the start of the search.
+      value: f at w, a scalar.
+      grads: the gradient at w, like the parameters.
       direction: d, like the parameters, in at least 32 bits.
       first_length: the first t to try; 1 suits Newton's and quasi-Newton directions.
-      c1: the part of the promised decrease to insist on, in (0, 1/2).
-      c2: the part of the slope that may remain, in (c1, 1).
-      max_evals: most evaluations; the last of them goes back to the best trial, where no trial was good.
-      budget: a traced bound on the evaluations, or None.
+      c1: the required fraction of the predicted decrease, in (0, 1/2).
+      c2: the fraction of the slope that may remain, in (c1, 1).
+      max_evals: most evaluations; if no trial was accepted, the last one returns to the best trial.
+      budget: a traced limit on the number of evaluations, or None.
       has_aux: whether `value_and_grad_fn` returns `((value, aux), grads)`.
-      longest: a traced bound on t, or None; at it the slope does not matter.
+      longest: a traced upper bound on t, or None; at this bound the slope condition is not required.
 
     Returns:
-      A `Step`. Its `status` is 0 where it found a lower point, even one whose slope is not flat when evaluations ran
-      out; else NON_DESCENT (d does not go down), UNBOUNDED (the value is -inf, or it fell over 25 decades of t and its
-      slope never rose), ROUNDOFF_LIMITED (what d promises is below the rounding of f, or below what the rounding of
-      the parameters makes of it) or LINE_SEARCH_FAILED; `obstacle` then tells the likely reason.
+      A `Step`. Its `status` is 0 if a lower point was found, even if evaluations ran out before the slope condition
+      held; else NON_DESCENT (d is not a descent direction), UNBOUNDED (the value is -inf, or it fell over 25 decades of
+      t and its slope never rose), ROUNDOFF_LIMITED (the decrease predicted along d is below the rounding of f, or below
+      the effect of rounding the parameters) or LINE_SEARCH_FAILED; `obstacle` then gives the likely reason.
 
     Raises:
       ValueError: c1, c2 or max_evals out of range.
@@ -158,15 +163,17 @@ def strong_wolfe(
 
         num_evals = search.num_evals + 1
         bracketed = jnp.isfinite(new_high[0])
-        length = jnp.where(bracketed, inside(new_low, new_high, num_evals, noise), outwards(low, trial, num_evals))
+        length = jnp.where(
+            bracketed, interpolate(new_low, new_high, num_evals, noise), extrapolate(low, trial, num_evals)
+        )
         if longest is not None:
             length = jnp.minimum(length, longest)
-        straight = ~bracketed & falls_straight(trial, start, first)
+        straight = ~bracketed & falls_without_bound(trial, start, first)
         width = jnp.abs(new_high[0] - new_low[0])
         narrow = bracketed & (width <= 4 * jnp.finfo(t.dtype).eps * jnp.maximum(new_low[0], new_high[0]))
-        lower = new_low[1] < start[1]  # if so, one evaluation is kept to go back there
-        overshot = jnp.isfinite(slope) & (slope > 0) & (num_evals < SLOPE_EVALS)  # slopes tell where values do not
-        hopeless = ~lower & ~overshot & (-t * start[2] <= noise / 1000)  # shorter steps promise even less
+        lower = new_low[1] < start[1]  # if so, one evaluation is reserved to return there
+        overshot = jnp.isfinite(slope) & (slope > 0) & (num_evals < SLOPE_EVALS)  # slopes, where values are rounding
+        hopeless = ~lower & ~overshot & (-t * start[2] <= noise / 1000)  # shorter steps predict even less
         over = straight | narrow | hopeless | (phi == -jnp.inf) | (num_evals >= most - lower.astype(jnp.int32))
         accepted = (better & (flat | (over & lower))) | (search.phase == RETURNING)
         phase = jnp.where(over, jnp.where(lower, RETURNING, FAILED), SEARCHING)
@@ -174,16 +181,16 @@ def strong_wolfe(
             length=jnp.where(over, new_low[0], length),
             low=new_low,
             high=new_high,
-            telling=more_telling(search.telling, trial, start, noise),
+            informative=informative_trials(search.informative, trial, start, noise),
             curvature=ray_curvature(search.curvature, trial, start),
             grad=grad,
             aux=aux,
             num_evals=num_evals,
-            phase=jnp.where(accepted, ACCEPTED, jnp.where(phi == -jnp.inf, BOTTOMLESS, phase)).astype(jnp.int32),
+            phase=jnp.where(accepted, ACCEPTED, jnp.where(phi == -jnp.inf, MINUS_INFINITY, phase)).astype(jnp.int32),
         )
 
     search = lax.while_loop(lambda s: s.phase <= RETURNING, body, search)
-    unbounded = falls_straight(search.low, start, first) | (search.phase == BOTTOMLESS)
+    unbounded = falls_without_bound(search.low, start, first) | (search.phase == MINUS_INFINITY)
     return _end(search, start, first, params, grads, unbounded)
 
 
@@ -201,29 +208,29 @@ def armijo(
     has_aux: bool = False,
     longest: Array | None = None,
 ) -> Step:
-    r"""Shorten until the value has fallen by a part of what the slope promises.
+    r"""Backtrack until the value has fallen by a fraction of the decrease that the slope predicts.
 
     $$\phi(t) \le \phi(0) + c_1 t \phi'(0)$$
 
-    After a trial that is too long comes the least point of the parabola through $\phi(0)$, $\phi'(0)$ and $\phi(t)$,
-    but at least a tenth and at most a half of t. It never goes beyond the first length: for Newton's directions, or
-    where evaluations are dear and slopes do not matter.
+    If a trial t is too long, the next trial is the minimizer of the parabola through $\phi(0)$, $\phi'(0)$ and
+    $\phi(t)$, but at least a tenth and at most half of t. No trial is longer than the first. Use it for Newton's
+    directions, or if evaluations are expensive and slopes do not matter.
 
     Args:
       value_and_grad_fn: `params -> (value, grads)`, such as `jax.value_and_grad(f)`.
-      params: any tree of floating-point arrays; where the ray starts.
-      value: f there, a scalar.
-      grads: its gradient, like the parameters.
+      params: w, any tree of floating-point arrays; the start of the search.
+      value: f at w, a scalar.
+      grads: the gradient at w, like the parameters.
       direction: d, like the parameters, in at least 32 bits.
       first_length: the first and longest t to try.
-      c1: the part of the promised decrease to insist on, in (0, 1).
+      c1: the required fraction of the predicted decrease, in (0, 1).
       max_evals: most evaluations.
-      budget: a traced bound on the evaluations, or None.
+      budget: a traced limit on the number of evaluations, or None.
       has_aux: whether `value_and_grad_fn` returns `((value, aux), grads)`.
-      longest: a traced bound on t, or None; at it the slope does not matter.
+      longest: a traced upper bound on t, or None.
 
     Returns:
-      A `Step`, with a status as `strong_wolfe`'s.
+      A `Step`, with a status as in `strong_wolfe`.
 
     Raises:
       ValueError: c1 or max_evals out of range.
@@ -247,20 +254,20 @@ def armijo(
     def body(search: _Search) -> _Search:
         trial, grad, aux = _evaluate(value_and_grad_fn, params, search.length, direction, has_aux)
         t, phi, slope = trial
-        armijo = (phi <= start[1] + c1 * t * start[2]) & (phi < start[1])  # which rounding may make equal
+        armijo = (phi <= start[1] + c1 * t * start[2]) & (phi < start[1])  # rounding may make the two values equal
         accepted = armijo & jnp.isfinite(phi) & jnp.isfinite(slope)
-        least = -0.5 * start[2] * t**2 / (phi - start[1] - t * start[2])  # where the parabola is lowest
+        least = -0.5 * start[2] * t**2 / (phi - start[1] - t * start[2])  # minimizer of the parabola
         length = jnp.where(jnp.isfinite(least), jnp.clip(least, 0.1 * t, 0.5 * t), 0.2 * t)
         over = search.num_evals + 1 >= most
-        phase = jnp.where(phi == -jnp.inf, BOTTOMLESS, jnp.where(over, FAILED, SEARCHING))
+        phase = jnp.where(phi == -jnp.inf, MINUS_INFINITY, jnp.where(over, FAILED, SEARCHING))
         phase = jnp.where(accepted, ACCEPTED, phase)
-        telling = more_telling(search.telling, trial, start, rounding(start[1]))
+        informative = informative_trials(search.informative, trial, start, rounding(start[1]))
         curvature = ray_curvature(search.curvature, trial, start)
         counts = search.num_evals + 1, phase.astype(jnp.int32)
-        return _Search(length, trial, trial, telling, curvature, grad, aux, *counts)
+        return _Search(length, trial, trial, informative, curvature, grad, aux, *counts)
 
     search = lax.while_loop(lambda s: s.phase == SEARCHING, body, search)
-    return _end(search, start, first, params, grads, search.phase == BOTTOMLESS)
+    return _end(search, start, first, params, grads, search.phase == MINUS_INFINITY)
 
 
 def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
@@ -271,8 +278,7 @@ def _check(name: str, max_evals: int, legal: bool, expected: str) -> None:
 
 
 def scaled(length: Array, direction: Updates, params: Params) -> Updates:
-    """The updates of a step: length times direction, in the parameters' dtypes; 0 for length 0, whatever the
-    direction."""
+    """Return the updates of a step, length times direction in the parameters' dtypes; exactly 0 for length 0."""
 
     def updates(d: Array, p: Array) -> Array:
         return jnp.where(length > 0, length.astype(d.dtype) * d, 0).astype(p.dtype)
@@ -290,7 +296,10 @@ def _begin(
     has_aux: bool,
     allowed: Array,
 ) -> _Search:
-    """Before the first trial; over already where none is allowed, or the direction does not go down."""
+    """Return the initial state of a search.
+
+    The search has already failed if no trial is allowed or the direction is not a descent direction.
+    """
     dtype = at_least_32_bits(value.dtype)
     start = jnp.stack([jnp.zeros((), dtype), value.astype(dtype), vdot(grads, direction, dtype)])
     shapes = jax.eval_shape(value_and_grad_fn, params)[0][1] if has_aux else None
@@ -298,7 +307,7 @@ def _begin(
         length=jnp.asarray(first_length, dtype),
         low=start,
         high=jnp.full_like(start, jnp.inf),
-        telling=jnp.full((2, 3), jnp.nan, dtype),
+        informative=jnp.full((2, 3), jnp.nan, dtype),
         curvature=jnp.full((), jnp.nan, dtype),
         grad=widened(grads),
         aux=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
@@ -310,7 +319,7 @@ def _begin(
 def _end(search: _Search, start: Array, first: Array, params: Params, grads: Updates, unbounded: Array) -> Step:
     accepted, noise = search.phase == ACCEPTED, rounding(start[1])
     moved = lax.cond(accepted, lambda: noise, lambda: change_by_rounding(params, widened(grads), noise.dtype))
-    lost = -first * start[2] <= jnp.maximum(noise, moved)  # what the first trial should have gained
+    lost = -first * start[2] <= jnp.maximum(noise, moved)  # the predicted decrease of the first trial
     why = jnp.where(lost, jnp.int32(Status.ROUNDOFF_LIMITED), jnp.int32(Status.LINE_SEARCH_FAILED))
     why = jnp.where(start[2] < 0, why, jnp.int32(Status.NON_DESCENT))
     status = jnp.where(accepted, jnp.int32(Status.RUNNING), why)
@@ -318,7 +327,7 @@ def _end(search: _Search, start: Array, first: Array, params: Params, grads: Upd
     t, phi, slope = jnp.where(accepted, search.low, start)
     grad = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), search.grad, widened(grads))
     curvature = jnp.where(accepted, (slope - start[2]) / t, search.curvature)
-    why_not = jnp.where(status < 0, obstacle(search.telling, search.high, start), jnp.int32(Obstacle.NONE))
+    why_not = jnp.where(status < 0, obstacle(search.informative, search.high, start), jnp.int32(Obstacle.NONE))
     return Step(t, slope, Evaluation(phi, grad, search.aux), search.num_evals, status, curvature, why_not)
 
 

@@ -1,4 +1,4 @@
-"""The quadratic models of `lbfgs`, `newton` and `newton_cg`, on flat vectors, for steps under bounds and penalties."""
+"""Quadratic models of `lbfgs`, `newton` and `newton_cg` on flat vectors, for steps under bounds and penalties."""
 
 from collections.abc import Callable
 
@@ -9,18 +9,17 @@ from jax import lax
 from jaxopt_course.annotations import Array, Float, Updates
 from jaxopt_course.optimizers.composite import Model, ModelStep
 from jaxopt_course.optimizers.dense_hessian import hessian_scale, spectrum
-from jaxopt_course.optimizers.inner_solve import hidden_gain, truncated_cg
+from jaxopt_course.optimizers.inner_solve import residual_gain, truncated_cg
 from jaxopt_course.optimizers.lbfgs_history import History
 
 
 def quasi_newton_model(history: History, first_curvature: Array) -> Model:
-    r"""The matrix of L-BFGS itself, not its inverse, in compact form; `first_curvature` times the identity without
-    pairs.
+    r"""Return the model with the L-BFGS Hessian B in compact form; without pairs, B = `first_curvature` I.
 
     $$B = \theta I - W M W^T, \qquad W = [Y \; \theta S], \qquad
       M^{-1} = \begin{pmatrix} -D & L^T \\ L & \theta S^T S \end{pmatrix}$$
 
-    Among free parameters, Woodbury's formula inverts it with a system of 2 m equations.
+    Among the free parameters, Woodbury's formula inverts B with a system of 2 m equations.
 
     Source: Byrd, Lu, Nocedal and Zhu (1995), "A limited memory algorithm for bound constrained optimization", eqs. 3.2
     and 5.11.
@@ -52,10 +51,11 @@ def quasi_newton_model(history: History, first_curvature: Array) -> Model:
 
 
 def hessian_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Array, Array]:
-    """The Hessian where it is positive definite among the free parameters, else that with absolute eigenvalues.
+    """Return the model with the Hessian, the lowest curvature, and whether the Hessian was positive definite.
 
-    Parameters that are held at the start of the step are decoupled: only the curvature among the others decides how
-    fast the solve ends. Also the lowest curvature, as `newton` reports it, and whether the Hessian was definite.
+    If the Hessian is not positive definite among the free parameters, its eigenvalues are replaced by their absolute
+    values. Parameters that are held at the start of the step are decoupled: only the curvature among the others
+    determines how fast the solve converges. The lowest curvature is the one that `newton` reports.
     """
     eps, eye = jnp.finfo(hessian.dtype).eps, jnp.eye(len(hessian), dtype=hessian.dtype)
     scale = hessian_scale(hessian)
@@ -84,13 +84,16 @@ def hessian_model(hessian: Float[Array, "n n"], free: Array) -> tuple[Model, Arr
 
 
 def inexact_model(product: Callable[[Array], Array], forcing: Array, most: Array | int) -> Model:
-    """The Hessian by its products; systems among free parameters are solved by conjugate gradients, to `forcing`."""
+    """Return the model with the Hessian given by its products.
+
+    Systems among the free parameters are solved by conjugate gradients to the relative residual `forcing`.
+    """
 
     def newton_step(free: Array, q: Array) -> ModelStep:
         def among_free(v: Updates) -> Updates:
             return jnp.where(free, product(v), 0)
 
         inner = truncated_cg(among_free, q, lambda v: v, most, forcing)
-        return ModelStep(inner.solution, ~inner.negative, hidden_gain(inner, q.dtype), inner.num_products)
+        return ModelStep(inner.solution, ~inner.negative, residual_gain(inner, q.dtype), inner.num_products)
 
     return Model(product, newton_step, most_rounds=10)

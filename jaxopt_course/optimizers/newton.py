@@ -1,7 +1,7 @@
-r"""Newton's method: with the exact Hessian for few parameters, with products for many.
+r"""Newton's method: with the exact Hessian for few parameters, with Hessian-vector products for many.
 
-`newton` factors the Hessian, and takes absolute eigenvalues where it is not definite; `newton_cg` stops its inner solve
-where it meets negative curvature, and goes along it.
+`newton` factors the Hessian, and replaces the eigenvalues by their absolute values if it is not positive definite.
+`newton_cg` ends its inner solve at a direction of negative curvature and follows that direction.
 """
 
 from collections.abc import Callable
@@ -16,38 +16,37 @@ from jax.flatten_util import ravel_pytree
 from jaxopt_course.annotations import Array, Float, Optimizer, Params, Updates
 from jaxopt_course.dtypes import norm, widened
 from jaxopt_course.optimizers.composite import model_minimum
-from jaxopt_course.optimizers.dense_hessian import NewtonModel, cut_to, newton_model
+from jaxopt_course.optimizers.dense_hessian import NewtonModel, limit_length, newton_model
 from jaxopt_course.optimizers.hyperparameters import Rate, cached_factory, learning_rate_at
-from jaxopt_course.optimizers.inner_solve import System, gain_after, scaled_system, truncated_cg, way_out
+from jaxopt_course.optimizers.inner_solve import System, inexact_gain, saddle_escape, scaled_system, truncated_cg
 from jaxopt_course.optimizers.leaves import next_count, start_count
 from jaxopt_course.optimizers.line_search import LineSearch, scaled, strong_wolfe
 from jaxopt_course.optimizers.models import hessian_model, inexact_model
-from jaxopt_course.optimizers.saddles import search_out
+from jaxopt_course.optimizers.saddles import search_or_escape
 from jaxopt_course.optimizers.searched import (
     Search,
     decrement,
     full_step,
     init_search,
     next_search,
-    retreat,
+    resolve_failed_search,
     search_inputs,
+    steepest_after_reset,
     total_count,
-    unless_retreating,
 )
 from jaxopt_course.optimizers.separable import Separable, ravelled
 from jaxopt_course.status import Status
 
-FEW = 32  # parameters: as many products with the Hessian find its diagonal
+SMALL_SIZE = 32  # most parameters for which the Hessian is formed to scale the inner solve, one product for each
 
 
 class NewtonState(NamedTuple):
     """`count`: as in `SGDState`; `search`: the last step; `num_shifts`: Hessians not positive definite so far, int32.
 
-    `lowest_curvature`: of the Hessian at the parameters that the last step started from; where it was positive definite
-    its least pivot, else that along its most negative direction once scaled, 0 where that is lost in rounding, and NaN
-    before the first step;
-    `radius`: how far a step may go next along directions without positive curvature; `reset_status`: the line-search
-    status after which the next step goes down the gradient, else 0, int32.
+    `lowest_curvature`: of the Hessian at the start of the last step. If it was positive definite, this is its smallest
+    pivot; else the curvature along the most negative direction of the scaled Hessian, 0 if that is lost in rounding;
+    NaN before the first step. `radius`: largest length of the next step along directions without positive curvature.
+    `reset_status`: the line-search status because of which the next step follows the negative gradient, else 0, int32.
     """
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
@@ -60,28 +59,29 @@ class NewtonState(NamedTuple):
 
 @cached_factory
 def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong_wolfe) -> Optimizer:
-    r"""The lecture's Newton step, with the exact Hessian.
+    r"""Newton's method with the exact Hessian, as in the lecture.
 
     $$w \leftarrow w - t H^{-1} g, \qquad H = \nabla^2 f(w)$$
 
-    t is `learning_rate`, or what the line search makes of it: then it is the first length tried. H is scaled to a
-    diagonal of ones, so that the units of the parameters do not matter, and solved by Cholesky where it is positive
-    definite. Any other loses the signs of its eigenvalues, $Q |\Lambda| Q^T$, and its step is cut to twice the length
-    of the last one; such shifts are counted. Near a saddle, where such a step would gain nothing, it goes along the
-    lowest curvature instead, and looks for a minimum from a tenth of the size of the parameters on.
+    Without a line search, t is `learning_rate`; with one, `learning_rate` is the first length to try. H is scaled to a
+    diagonal of ones, so that the units of the parameters do not matter. If H is positive definite, the system is solved
+    by Cholesky factorization. Otherwise the eigenvalues are replaced by their absolute values, $Q |\Lambda| Q^T$, and
+    the step is limited to twice the length of the last one; `num_shifts` counts these cases. Near a saddle, where such
+    a step would gain nothing, the search follows the direction of lowest curvature instead, and its first trial is at
+    least a tenth of the size of the parameters.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass. It costs n products with the
-    Hessian and n^3/3 operations for n parameters; `newton_cg` costs neither.
+    Hessian and n^3/3 operations for n parameters; `newton_cg` needs neither.
 
     Args:
-      learning_rate: t, a number, traced scalar or schedule; no unit: 1 is Newton's own step.
+      learning_rate: t, a number, traced scalar or schedule, without unit; 1 is the full Newton step.
       line_search: `strong_wolfe`, a function like it, or None for a step of exactly t, the pure method.
 
     Returns:
       The optimizer; its state is `NewtonState`.
 
     Raises:
-      ValueError: a learning rate that is not finite and > 0; in `update`, keywords that are missing.
+      ValueError: a learning rate that is not finite and >= 0; in `update`, missing keywords.
       TypeError: parameters that are not real floating point.
 
     Example:
@@ -128,12 +128,12 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
         if line_search is None:
             step = full_step(inputs, first)
         else:
-            direction, first = unless_retreating(direction, first, state.reset_status, inputs)
-            bend = jnp.where((state.reset_status < 0) | ~jnp.any(model.escape != 0), 0, model.lowest)
-            direction, step = search_out(
-                line_search, inputs, direction, first, unravel(model.escape), bend, state.radius
+            direction, first = steepest_after_reset(direction, first, state.reset_status, inputs)
+            escape_curvature = jnp.where((state.reset_status < 0) | ~jnp.any(model.escape != 0), 0, model.lowest)
+            direction, step = search_or_escape(
+                line_search, inputs, direction, first, unravel(model.escape), escape_curvature, state.radius
             )
-        after = retreat(step, model.gain, state.reset_status, inputs)
+        after = resolve_failed_search(step, model.gain, state.reset_status, inputs)
         status = jnp.where(usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         reached = lax.stop_gradient(step.length * norm(direction, step.length.dtype))
         return scaled(step.length, direction, params), NewtonState(
@@ -142,7 +142,7 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
             total_count(state.num_shifts, (~model.definite).astype(jnp.int32)),
             model.lowest,
             jnp.where(reached > 0, 2 * reached, state.radius).astype(state.radius.dtype),
-            after.remembered,
+            after.reset_status,
         )
 
     return Optimizer(init, update)
@@ -150,8 +150,8 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
 
 class NewtonCGState(NamedTuple):
     """`count`: as in `SGDState`; `search`: the last step; `num_products`: products with the Hessian; `num_negative`:
-    inner solves that met negative curvature; `largest_grad`: the largest Euclidean norm of the gradient, which sets the
-    scale of the forcing sequence; `reset_status`: as in `NewtonState`. Counts and the norm since `init`.
+    inner solves with negative curvature; `largest_grad`: the largest Euclidean norm of the gradient, the scale of the
+    forcing sequence; `reset_status`: as in `NewtonState`. The counts and the largest norm are since `init`.
     """
 
     count: Array | None  # type: ignore[assignment]  # optax's name; tuple.count is not used
@@ -170,32 +170,32 @@ def newton_cg(
     preconditioner: Callable[[Any, Any], Any] | None = None,
     max_products: int | None = None,
 ) -> Optimizer:
-    r"""Newton's method for many parameters: the step is solved for by conjugate gradients, and only as well as it pays.
+    r"""Newton's method for many parameters: conjugate gradients solve for the step, to a tolerance set by the gradient.
 
     $$w \leftarrow w + t d, \qquad |H d + g| \le \min\bigl(\tfrac12, \sqrt{|g| / |g|_{max}}\bigr)\, |g|$$
 
     Here |g|_max is the largest gradient so far, so that the units of the objective do not matter. The inner solve
-    multiplies with the Hessian, which costs about what a gradient costs. Where it meets a direction p of negative
-    curvature it ends, and goes along p as far as it would if the curvature were positive; near a saddle it looks for a
-    minimum along p, from a tenth of the size of the parameters on.
+    multiplies with the Hessian; a product costs about as much as a gradient. At a direction p of negative curvature the
+    solve ends, with a step along p as long as if the curvature were positive. Near a saddle, the line search follows p,
+    and its first trial is at least a tenth of the size of the parameters.
 
-    For at most 32 parameters the inner solve works in units in which the Hessian has a diagonal of ones, which costs a
-    product for each parameter, unless `preconditioner` or `max_products` is given. For more parameters the Hessian is
-    never formed.
+    For at most 32 parameters, and if neither `preconditioner` nor `max_products` is given, the inner solve scales the
+    Hessian to a diagonal of ones, which costs one product for each parameter. For more parameters the Hessian is never
+    formed.
 
     `update` needs `params`, `value=` and `value_fn=`, which `minimize` and `train` pass.
 
     Args:
-      learning_rate: the first length that is tried, a number, traced scalar or schedule; 1 is Newton's own step.
+      learning_rate: the first length to try, a number, traced scalar or schedule; 1 is the full Newton step.
       line_search: `strong_wolfe`, or a function like it.
       preconditioner: `(params, v) -> v` like v, a positive definite approximation of the inverse Hessian times v.
-      max_products: most products with the Hessian in one step; 2 n + 10 and at most 500 unless given.
+      max_products: most products with the Hessian in one step; the default is 2 n + 10, and at most 500.
 
     Returns:
       The optimizer; its state is `NewtonCGState`.
 
     Raises:
-      ValueError: a hyperparameter out of range; in `update`, keywords that are missing.
+      ValueError: a hyperparameter out of range; in `update`, missing keywords.
       TypeError: parameters that are not real floating point.
 
     Example:
@@ -241,62 +241,67 @@ def newton_cg(
         largest_grad = jnp.maximum(state.largest_grad, grad_norm)
         forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / jnp.where(largest_grad > 0, largest_grad, 1)))
         allowed = jnp.where(inputs.is_active, most, 0)
-        few = size <= FEW and preconditioner is None and max_products is None
+        few = size <= SMALL_SIZE and preconditioner is None and max_products is None
         if inputs.separable is not None:
-            course = _course_within(product, inputs.params, g, inputs.separable, forcing, allowed, few)
+            inexact = _inexact_step_within(product, inputs.params, g, inputs.separable, forcing, allowed, few)
         else:
             system = scaled_system(product, g) if few else System(product, g, lambda v: v)
-            course = _course(system, g, inverse, allowed, forcing)
-        course = course._replace(num_products=course.num_products + few * size)
+            inexact = _inexact_step(system, g, inverse, allowed, forcing)
+        inexact = inexact._replace(num_products=inexact.num_products + few * size)
         first = jnp.asarray(rate(state.count), dtype)
-        inputs = inputs.frozen_where(~course.usable)
-        direction, first = unless_retreating(course.direction, first, state.reset_status, inputs)
-        gain = jnp.where(course.usable, course.gain, jnp.inf)
-        bend = jnp.where(course.usable & (state.reset_status == 0), course.bend, 0)
-        direction, step = search_out(line_search, inputs, direction, first, course.out, bend, jnp.zeros((), dtype))
-        after = retreat(step, gain, state.reset_status, inputs)
-        status = jnp.where(course.usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
+        inputs = inputs.frozen_where(~inexact.usable)
+        direction, first = steepest_after_reset(inexact.direction, first, state.reset_status, inputs)
+        gain = jnp.where(inexact.usable, inexact.gain, jnp.inf)
+        escape_curvature = jnp.where(inexact.usable & (state.reset_status == 0), inexact.escape_curvature, 0)
+        direction, step = search_or_escape(
+            line_search, inputs, direction, first, inexact.escape, escape_curvature, jnp.zeros((), dtype)
+        )
+        after = resolve_failed_search(step, gain, state.reset_status, inputs)
+        status = jnp.where(inexact.usable, after.status, jnp.int32(Status.HESSIAN_NOT_FINITE))
         return scaled(step.length, direction, params), NewtonCGState(
             next_count(state.count),
             next_search(state.search, step, status, gain),
-            total_count(state.num_products, course.num_products),
-            total_count(state.num_negative, course.negative.astype(jnp.int32)),
+            total_count(state.num_products, inexact.num_products),
+            total_count(state.num_negative, inexact.negative.astype(jnp.int32)),
             largest_grad,
-            after.remembered,
+            after.reset_status,
         )
 
     return Optimizer(init, update)
 
 
-class _Course(NamedTuple):
-    """Where an inexact solve leads: the `direction`, the `gain` of its model, inf where it has no minimum, whether the
-    Hessian is `usable`, whether curvature was `negative`, the way `out` of a saddle and the curvature along it, `bend`,
-    0 where there is none; and the products that it took."""
+class _InexactStep(NamedTuple):
+    """Result of an inexact solve.
+
+    `direction`; `gain`: the gain of its model, inf if the model has no minimum; `usable`: whether the Hessian is
+    finite; `negative`: whether the solve met negative curvature; `escape`: a direction of negative curvature;
+    `escape_curvature`: the curvature along it, 0 if there is none; `num_products`: products with the Hessian.
+    """
 
     direction: Updates
     gain: Array
     usable: Array
     negative: Array
-    out: Updates
-    bend: Array
+    escape: Updates
+    escape_curvature: Array
     num_products: Array
 
 
-def _course(
+def _inexact_step(
     system: System, g: Updates, inverse: Callable[[Updates], Updates], allowed: Array, forcing: Array
-) -> _Course:
+) -> _InexactStep:
     inner = truncated_cg(system.product, system.grads, inverse, allowed, forcing)
-    solution = system.back(inner.solution)
+    solution = system.to_params(inner.solution)
     slope = optax.tree.vdot(g, solution)
     usable = jnp.isfinite(inner.largest) & jnp.isfinite(slope)
-    out, bend = way_out(inner, system.back, g, slope.dtype)
+    escape, escape_curvature = saddle_escape(inner, system.to_params, g, slope.dtype)
     converged = (inner.num_products < allowed) & ~inner.negative
-    gain = decrement(slope) + gain_after(inner, system.product, converged, slope.dtype)
-    gain = jnp.where(bend == 0, gain, jnp.inf)
-    return _Course(solution, gain, usable, inner.negative, out, bend, inner.num_products)
+    gain = decrement(slope) + inexact_gain(inner, system.product, converged, slope.dtype)
+    gain = jnp.where(escape_curvature == 0, gain, jnp.inf)
+    return _InexactStep(solution, gain, usable, inner.negative, escape, escape_curvature, inner.num_products)
 
 
-def _course_within(
+def _inexact_step_within(
     product: Callable[[Updates], Updates],
     params: Params,
     g: Updates,
@@ -304,8 +309,8 @@ def _course_within(
     forcing: Array,
     allowed: Array,
     few: bool,
-) -> _Course:
-    """The same under bounds: to the minimum of the model within them. It knows no way out of a saddle."""
+) -> _InexactStep:
+    """Like `_inexact_step` under bounds: a step to the minimum of the model within them, without a saddle escape."""
     flat, unravel = ravel_pytree(g)
 
     def of_vector(v: Array) -> Array:
@@ -319,17 +324,17 @@ def _course_within(
     target = model_minimum(ravelled(params, flat.dtype), flat, h.ravelled(flat.dtype), model, allowed > 0)
     usable, negative = jnp.all(jnp.isfinite(target.direction)), jnp.isinf(target.gain)
     direction, none = unravel(target.direction), jnp.zeros((), flat.dtype)
-    return _Course(direction, target.gain, usable, negative, optax.tree.zeros_like(g), none, target.num_products)
+    return _InexactStep(direction, target.gain, usable, negative, optax.tree.zeros_like(g), none, target.num_products)
 
 
 def _model_within(
     hessian: Float[Array, "n n"], w: Float[Array, " n"], g: Float[Array, " n"], h: Separable, radius: Float[Array, ""]
 ) -> NewtonModel:
-    """The model of `newton` under bounds: to its minimum within them."""
+    """Return the model of `newton` under bounds, with the direction to its minimum within them."""
     free = h.free(w, h.subgradient(w, g))
     model, lowest, definite = hessian_model(hessian, free)
     target = model_minimum(w, g, h, model, jnp.array(True))
     curved = jnp.any(free & (jnp.diagonal(hessian) != 0)) | ~jnp.any(free)
     gain = jnp.where((lowest >= 0) & curved, target.gain, jnp.inf)
-    direction = cut_to(radius, target.direction, definite)
+    direction = limit_length(radius, target.direction, definite)
     return NewtonModel(direction, gain, lowest.astype(radius.dtype), definite, jnp.zeros_like(g))

@@ -1,4 +1,4 @@
-"""What the optimizers that search for their step have in common: what they are handed, and what they report."""
+"""Common parts of the optimizers with a line search: their inputs, their fallback, and their record of a step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,17 +15,17 @@ from jaxopt_course.optimizers.line_search import MAX_EVALS, Evaluation, LineSear
 from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Obstacle, Status
 
-FIRST_MOVE = 0.1  # of the largest parameter: the first trial down the gradient
+FIRST_STEP_FRACTION = 0.1  # of the largest parameter: length of the first trial along the negative gradient
 
 
 class Search(NamedTuple):
-    """The last step and what was learned; a part of the state of every optimizer that searches.
+    """Record of the last step, part of the state of every optimizer with a line search.
 
-    `step_size`: the accepted length in units of the direction, 0 where there was none; `num_evals`: evaluations of
-    value and gradient since `init`, int32; `status`: a `Status`, 0 while all is well, int32; `obstacle`: an `Obstacle`,
-    where no lower point was found, int32; `gain`: an estimate of how far the value lay above the minimum where the step
-    started, inf where curvature does not tell; `evaluation`: value, gradient and aux at the new parameters, the value
-    inf before the first step.
+    `step_size`: the accepted length in units of the direction, 0 if no trial was accepted; `num_evals`: evaluations of
+    value and gradient since `init`, int32; `status`: a `Status`, 0 while there is no failure, int32; `obstacle`: an
+    `Obstacle`, if no lower point was found, int32; `gain`: an estimate of how far the value at the start of the step
+    was above the minimum, inf if the curvature does not determine it; `evaluation`: value, gradient and aux at the new
+    parameters, with the value inf before the first step.
     """
 
     step_size: Array
@@ -39,8 +39,9 @@ class Search(NamedTuple):
 class SearchInputs(NamedTuple):
     """The checked keywords of `update`: the objective at the parameters and around them.
 
-    `grad` is in at least 32 bits; `budget` limits the evaluations of this step, and 0 forbids moving; None sets no
-    limit. `separable` holds bounds and penalties: `value` then includes the penalty, gradients and functions do not.
+    `grad` is in at least 32 bits. `budget` limits the evaluations of this step; 0 forbids moving, None sets no limit.
+    `separable` holds bounds and penalties; if it is given, `value` includes the penalty, but gradients and functions do
+    not.
     """
 
     params: Params
@@ -53,17 +54,17 @@ class SearchInputs(NamedTuple):
     separable: Separable | None = None
 
     def frozen_where(self, frozen: Array) -> "SearchInputs":
-        """The same inputs, but without evaluations and without a move where `frozen`."""
+        """Return these inputs with a budget of 0 where `frozen`: no evaluations, and no move."""
         return self._replace(budget=jnp.where(frozen, 0, MAX_EVALS if self.budget is None else self.budget))
 
     @property
     def is_active(self) -> Array:
-        """Whether this step may move: False for what is frozen, such as a lane of a batch that has ended."""
+        """Whether this step may move; False if it is frozen, such as a finished lane of a batch."""
         return jnp.asarray(True if self.budget is None else self.budget > 0)
 
     @property
     def steepest(self) -> Updates:
-        """The gradient, or what bounds and penalties leave of it."""
+        """The gradient; with bounds or penalties, the smallest subgradient."""
         return self.grad if self.separable is None else self.separable.subgradient(self.params, self.grad)
 
     def slope_along(self, direction: Updates) -> Array:
@@ -75,7 +76,7 @@ class SearchInputs(NamedTuple):
 
 
 def init_search(params: Params) -> Search:
-    """The record before the first step."""
+    """Return the record before the first step."""
     check_real(params)
     dtype = working_dtype(params)
     nowhere = Evaluation(jnp.full((), jnp.inf, dtype), widened(jax.tree.map(jnp.zeros_like, params)))
@@ -96,13 +97,13 @@ def search_inputs(
     separable: Separable | None = None,
     **_: Any,
 ) -> SearchInputs:
-    """Check the keywords of `update`, and derive those that were not given."""
+    """Check the keywords of `update`, and derive the missing optional ones."""
     missing = [key for key, given in (("params", params), ("value", value), ("value_fn", value_fn)) if given is None]
     if missing or value_fn is None:
         raise ValueError(
-            f"{name}: update needs params, value= and value_fn=; {', '.join(missing)} not given. It evaluates the "
-            "objective along its direction: call update(grads, state, params, value=f(params), grad=grads, "
-            "value_fn=f), or leave the loop to jaxopt_course.minimize"
+            f"{name}: update needs params, value= and value_fn=; {', '.join(missing)} not given. The optimizer "
+            "evaluates the objective along its direction: call update(grads, state, params, value=f(params), "
+            "grad=grads, value_fn=f), or use jaxopt_course.minimize, which passes them"
         )
     check_match(grads, "parameters", params)
     check_real(params)
@@ -112,7 +113,7 @@ def search_inputs(
 
 
 def search_along(line_search: LineSearch, inputs: SearchInputs, direction: Updates, first_length: Any) -> Step:
-    """Run the line search along a direction; a first length of 0, as of a warm-up, is a step of 0."""
+    """Run the line search along a direction. If the first length is 0, as in a warm-up, the step is 0."""
     inputs = inputs.frozen_where(first_length <= 0)
     if inputs.separable is not None:
         step = _search_composite(line_search, inputs, inputs.separable, direction, first_length)
@@ -133,9 +134,9 @@ def search_along(line_search: LineSearch, inputs: SearchInputs, direction: Updat
 def _search_composite(
     line_search: LineSearch, inputs: SearchInputs, separable: Separable, direction: Updates, first_length: Any
 ) -> Step:
-    """The search for f + h, no farther than the first bound, and with a penalty no farther than length 1.
+    """Run the line search for f + h, at most to the first bound, and with a penalty at most to length 1.
 
-    A model has put parameters on 0 exactly there.
+    At length 1, the model has set parameters to exactly 0.
     """
     longest = separable.longest(inputs.params, direction).astype(inputs.value.dtype)
     if separable.strength is not None:
@@ -163,65 +164,72 @@ def _search_composite(
     return step._replace(point=Evaluation(step.point.value, grad, aux if inputs.has_aux else None))
 
 
-def down_the_gradient(grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
-    """-g/|g|, and a first length in the scale of the parameters, or |f|/|g| where these are 0: free of units."""
+def steepest_descent(grads: Updates, inputs: SearchInputs) -> tuple[Updates, Array]:
+    """Return -g/|g|, and a first length that does not depend on units: in the scale of the parameters, or |f|/|g| if
+    they are 0.
+    """
     dtype = working_dtype(inputs.params)
     size, grad_norm = largest_entry(inputs.params, dtype), norm(grads, dtype)
     grad_norm = jnp.where(grad_norm > 0, grad_norm, 1)
     fall = jnp.abs(inputs.value).astype(dtype) / grad_norm
-    first = jnp.where(size > 0, FIRST_MOVE * size, jnp.where(fall > 0, fall, 1))
+    first = jnp.where(size > 0, FIRST_STEP_FRACTION * size, jnp.where(fall > 0, fall, 1))
     return jax.tree.map(lambda g: g / -grad_norm.astype(g.dtype), grads), first
 
 
-def unless_retreating(
+def steepest_after_reset(
     direction: Updates, first_length: Array, reset_status: Array, inputs: SearchInputs
 ) -> tuple[Updates, Array]:
-    """The direction and its first length; those down the gradient after a search that found nothing lower."""
+    """Return the direction and its first length; after a reset, those of steepest descent.
 
-    def retreating() -> tuple[Updates, Array]:
-        downhill, first = down_the_gradient(inputs.steepest, inputs)
+    A reset follows a search that found no lower point.
+    """
+
+    def steepest() -> tuple[Updates, Array]:
+        downhill, first = steepest_descent(inputs.steepest, inputs)
         if inputs.separable is not None:
             length = first / norm(inputs.steepest, first.dtype)
             downhill = inputs.separable.proximal_direction(inputs.params, inputs.grad, length)
             first = jnp.ones_like(first)
         return optax.tree.cast_like(downhill, direction), first.astype(first_length.dtype)
 
-    return lax.cond(reset_status < 0, retreating, lambda: (direction, first_length))
+    return lax.cond(reset_status < 0, steepest, lambda: (direction, first_length))
 
 
-class Retreat(NamedTuple):
-    """What follows from a search that found nothing lower: the status to report, and the one to remember, else 0."""
+class FailedSearch(NamedTuple):
+    """The `status` to report after a search, and the `reset_status`: that of the failure behind a reset, else 0."""
 
     status: Array
-    remembered: Array
+    reset_status: Array
 
 
-def retreat(step: Step, gain: Array, remembered: Array, inputs: SearchInputs) -> Retreat:
-    """Let the next step go down the gradient where a search failed and curvature does not say that this is the end.
+def resolve_failed_search(step: Step, gain: Array, reset_status: Array, inputs: SearchInputs) -> FailedSearch:
+    """Decide on a reset: the next step follows the negative gradient if a search failed and gain may be left.
 
-    A search down the gradient that fails too is reported, with the reason of the first where that was rounding.
+    Gain may be left if the estimated gain is above rounding, or if the search failed for a reason other than rounding.
+    If the search along the negative gradient fails too, that failure is reported; if the first failure was due to
+    rounding, its status is reported instead.
     """
     failed = (step.status == Status.LINE_SEARCH_FAILED) | (step.status == Status.ROUNDOFF_LIMITED)
     unexplained = (gain > rounding(inputs.value.astype(gain.dtype))) | (step.status == Status.LINE_SEARCH_FAILED)
-    retreats = (step.length == 0) & failed & unexplained & inputs.is_active & (remembered == 0)
+    resets = (step.length == 0) & failed & unexplained & inputs.is_active & (reset_status == 0)
     running, lost = jnp.int32(Status.RUNNING), jnp.int32(Status.ROUNDOFF_LIMITED)
-    status = jnp.where((step.status == Status.LINE_SEARCH_FAILED) & (remembered == lost), lost, step.status)
-    return Retreat(jnp.where(retreats, running, status), jnp.where(retreats, step.status, running))
+    status = jnp.where((step.status == Status.LINE_SEARCH_FAILED) & (reset_status == lost), lost, step.status)
+    return FailedSearch(jnp.where(resets, running, status), jnp.where(resets, step.status, running))
 
 
 def full_step(inputs: SearchInputs, length: Array) -> Step:
-    """A step of the given length, without an evaluation."""
+    """Return a step of the given length, without an evaluation."""
     length = jnp.where(inputs.is_active, length, 0)
     none = jnp.zeros((), jnp.int32)
     return Step(length, jnp.full_like(length, jnp.nan), None, none, none)
 
 
 def next_search(search: Search, step: Step, status: Array, gain: Array) -> Search:
-    """The record after a step."""
+    """Return the record after a step."""
     dtype = search.step_size.dtype
     point = step.point and step.point._replace(value=step.point.value.astype(dtype))
     obstacle = jnp.asarray(step.obstacle, jnp.int32)
-    lost = (status == Status.ROUNDOFF_LIMITED) & (obstacle != Obstacle.KINK)  # the search may be another than the first
+    lost = (status == Status.ROUNDOFF_LIMITED) & (obstacle != Obstacle.KINK)  # the status may be of an earlier search
     return Search(
         step_size=step.length.astype(dtype),
         num_evals=total_count(search.num_evals, step.num_evals),
@@ -233,16 +241,15 @@ def next_search(search: Search, step: Step, status: Array, gain: Array) -> Searc
 
 
 def total_count(before: Array, new: Array) -> Array:
-    """The sum of two counts, int32; it stops at the largest int32 instead of wrapping around."""
+    """Return the sum of two counts, int32, saturating at the largest int32 instead of wrapping around."""
     total = before + new
     return jnp.where(total < before, jnp.iinfo(jnp.int32).max, total)
 
 
 def gain_along(slope: Array, curvature: Array | float) -> Array:
-    r"""What a parabola with this slope and curvature has left to gain, $\phi'(0)^2 / (2 \phi'')$; inf without a
-    minimum.
+    r"""Return the decrease to the minimum of a parabola, $\phi'(0)^2 / (2 \phi'')$; inf if it has no minimum.
 
-    A gain that underflows counts as the smallest normal number.
+    A gain that underflows is replaced by the smallest normal number.
     """
     curvature = jnp.asarray(curvature, slope.dtype)
     gain = jnp.where(curvature > 0, slope * (slope / jnp.where(curvature > 0, 2 * curvature, 1)), jnp.inf)
@@ -250,17 +257,19 @@ def gain_along(slope: Array, curvature: Array | float) -> Array:
 
 
 def decrement(slope: Array) -> Array:
-    """Half of Newton's decrement, from the slope along Newton's direction; inf where that does not go down."""
+    """Return half of the Newton decrement from the slope along Newton's direction; inf if it is not a descent
+    direction.
+    """
     return jnp.where(slope <= 0, jnp.maximum(-0.5 * slope, jnp.finfo(slope.dtype).tiny), jnp.inf)
 
 
 def check_real(params: Params) -> None:
-    """Raise TypeError that names the first leaf that is not a real floating-point array."""
+    """Raise TypeError for the first leaf that is not a real floating-point array."""
     check_floating(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise TypeError(
                 f"second-order optimizers need real parameters, params{jax.tree_util.keystr(path)} is "
-                f"{jnp.result_type(leaf)}; jaxopt_course.minimize takes complex ones, else optimize the real and "
-                "imaginary parts as two arrays"
+                f"{jnp.result_type(leaf)}; use jaxopt_course.minimize, which accepts complex ones, or optimize the "
+                "real and imaginary parts as two arrays"
             )

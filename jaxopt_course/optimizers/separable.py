@@ -1,10 +1,10 @@
-r"""Bounds and L1 penalties: a term of the objective that treats every parameter on its own.
+r"""Bounds and L1 penalties: a separable term h of the objective.
 
 $$h(w) = \sum_i \lambda_i |w_i| \quad \text{for} \quad l \le w \le u, \qquad \infty \text{ elsewhere}$$
 
-At a minimum of f + h, 0 is in $g + \partial h(w)$: what is left of the gradient, `subgradient`, is the element of that
-set with the smallest entries. A parameter is *held* where h has a kink or an end and the gradient does not pull it
-away: at a bound, or at 0 where the gradient is within the strength.
+At a minimum of f + h, 0 is in $g + \partial h(w)$. `subgradient` is the element of that set with the smallest entries.
+A parameter is *held* at a kink or an end of h if a gradient step does not move it away: at a bound, or at 0 if the
+gradient is within the strength.
 """
 
 from typing import Any, NamedTuple
@@ -17,15 +17,16 @@ from jaxopt_course.annotations import Array, Params, PyTree, Updates
 
 
 class Separable(NamedTuple):
-    """`lower`, `upper`: bounds, like the parameters, infinite where there are none; `strength`: lambda, like the
-    parameters, or None where nothing is penalized."""
+    """`lower`, `upper`: bounds, like the parameters, infinite for parameters without bounds; `strength`: lambda, like
+    the parameters, or None if nothing is penalized.
+    """
 
     lower: Params
     upper: Params
     strength: Params | None
 
     def project(self, params: Params) -> Params:
-        """The nearest point within the bounds; what rounding alone keeps from a bound is put on it."""
+        """Return the nearest point within the bounds; a parameter within rounding of a bound is set to the bound."""
 
         def on_bounds(w: Array, low: Array, high: Array) -> Array:
             near = 4 * jnp.finfo(w.dtype).eps * jnp.abs(w)
@@ -36,14 +37,14 @@ class Separable(NamedTuple):
         return jax.tree.map(on_bounds, inside, self.lower, self.upper)
 
     def penalty(self, params: Params, dtype: Any) -> Array:
-        """The sum of lambda |w|, a scalar."""
+        """Return the sum of lambda |w|, a scalar."""
         if self.strength is None:
             return jnp.zeros((), dtype)
         parts = jax.tree.map(lambda w, s: jnp.sum(s * jnp.abs(w)).astype(dtype), params, self.strength)
         return optax.tree.sum(parts).astype(dtype)
 
     def subgradient(self, params: Params, grads: Updates) -> Updates:
-        """The element of g + dh(w) with the smallest entries: 0 for what is held, like `grads`."""
+        """Return the element of g + dh(w) with the smallest entries, like `grads`; it is 0 for held parameters."""
 
         def least(g: Array, lowest: Array, highest: Array) -> Array:
             return jnp.maximum(g + lowest, 0) + jnp.minimum(g + highest, 0)
@@ -51,7 +52,7 @@ class Separable(NamedTuple):
         return jax.tree.map(least, grads, *self._slopes(params, grads))
 
     def margins(self, params: Params, grads: Updates) -> Updates:
-        """How far the gradient is from pulling a parameter away from what holds it; 0 for those that are not held."""
+        """Return how much each gradient entry may change before its held parameter is released; 0 for free ones."""
 
         def margin(g: Array, lowest: Array, highest: Array) -> Array:
             return jnp.minimum(-g - lowest, highest + g)
@@ -59,7 +60,7 @@ class Separable(NamedTuple):
         return jax.tree.map(margin, grads, *self._slopes(params, grads))
 
     def _slopes(self, params: Params, like: Updates) -> tuple[Updates, Updates]:
-        """The ends of the subdifferential of h, in the dtypes of `like`."""
+        """Return the ends of the subdifferential of h, in the dtypes of `like`."""
 
         def ends(w: Array, g: Array, low: Array, high: Array, s: Array) -> tuple[Array, Array]:
             w, low, high, s = (leaf.astype(g.dtype) for leaf in (w, low, high, s))
@@ -71,7 +72,7 @@ class Separable(NamedTuple):
         return lowest, highest
 
     def free(self, params: Params, subgradient: Updates) -> PyTree:
-        """Which parameters are not held, a tree of booleans."""
+        """Return which parameters are not held, a tree of booleans."""
 
         def is_free(w: Array, q: Array, low: Array, high: Array, s: Array) -> Array:
             return ~((w <= low) | (w >= high) | ((w == 0) & (s > 0))) | (q != 0)
@@ -79,7 +80,7 @@ class Separable(NamedTuple):
         return jax.tree.map(is_free, params, subgradient, self.lower, self.upper, self._strengths(params))
 
     def face(self, params: Params, subgradient: Updates) -> "Separable":
-        """The bounds within which h is linear: those of h, and 0 for parameters that are penalized."""
+        """Return the bounds within which h is linear: those of h, and 0 for penalized parameters."""
         if self.strength is None:
             return self
 
@@ -92,7 +93,7 @@ class Separable(NamedTuple):
         return Separable(lower, upper, None)
 
     def slopes_along(self, params: Params, direction: Updates, *, ahead: bool) -> Updates:
-        """The derivatives of h along a direction, one-sided: `ahead` of the point, or behind it."""
+        """Return the one-sided derivatives of h along a direction: `ahead` of the point, or behind it."""
         if self.strength is None:
             return optax.tree.zeros_like(direction)
 
@@ -103,7 +104,7 @@ class Separable(NamedTuple):
         return jax.tree.map(slope, params, direction, self.strength)
 
     def proximal(self, params: Params, length: Any) -> Params:
-        r"""The minimizer over x of h(x) + |x - w|^2 / (2 t): shrunk by t lambda, and put within the bounds."""
+        r"""Return the minimizer over x of h(x) + |x - w|^2 / (2 t): w shrunk by t lambda, then projected."""
 
         def shrunk(w: Array, s: Array) -> Array:
             step = jnp.asarray(length).astype(w.dtype) * s.astype(w.dtype)
@@ -112,7 +113,7 @@ class Separable(NamedTuple):
         return self.project(jax.tree.map(shrunk, params, self._strengths(params)))
 
     def proximal_direction(self, params: Params, grads: Updates, length: Array) -> Updates:
-        """From the parameters to where a step of this length against the gradient ends, once h has had its say."""
+        """Return the direction from the parameters to the end of a proximal gradient step of this length."""
 
         def stepped(w: Array, g: Array) -> Array:
             return w.astype(g.dtype) - length.astype(g.dtype) * g
@@ -121,7 +122,7 @@ class Separable(NamedTuple):
         return optax.tree.sub(self.proximal(jax.tree.map(stepped, params, grads), length), wide)
 
     def longest(self, params: Params, direction: Updates) -> Array:
-        """The length at which params + length * direction meets the first bound."""
+        """Return the length at which params + length * direction reaches the first bound."""
 
         def first(w: Array, d: Array, low: Array, high: Array) -> Array:
             room = jnp.where(d < 0, low - w, high - w).astype(d.dtype)
@@ -131,7 +132,7 @@ class Separable(NamedTuple):
         return jnp.min(jnp.stack(lengths))
 
     def ravelled(self, dtype: Any) -> "Separable":
-        """The same for the parameters as one vector."""
+        """Return the same term for the parameters as one vector."""
         return Separable(*(None if part is None else ravelled(part, dtype) for part in self))
 
     def _strengths(self, params: Params) -> Params:
@@ -139,5 +140,5 @@ class Separable(NamedTuple):
 
 
 def ravelled(tree: PyTree, dtype: Any) -> Array:
-    """All entries of a tree as one vector of that dtype."""
+    """Return all entries of a tree as one vector of that dtype."""
     return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)])

@@ -1,4 +1,4 @@
-"""Scalar formulas of the adaptive rules, safe at the ends of the range: squares, their sums and roots, 1 - b^t."""
+"""Scalar formulas of the adaptive rules, without overflow or underflow: squares, their sums and roots, 1 - b^t."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -8,9 +8,9 @@ from jaxopt_course.optimizers.hyperparameters import Scalar
 
 
 def bounded(g: Array) -> Array:
-    """The gradient with finite entries limited to +-2^63 (float64: 2^511), so that their squares are finite.
+    """Limit finite entries of the gradient to +-2^63 (float64: 2^511), so that their squares are finite.
 
-    An infinite entry becomes NaN: its rule would divide infinity by infinity.
+    An infinite entry becomes NaN, because the rule would divide infinity by infinity.
     """
     if jnp.iscomplexobj(g):
         return lax.complex(bounded(g.real), bounded(g.imag))
@@ -21,25 +21,26 @@ def bounded(g: Array) -> Array:
 
 
 def square(g: Array) -> Array:
-    """g^2; |g|^2 for a complex gradient."""
+    """Return g^2, or |g|^2 for a complex gradient."""
     return (g * jnp.conj(g)).real if jnp.iscomplexobj(g) else g * g
 
 
-def no_infinity(s: Array) -> Array:
-    """A sum of squares that stops at the largest finite number."""
+def saturated(s: Array) -> Array:
+    """Limit a sum of squares to the largest finite number."""
     largest = jnp.finfo(s.dtype).max.astype(s.dtype)
     return jnp.where(s > largest, largest, s)
 
 
-def root(v: Array) -> Array:
-    """sqrt(v), with the smallest normal number added inside: at a dead coordinate the derivative is then 0, not NaN."""
+def safe_sqrt(v: Array) -> Array:
+    """Return sqrt(v + tiny), where tiny is the smallest normal number: at v = 0 the derivative is then 0, not NaN."""
     return jnp.sqrt(v + jnp.finfo(v.dtype).tiny)
 
 
 def one_minus_power(b: Scalar, t: Array) -> Array:
-    """1 - b^t without cancellation, with finite derivatives at b = 0.
+    """Return 1 - b^t without cancellation, with finite derivatives at b = 0.
 
-    The plain form is off by 6e-6 at t = 1 with b = 0.999 in float32; the other divides by b in its derivative.
+    In float32 the plain form has an error of 6e-6 at t = 1 with b = 0.999. The form for b >= 1/2 divides by b in its
+    derivative, so it is not used near b = 0.
     """
     t, rest = t.astype(float), 1 - b
     return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * jnp.log1p(-jnp.where(b < 0.5, 0.5, rest))))

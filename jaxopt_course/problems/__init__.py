@@ -1,4 +1,4 @@
-"""What is minimised: scores, losses, penalties, the risk made of them, test functions; and nearest neighbour."""
+"""Objectives: scores, losses, penalties, the empirical risk, test functions; and the nearest-neighbour classifier."""
 
 from jaxopt_course.problems import losses, mgh, nearest_neighbor, scores, surfaces
 from jaxopt_course.problems.risk import accuracy, empirical_risk

@@ -1,4 +1,4 @@
-"""Class labels: checked once, in one place, for every function that takes them."""
+"""Checks of class labels, shared by every function that takes labels."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jaxopt_course.annotations import Array, ArrayLike, Bool
 
 
 def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Array, Array]:
-    """Return scores and labels as arrays, or raise ValueError that says what is wrong with them.
+    """Return scores and labels as arrays, or raise ValueError if they do not match or are out of range.
 
-    Values are checked where they are known. Under `jit` they are not: there `in_range` marks the bad ones.
+    Label values are checked if they are known. Under `jit` they are not known; use `in_range` to find invalid labels.
     """
     scores, given = jnp.asarray(scores), labels
     labels = jnp.asarray(labels)
@@ -30,7 +30,7 @@ def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Arra
         )
     known = not isinstance(labels, jax.core.Tracer) and labels.is_fully_addressable
     if known and labels.size:
-        values = np.asarray(given)  # as given: a 64-bit label would wrap into range where x64 is off
+        values = np.asarray(given)  # as given: with x64 off, a 64-bit label would wrap around into the valid range
         bad = np.argwhere((values < 0) | (values >= scores.shape[-1]))
         if len(bad):
             index = tuple(int(i) for i in bad[0])
@@ -43,11 +43,11 @@ def check_labels(where: str, scores: ArrayLike, labels: ArrayLike) -> tuple[Arra
 
 
 def in_range(scores: Array, labels: Array) -> Bool[Array, "..."]:
-    """Whether each label names a class."""
+    """Whether each label is a valid class index."""
     return (labels >= 0) & (labels < scores.shape[-1])
 
 
 def is_correct_class(scores: Array, labels: Array) -> Bool[Array, "... C"]:
-    """True at each row's labelled class, nowhere in a row whose label is out of range."""
+    """Return a mask that is True at each row's labelled class; a row whose label is out of range is all False."""
     classes = jnp.arange(scores.shape[-1], dtype=labels.dtype)
     return jnp.expand_dims(labels, -1) == jnp.broadcast_to(classes, scores.shape)

@@ -1,14 +1,14 @@
-"""From scores to a loss for each example, and the penalties on the parameters.
+"""Per-example losses of scores, and penalties on the parameters.
 
-Every loss takes `(scores, labels)` in this order and returns one number for each example; `empirical_risk` takes the
-mean, and nothing else does. They are safe for scores of any size and for infinite ones: a wrong class at -inf counts
-for nothing; the right class at -inf or a wrong one at +inf gives a loss of +inf, and so does a gap between scores
-beyond the largest number of their dtype. Gradients are those of the limit. Where a score is NaN, or the right class and
-a wrong one are both at +inf, the loss and the whole gradient of the example are NaN.
+Every loss takes `(scores, labels)` in this order and returns one number for each example; only `empirical_risk` takes
+the mean. The losses accept scores of any size, including infinite ones: a wrong class at -inf contributes nothing; the
+right class at -inf or a wrong one at +inf gives a loss of +inf, and so does a gap between scores beyond the largest
+number of their dtype. Gradients are those of the limit. If a score is NaN, or the right class and a wrong one are both
+at +inf, the loss and the whole gradient of the example are NaN.
 
-Labels that are out of range raise ValueError where their values are known. Under `jit`, where they are not, the loss
-and the gradient of such an example are NaN. Scores of 16 bits are widened to float32, and so are the losses made of
-them.
+Labels that are out of range raise ValueError if their values are known. Under `jit` they are not known, and the loss
+and the gradient of such an example are NaN. Scores of 16 bits are widened to float32, and the losses computed from them
+are float32.
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ def __dir__() -> list[str]:
 def multiclass_hinge(
     scores: Float[ArrayLike, "*batch C"], labels: Shaped[ArrayLike, "..."], *, margin: float = 1.0
 ) -> Float[Array, "*batch"]:
-    r"""The lecture's multiclass SVM loss: every wrong class that comes within the margin costs (Weston-Watkins).
+    r"""The lecture's multiclass SVM loss (Weston-Watkins): the sum of margin violations over all wrong classes.
 
     $$L_i = \sum_{j \ne y_i} \max(0,\ s_j - s_{y_i} + \Delta)$$
 
-    At the kink, where a margin is met exactly, the subgradient is 0.
+    At the kink, where the margin is met exactly, the subgradient is 0.
 
     Args:
       scores: `[..., C]`, floating point.
@@ -53,7 +53,7 @@ def multiclass_hinge(
       >>> [round(float(loss), 1) for loss in multiclass_hinge(scores, jnp.array([0, 1, 2]))]
       [2.9, 0.0, 12.9]
 
-      A step against the gradient brings it down:
+      A step along the negative gradient decreases the loss:
 
       >>> mean_loss = lambda scores: multiclass_hinge(scores, jnp.array([0, 1, 2])).mean()
       >>> better = scores - 3.0 * jax.grad(mean_loss)(scores)
@@ -72,11 +72,11 @@ def multiclass_hinge(
 def crammer_singer_hinge(
     scores: Float[ArrayLike, "*batch C"], labels: Shaped[ArrayLike, "..."], *, margin: float = 1.0
 ) -> Float[Array, "*batch"]:
-    r"""The hinge of the worst offender alone: another loss than `multiclass_hinge`, which sums over all wrong classes.
+    r"""Hinge loss of the highest-scoring wrong class only; `multiclass_hinge` sums over all wrong classes instead.
 
     $$L_i = \max\bigl(0,\ \max_{j \ne y_i} s_j - s_{y_i} + \Delta\bigr)$$
 
-    At the kink the subgradient is 0; wrong classes that tie share it.
+    At the kink the subgradient is 0; wrong classes with equal scores share the subgradient.
 
     Args:
       scores: `[..., C]`, floating point.
@@ -111,13 +111,13 @@ def crammer_singer_hinge(
 def softmax_cross_entropy(
     scores: Float[ArrayLike, "*batch C"], labels: Shaped[ArrayLike, "..."]
 ) -> Float[Array, "*batch"]:
-    r"""Minus the log of the probability that softmax gives the right class, in nats.
+    r"""Negative log of the softmax probability of the right class, in nats.
 
     $$L_i = -\log \frac{e^{s_{y_i}}}{\sum_j e^{s_j}} = \log\bigl(1 + e^{z_i}\bigr), \qquad
       z_i = \log \sum_{j \ne y_i} e^{s_j} - s_{y_i}$$
 
-    The second form is the one computed. A confident right answer keeps all its digits: a loss of 1e-20 is 1e-20, where
-    the first form rounds to 0.
+    The second form is the one computed. It keeps all digits of small losses: a loss of 1e-20 is 1e-20, but the first
+    form rounds it to 0.
 
     Args:
       scores: `[..., C]`, floating point.
@@ -147,18 +147,18 @@ def softmax_cross_entropy(
 
 
 def l2_penalty(params: Params) -> Float[Array, ""]:
-    r"""The sum of squares of every entry of every leaf, without a factor of one half; the bias counts too.
+    r"""The sum of squares of all entries of all leaves, including the bias, without a factor of one half.
 
     $$R(W) = \sum_{k, l} W_{k, l}^2$$
 
     Args:
-      params: any tree of floating-point arrays; 16-bit leaves are summed in float32, complex ones by |w|^2.
+      params: any tree of floating-point arrays; 16-bit leaves are summed in float32, complex ones as |w|^2.
 
     Returns:
       A scalar.
 
     Raises:
-      TypeError: a leaf that is not floating point; it is named.
+      TypeError: a leaf that is not floating point; the message names it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -175,7 +175,7 @@ def l2_penalty(params: Params) -> Float[Array, ""]:
 
 
 def l1_penalty(params: Params) -> Float[Array, ""]:
-    r"""The sum of absolute values of every entry of every leaf; the subgradient at 0 is 0.
+    r"""The sum of absolute values of all entries of all leaves; the subgradient at 0 is 0.
 
     $$R(W) = \sum_{k, l} |W_{k, l}|$$
 
@@ -186,7 +186,7 @@ def l1_penalty(params: Params) -> Float[Array, ""]:
       A scalar.
 
     Raises:
-      TypeError: a leaf that is not floating point; it is named.
+      TypeError: a leaf that is not floating point; the message names it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -203,7 +203,7 @@ def l1_penalty(params: Params) -> Float[Array, ""]:
 
 
 def _widen(x: Array) -> Array:
-    """At least 32 bits, so that sums and exponentials keep their digits."""
+    """Cast to at least 32 bits, so that sums and exponentials are accurate."""
     return x.astype(at_least_32_bits(x.dtype))
 
 
@@ -219,9 +219,9 @@ def _cross_entropy_jvp(primals: tuple[Array, Array], tangents: tuple[Array, PyTr
 
 
 def _cross_entropy_and_slopes(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """Losses, and their gradient in one pass: q p_j for a rival j and -q for the right class, q = 1 - softmax_y.
+    """Return losses and their gradient in one pass: q p_j for a wrong class j, -q for the right one, q = 1 - softmax_y.
 
-    p is the softmax of the rivals alone. The NaN of a rival comes through by itself, in their sum.
+    p is the softmax over the wrong classes only. A NaN score of a wrong class propagates through the sum.
     """
     is_correct = is_correct_class(scores, labels)
     right = jnp.sum(jnp.where(is_correct, scores, 0), axis=-1)
@@ -239,10 +239,10 @@ def _cross_entropy_and_slopes(scores: Array, labels: Array) -> tuple[Array, Arra
 
 
 def _rivals(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Widened scores, all NaN in rows that have no loss; which classes are no rivals of the right one; its score.
+    """Return widened scores, a mask of the excluded classes (the right one, and wrong ones at -inf), and right scores.
 
-    A row has no loss where a score is NaN, the label names no class, or the right class and a wrong one are at +inf.
-    The product makes the gradient of such a row NaN too.
+    A row has no loss if a score is NaN, the label is out of range, or the right class and a wrong one are at +inf. Its
+    scores are then all NaN; they are multiplied by NaN so that the gradient of the row is NaN too.
     """
     scores = _widen(scores)
     is_correct = is_correct_class(scores, labels)
@@ -254,13 +254,16 @@ def _rivals(scores: Array, labels: Array) -> tuple[Array, Array, Array]:
 
 
 def _positive_part(x: Array) -> Array:
-    """max(0, x) with slope 0 at 0. Not by a maximum: XLA's, fused into a sum on a CPU, takes NaN for 0 in long rows."""
+    """Return max(0, x) with slope 0 at 0.
+
+    It does not use a maximum: on a CPU, XLA's maximum fused into a sum turns NaN into 0 in long rows.
+    """
     return jnp.where(x <= 0, 0, x)
 
 
 @jax.custom_jvp
 def _minus(a: Array, b: Array) -> Array:
-    """a - b, and 0 where both are the same infinity; the slopes are 1 and -1 everywhere."""
+    """Return a - b, or 0 if both are the same infinity; the slopes are 1 and -1 everywhere."""
     return jnp.where(a == b, 0, a - b)
 
 
@@ -270,13 +273,15 @@ def _minus_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
 
 
 def _finish(losses: Array, scores: Array, right: Array) -> Array:
-    """+inf where the right class is impossible, NaN in rows of NaN, which a maximum on a CPU takes for numbers."""
+    """Set losses to +inf if the right class is at -inf, and to NaN in rows of NaN, because a maximum on a CPU may lose
+    a NaN.
+    """
     losses = losses + jnp.where(jnp.isneginf(right), jnp.inf, 0).astype(losses.dtype)
     return jnp.where(jnp.isnan(scores[..., 0]), jnp.nan, losses)
 
 
 def _magnitude(w: Array) -> Array:
-    """|w| with slope 0 at 0 and NaN at NaN; that of `jnp.abs` is 1 and -1 there."""
+    """Return |w| with slope 0 at 0 and slope NaN at NaN; the slopes of `jnp.abs` there are 1 and -1."""
     if jnp.iscomplexobj(w):
         return jnp.where(w == 0, 0, jnp.abs(w))
     return w * jax.lax.stop_gradient(jnp.sign(w))

@@ -1,15 +1,15 @@
-"""The 35 unconstrained least-squares problems of Moré, Garbow and Hillstrom, the field's common test bench.
+"""The 35 unconstrained least-squares problems of Moré, Garbow and Hillstrom, a standard test collection.
 
-`PROBLEMS[name]` is a record that knows its own start and its own answers. Every objective is a sum of squares without a
-factor of one half,
+`PROBLEMS[name]` is a record with the start and the known minima. Every objective is a sum of squares without a factor
+of one half,
 
     f(x) = f_1(x)^2 + ... + f_m(x)^2,
 
-and this file writes down the residuals f_i, one function a problem, in the order and with the numbering of the paper.
-The residuals of problems 20 to 35 take x of other lengths too; the records are for the length of their `start`.
+and this file defines the residuals f_i, one function per problem, in the order and with the numbering of the paper.
+The residuals of problems 20 to 35 also accept x of other lengths; the records are for the length of their `start`.
 
-Overflow gives inf as anywhere in floating point. Else the gradient is finite where the function is: at a kink or a pole
-the term that has it counts as constant.
+Overflow gives inf, as usual in floating point. Otherwise the gradient is finite wherever the function is: at a kink or
+a pole, the term that contains it is treated as constant.
 
 Source: Moré, Garbow, Hillstrom (1981), "Testing unconstrained optimization software", ACM Transactions on Mathematical
 Software 7(1), 17-41, section 3.
@@ -35,7 +35,7 @@ def __dir__() -> list[str]:
 
 
 class Problem(NamedTuple):
-    """A problem of the collection; its answers come with it.
+    """A problem of the collection, with its known minima.
 
     Args:
       name: as in `PROBLEMS`.
@@ -44,7 +44,7 @@ class Problem(NamedTuple):
       start: the standard start `[n]`, in float64.
       minima: `Minimum(value, params)` records: a global one first, then the local ones.
       residuals: `residuals(params[n]) -> [m]`.
-      number: in the paper, 1 to 35.
+      number: its number in the paper, 1 to 35.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -70,7 +70,7 @@ def rosenbrock(x: Float[Array, "2"]) -> Float[Array, "2"]:
 
 
 def freudenstein_roth(x: Float[Array, "2"]) -> Float[Array, "2"]:
-    """Problem 2: a local minimum beside the global one (Freudenstein and Roth 1963)."""
+    """Problem 2: a local minimum in addition to the global one (Freudenstein and Roth 1963)."""
     return jnp.stack([x[0] - 13 + ((5 - x[1]) * x[1] - 2) * x[1], x[0] - 29 + ((x[1] + 1) * x[1] - 14) * x[1]])
 
 
@@ -96,10 +96,10 @@ def jennrich_sampson(x: Float[Array, "2"]) -> Float[Array, "10"]:
 
 
 def helical_valley(x: Float[Array, "3"]) -> Float[Array, "3"]:
-    """Problem 7: a valley that winds once round the third axis (Fletcher and Powell 1963)."""
-    on_axis = (x[0] == 0) & (x[1] == 0)  # no angle there, and a radius with a kink
+    """Problem 7: a valley that winds once around the third axis (Fletcher and Powell 1963)."""
+    on_axis = (x[0] == 0) & (x[1] == 0)  # the angle is undefined there, and the radius has a kink
     x1, x2 = jnp.where(on_axis, 1, x[0]), jnp.where(on_axis, 0, x[1])
-    left = x1 < 0  # the paper's angle, in turns, jumps on the negative half of the second axis: far from the start
+    left = x1 < 0  # the paper's angle, in turns, jumps on the negative half of the second axis, far from the start
     side = jnp.where(left, -1, 1).astype(x.dtype)
     theta = jnp.arctan2(side * x2, side * x1) / (2 * math.pi) + jnp.where(left, 0.5, 0).astype(x.dtype)
     radius = jnp.where(on_axis, 0, jnp.sqrt(x1**2 + x2**2))
@@ -114,7 +114,7 @@ def bard(x: Float[Array, "3"]) -> Float[Array, "15"]:
 
 
 def gaussian(x: Float[Array, "3"]) -> Float[Array, "15"]:
-    """Problem 9: a fit of one bell curve, with hardly a residual (Moré, Garbow and Hillstrom 1981)."""
+    """Problem 9: a fit of one bell curve, with very small residuals (Moré, Garbow and Hillstrom 1981)."""
     t = (8 - _one_to(15, x)) / 2
     return x[0] * jnp.exp(-x[1] * (t - x[2]) ** 2 / 2) - _like(x, mgh_data.GAUSSIAN)
 
@@ -129,8 +129,8 @@ def gulf(x: Float[Array, "3"]) -> Float[Array, "10"]:
     """Problem 11, m = 10: a Weibull curve; where the paper prints "y_i m i x_2", read y_i - x_2 (Cox 1969)."""
     t = np.arange(1, 11) / 100
     distance = jnp.abs(_like(x, 25 + (-50 * np.log(t)) ** (2 / 3)) - x[1])
-    hit = distance == 0  # there the slope of the power is 0, infinite, or two-sided
-    # Capped at the root of the largest number, where exp(-power / x1) is long 0: beyond it the slope would be 0 * inf.
+    hit = distance == 0  # the slope of the power there is 0, infinite, or two-sided
+    # Capped at the root of the largest number, where exp(-power / x1) is already 0; beyond it the slope is 0 * inf.
     cap = math.log(jnp.finfo(x.dtype).max) / 2
     log_power_of_0 = jnp.where(x[2] > 0, -jnp.inf, jnp.where(x[2] == 0, 0, cap)).astype(x.dtype)
     log_power = jnp.where(hit, log_power_of_0, x[2] * jnp.log(jnp.where(hit, 1, distance)))
@@ -138,7 +138,7 @@ def gulf(x: Float[Array, "3"]) -> Float[Array, "10"]:
 
 
 def box_3d(x: Float[Array, "3"]) -> Float[Array, "10"]:
-    """Problem 12, m = 10: two exponentials, and a whole line of minimizers (Box 1966)."""
+    """Problem 12, m = 10: two exponentials, with a line of minimizers (Box 1966)."""
     t = _one_to(10, x) / 10
     return jnp.exp(-t * x[0]) - jnp.exp(-t * x[1]) - x[2] * (jnp.exp(-t) - jnp.exp(-10 * t))
 
@@ -181,7 +181,7 @@ def osborne_1(x: Float[Array, "5"]) -> Float[Array, "33"]:
 
 
 def biggs_exp6(x: Float[Array, "6"]) -> Float[Array, "13"]:
-    """Problem 18, m = 13: a fit of three exponentials, which may change places (Biggs 1971)."""
+    """Problem 18, m = 13: a fit of three exponentials, whose order is arbitrary (Biggs 1971)."""
     t = _one_to(13, x) / 10
     y = jnp.exp(-t) - 5 * jnp.exp(-10 * t) + 3 * jnp.exp(-4 * t)
     return x[2] * jnp.exp(-t * x[0]) - x[3] * jnp.exp(-t * x[1]) + x[5] * jnp.exp(-t * x[4]) - y
@@ -195,7 +195,7 @@ def osborne_2(x: Float[Array, "11"]) -> Float[Array, "65"]:
 
 
 def watson(x: Float[Array, " n"]) -> Float[Array, "31"]:
-    """Problem 20: u' = 1 + u^2 by a polynomial, worse conditioned the longer it is (Kowalik and Osborne 1968)."""
+    """Problem 20: u' = 1 + u^2 by a polynomial; the conditioning worsens with its degree (Kowalik and Osborne 1968)."""
     t, j = np.arange(1, 30)[:, None] / 29, np.arange(x.shape[0])
     u = _apply(t**j, x)
     slope = _apply(j * t ** np.maximum(j - 1, 0), x)
@@ -216,12 +216,12 @@ def extended_powell_singular(x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def penalty_i(x: Float[Array, " n"]) -> Float[Array, " n+1"]:
-    """Problem 23: near a sphere, as close to the ones as it goes (Gill, Murray and Pitfield 1972)."""
+    """Problem 23: the point near a sphere that is closest to the ones (Gill, Murray and Pitfield 1972)."""
     return jnp.append(math.sqrt(1e-5) * (x - 1), jnp.sum(x**2) - 0.25)
 
 
 def penalty_ii(x: Float[Array, " n"]) -> Float[Array, " 2*n"]:
-    """Problem 24: as Penalty I, with exponentials (Gill, Murray and Pitfield 1972)."""
+    """Problem 24: like `penalty_i`, with exponentials (Gill, Murray and Pitfield 1972)."""
     i, growth = _one_to(x.shape[0], x), jnp.exp(x / 10)
     y = jnp.exp(i[1:] / 10) + jnp.exp(i[:-1] / 10)
     soft = jnp.concatenate([growth[1:] + growth[:-1] - y, growth[1:] - math.exp(-0.1)])
@@ -241,7 +241,7 @@ def trigonometric(x: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def brown_almost_linear(x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Problem 27: all residuals linear but one, the product (Brown 1969)."""
+    """Problem 27: all residuals are linear except one, a product (Brown 1969)."""
     linear = x + jnp.sum(x) - (x.shape[0] + 1)
     return jnp.append(linear[:-1], jnp.prod(x) - 1)
 
@@ -284,7 +284,7 @@ def linear_rank_one(x: Float[Array, " n"]) -> Float[Array, "20"]:
 
 
 def linear_rank_one_zero(x: Float[Array, " n"]) -> Float[Array, "20"]:
-    """Problem 34, m = 20: as 33, with zero columns and rows (Moré, Garbow and Hillstrom 1981)."""
+    """Problem 34, m = 20: like problem 33, with zero columns and rows (Moré, Garbow and Hillstrom 1981)."""
     total = jnp.sum((_one_to(x.shape[0], x) * x)[1:-1])
     return jnp.pad(_one_to(18, x), 1) * total - 1
 
@@ -308,13 +308,13 @@ def _like(x: Array, table: Any) -> Array:
 
 
 def _off_pole(denominator: Array) -> Array:
-    """A tiny number in place of 0, where exp(-1 / 0) would be 0 with a slope of NaN; its square does not underflow."""
+    """Replace 0 by a tiny number whose square does not underflow, because exp(-1 / 0) is 0 with a slope of NaN."""
     tiny = math.sqrt(jnp.finfo(denominator.dtype).tiny)
     return jnp.where(denominator == 0, tiny, denominator)
 
 
 def _apply(matrix: np.ndarray, x: Array) -> Array:
-    """The product with a constant matrix, in full precision on accelerators too."""
+    """Return the product with a constant matrix, in full precision also on accelerators."""
     return jnp.matmul(_like(x, matrix), x, precision="highest")
 
 
@@ -334,7 +334,7 @@ def _problem(number: int, residuals: Callable[[Array], Array]) -> Problem:
     return Problem(name, fn, start, mgh_data.MINIMA[name], residuals, number)
 
 
-# The starts are in the paper's order, and go by the names of the functions above.
+# The starts are in the paper's order, under the names of the functions above.
 PROBLEMS: dict[str, Problem] = {
     name: _problem(number, globals()[name]) for number, name in enumerate(mgh_data.STARTS, 1)
 }

@@ -1,11 +1,12 @@
 """Tables of the Moré-Garbow-Hillstrom problems: the measurements that are fitted, the standard starts, the minima.
 
-The paper prints minima to six digits. Here they are correct to the last digit of a float64: Newton's method on the
-formulas in 50 digits, rounded; `tests/test_mgh.py` holds those formulas and compares with the paper's digits.
+The paper prints minima to six digits. Here they are correct to the last digit of a float64: they were computed by
+Newton's method on the formulas in 50 digits, and rounded. `tests/test_mgh.py` contains those formulas and compares with
+the paper's digits.
 
-The lists of minima are not complete. Those that the paper does not have are marked. With params they are strict local
-minima that Levenberg-Marquardt reached from at least two of 100 random starts around the standard one. Without, they
-are limits, approached from above along the line that the comment gives, for s to infinity.
+The lists of minima are not complete. Minima that are not in the paper are marked. Of these, minima with params are
+strict local minima that Levenberg-Marquardt reached from at least two of 100 random starts around the standard one.
+Minima without params are limits, approached from above along the line given in the comment, as s goes to infinity.
 """
 
 from collections.abc import Iterable
@@ -45,14 +46,14 @@ OSBORNE_2 = (
 
 
 class Minimum(NamedTuple):
-    """A minimum: its value, and a minimizer [n], or None where that is at infinity or anywhere on a line."""
+    """A minimum: its value, and a minimizer [n], or None if it is at infinity or can be anywhere on a line."""
 
     value: float
     params: np.ndarray | None
 
 
 def _frozen(values: Iterable[Any]) -> np.ndarray:
-    """Read-only: a step taken in place would move the problem."""
+    """Return a read-only array, so that an in-place step cannot change the problem."""
     array = np.array([*values], float)
     array.flags.writeable = False
     return array
@@ -165,8 +166,8 @@ MINIMA: dict[str, tuple[Minimum, ...]] = {
         *(  # the paper prints the first: the order of the three exponentials is free
             _at(0, a, b, p, -q, c, r) for (a, p), (b, q), (c, r) in permutations([(1, 1), (10, -5), (4, 3)])
         ),
-        # Free along (0, 0, 1, 0, 0, -1), and a minimum where x3 and x6 differ in sign. At x3 = x6, where solvers arrive
-        # from the start, which is as symmetric, the curvature along (1, 0, 0, 0, -1, 0) is negative: a saddle.
+        # Constant along (0, 0, 1, 0, 0, -1), and a minimum where x3 and x6 differ in sign. Solvers keep the symmetry of
+        # the start and arrive at x3 = x6; there the curvature along (1, 0, 0, 0, -1, 0) is negative: a saddle.
         _at(
             0.005655649925499931,
             *(1.7114159947195875, 17.683198180949066, 3.326287321837785, 5.186561551993452, 1.7114159947195875, -1),
@@ -260,11 +261,11 @@ MINIMA: dict[str, tuple[Minimum, ...]] = {
     "brown_almost_linear": (
         _at(0, *np.ones(10)),
         _at(0, *np.full(9, 0.9794303033498625), 1.2056969665013755),
-        # The paper's local minimum, flat to eighth order along (1, ..., 1, -10); the ninth order leads below it.
+        # The paper's local minimum is flat to eighth order along (1, ..., 1, -10); at ninth order the value falls.
         _at(1, *np.zeros(9), 11),
     ),
     "discrete_boundary_value": (_at(0, *_BOUNDARY_VALUE),),
-    "discrete_integral_equation": (_at(0, *_BOUNDARY_VALUE),),  # the same to the last digit: the kernel inverts u''
+    "discrete_integral_equation": (_at(0, *_BOUNDARY_VALUE),),  # equal to the last digit: the kernel inverts u''
     "broyden_tridiagonal": (
         _at(
             0,
@@ -285,10 +286,10 @@ MINIMA: dict[str, tuple[Minimum, ...]] = {
         ),
     ),
     "linear_full_rank": (_at(10, *-np.ones(10)),),
-    # Every x on a plane; these are the points nearest to 0.
+    # Every x on a plane is a minimizer; these are the points nearest to 0.
     "linear_rank_one": (_at(190 / 41, *(3 / 41 * _J / 385)),),
     "linear_rank_one_zero": (_at(227 / 37, 0, *(3 / 37 * _J[1:-1] / 284), 0),),
-    "chebyquad": (  # unique but for the order of the coordinates
+    "chebyquad": (  # unique up to the order of the coordinates
         _at(
             0.0035168737256779316,
             *(0.04315276015101663, 0.1930908403841861, 0.26632870689027294, 0.5),

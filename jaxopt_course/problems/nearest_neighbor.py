@@ -1,7 +1,7 @@
-"""The lecture's first classifier: to train is to remember, to predict is to look for the most similar image.
+"""The nearest-neighbour classifier, the lecture's first: training stores the images, prediction finds the closest ones.
 
-`scores` and `predict` take any k and both of the lecture's distances; they are exact: the neighbours are those of a
-brute force in float64. Images are uint8 pixels, taken as they are, or floating point.
+`scores` and `predict` accept any k and both of the lecture's distances. They are exact: the neighbours are those of a
+brute-force search in float64. Images are uint8 pixels, which are not converted, or floating point.
 """
 
 import operator
@@ -17,7 +17,7 @@ from jaxopt_course.problems import neighbor_search
 __all__ = ["Model", "neighbors", "predict", "scores", "train", "vote"]
 
 METRICS = ("l1", "l2")
-CHUNK, CHUNK_BYTES = 2048, 12 * 2**20  # a tile of images by default, in float32: 1024 of 32x32x3
+CHUNK, CHUNK_BYTES = 2048, 12 * 2**20  # default size of a tile of images, in float32: 1024 images of 32x32x3
 
 
 def __dir__() -> list[str]:
@@ -25,9 +25,10 @@ def __dir__() -> list[str]:
 
 
 class Model(NamedTuple):
-    """What was remembered: `images[N, D]` as they were given, `labels[N]`, and `classes[C]`, the numbers 0..C-1.
+    """The training data: `images[N, D]` as they were given, `labels[N]`, and `classes[C]`, the numbers 0..C-1.
 
-    `centre[D]` is a point amid the images, `norms[N]` what the search needs of their distances to it.
+    `centre[D]` is a point near the mean of the images; `norms[N]` are derived from their distances to it, for the
+    search.
     """
 
     images: Shaped[Array, "N D"]
@@ -40,21 +41,21 @@ class Model(NamedTuple):
 def train(
     images: Shaped[ArrayLike, "N D"], labels: Shaped[ArrayLike, " N"], *, num_classes: int | None = None
 ) -> Model:
-    """Remember all images and their labels.
+    """Store all images and their labels.
 
     Args:
-      images: `[N, D]`, uint8 or floating point, one image a row; kept as they are, without a copy in floating point.
+      images: `[N, D]`, uint8 or floating point, one image per row; stored as given, without a floating-point copy.
       labels: `[N]`, integers from 0.
-      num_classes: C; one more than the largest label unless given. Under `jit` it has to be.
+      num_classes: C; the default is one more than the largest label. Under `jit` it must be given.
 
     Returns:
       `Model`.
 
     Raises:
-      ValueError: no images, images and labels that do not match, images that are integers of another kind, a NaN, an
-        infinity or a value above 1e150 among them, labels that are not integers, negative, or not below `num_classes`.
-        Under `jit`, where values are not known, such images make every prediction -1 and every score NaN; such labels
-        do so for the images whose neighbours bear them.
+      ValueError: no images, images and labels that do not match, images of another integer dtype, images with a NaN, an
+        infinity or a value above 1e150, labels that are not integers, negative, or not below `num_classes`. Under
+        `jit`, where values are not known, such images make every prediction -1 and every score NaN; such labels do so
+        for the test images whose neighbours have them.
 
     Example:
       >>> import numpy as np
@@ -81,34 +82,35 @@ def neighbors(
     metric: str = "l2",
     chunk_size: int | None = None,
 ) -> tuple[Int[Array, "B k"], Float[Array, "B k"]]:
-    r"""The k training images nearest to each test image, the nearest first.
+    r"""Find the k training images nearest to each test image, nearest first.
 
     $$d_1(a, b) = \sum_p |a_p - b_p|, \qquad d_2(a, b) = \sqrt{\sum_p (a_p - b_p)^2}$$
 
-    They are those of a brute force, and of images at equal distances the ones with the lowest index. Distances of uint8
-    pixels are compared as whole numbers. Floating-point ones are compared in float64, computed from the images as they
-    are; which of them need be is decided by bounds on the rounding error of matrix products, so that no neighbour is
-    missed. (Distances that differ by less than float64 resolves are equal or not as its rounding has it; float32 values
-    below 1.2e-38 count as zero, as they do for XLA.) Many floating-point images at about the same distance, such as
-    duplicates, cost time.
+    The neighbours are those of a brute-force search; of images at equal distances, those with the lowest index come
+    first. Distances of uint8 pixels are compared as integers. Distances of floating-point images are compared in
+    float64, computed from the images as given. Bounds on the rounding error of matrix products decide which distances
+    must be computed in this way, so that no neighbour is missed. (If distances differ by less than the resolution of
+    float64, its rounding decides; float32 values below 1.2e-38 count as zero, as in XLA.) Many floating-point images at
+    about the same distance, such as duplicates, make the search slower.
 
-    Compiles once for each shape, k and metric. Pure: it works under `jit` and `vmap`.
+    The function compiles once for each shape, k and metric. It is pure, and works under `jit` and `vmap`.
 
     Args:
       model: made by `train`.
       test_images: `[B, D]`, uint8 if the model's are, else floating point.
       k: from 1 to N.
       metric: "l1" or "l2".
-      chunk_size: images in a tile, of training and of test images alike; by default as many as are 12 MiB in float32,
-        at most 2048. Memory beyond the data is a few tiles of images and of distances, however many images there are.
+      chunk_size: number of images in a tile, for training and for test images; by default as many as take 12 MiB in
+        float32, at most 2048. The memory needed besides the data is a few tiles of images and of distances, however
+        many images there are.
 
     Returns:
       Indices `[B, k]` int32 of training images, and the distances `[B, k]`, float32 (float64 for float64 images).
 
     Raises:
-      ValueError: no test images, other features than the model's, k that is not from 1 to N, an unknown metric, a
-        chunk size below 1, a NaN, an infinity or a value above 1e150. Under `jit`, where values are not known, the
-        index of such an image's neighbours is -1 and their distance NaN.
+      ValueError: no test images, a number of features other than the model's, k that is not from 1 to N, an unknown
+        metric, a chunk size below 1, a NaN, an infinity or a value above 1e150. Under `jit`, where values are not
+        known, the neighbours of such an image have index -1 and distance NaN.
 
     Example:
       >>> import numpy as np
@@ -143,7 +145,7 @@ def scores(
     metric: str = "l2",
     chunk_size: int | None = None,
 ) -> Float[Array, "B C"]:
-    """The share of each class among the k nearest neighbours, so that `accuracy` treats it like any classifier.
+    """The share of each class among the k nearest neighbours, which can be passed to `accuracy` like any other scores.
 
     Args:
       model: made by `train`.
@@ -153,7 +155,7 @@ def scores(
       Scores `[B, C]`, multiples of 1/k.
 
     Raises:
-      ValueError: as for `neighbors`. Under `jit` scores are NaN where no neighbours are known.
+      ValueError: as for `neighbors`. Under `jit`, scores are NaN for images without valid neighbours.
 
     Example:
       >>> import numpy as np
@@ -166,14 +168,14 @@ def scores(
 
 
 def vote(model: Model, indices: Int[ArrayLike, "B k"]) -> Float[Array, "B C"]:
-    """The share of each class among neighbours that are known: what one search found answers for every smaller k.
+    """The share of each class among given neighbours. The result of one search can be used for every smaller k.
 
     Args:
       model: made by `train`.
       indices: `[B, k]`, of training images, from `neighbors`.
 
     Returns:
-      Scores `[B, C]`, NaN for a row with an index that is negative.
+      Scores `[B, C]`, NaN for a row with a negative index.
 
     Example:
       >>> import numpy as np
@@ -193,7 +195,7 @@ def predict(
     metric: str = "l2",
     chunk_size: int | None = None,
 ) -> Int[Array, " B"]:
-    """The class that most of the k nearest neighbours are of, of classes with as many votes the smallest.
+    """The most frequent class among the k nearest neighbours; if classes tie, the smallest.
 
     Args:
       model: made by `train`.
@@ -203,7 +205,7 @@ def predict(
       Labels `[B]`, int32.
 
     Raises:
-      ValueError: as for `neighbors`. Under `jit` the label is -1 where no neighbours are known.
+      ValueError: as for `neighbors`. Under `jit`, the label is -1 for images without valid neighbours.
 
     Example:
       >>> import jaxopt_course as jc
@@ -234,7 +236,7 @@ def _as_images(where: str, name: str, images: Any) -> Array:
     if images.ndim != 2 or images.size == 0:
         empty = "" if images.size else "not empty, "
         raise ValueError(
-            f"{where}: {name} must be {empty}one image a row, [N, D], got shape {images.shape}"
+            f"{where}: {name} must be {empty}one image per row, [N, D], got shape {images.shape}"
             + (f"; flatten them first: {name}.reshape(len({name}), -1)" if images.ndim > 2 else "")
         )
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
@@ -257,7 +259,7 @@ def _as_labels(images: Array, labels: Any, num_classes: int | None) -> tuple[Arr
         if num_classes is None:
             raise ValueError("train: under jit the labels are not known, pass num_classes")
     else:
-        values = np.asarray(given)  # as given: a 64-bit label would wrap into range where x64 is off
+        values = np.asarray(given)  # as given: with x64 off, a 64-bit label would wrap around into the valid range
         limit = 2**31 if num_classes is None else num_classes
         bad = np.flatnonzero((values < 0) | (values >= limit))
         if len(bad):
@@ -282,7 +284,7 @@ def _check_search(model: Model, test_images: Array, k: int, metric: str) -> int:
     if (test_images.dtype == jnp.uint8) != pixels:
         raise ValueError(
             f"neighbors: test_images are {test_images.dtype}, the model's images {model.images.dtype}; "
-            "distances between pixels and features that were scaled mean nothing, give both alike"
+            "distances between pixels and scaled features are meaningless, pass both in the same form"
         )
     if not 1 <= operator.index(k) <= shape[0]:
         raise ValueError(f"neighbors: k must be from 1 to the {shape[0]} images of the model, got {k}")
@@ -294,7 +296,7 @@ def _chunk_size(images: Array) -> int:
 
 
 def _first_unusable(name: str, images: Array) -> str:
-    """Which value cannot be used, in words; empty if all can."""
+    """Return a message about the first value that cannot be used, or an empty string."""
     with jax.enable_x64(True):
         usable = np.asarray(_usable(images))
     if usable.all():

@@ -1,4 +1,4 @@
-"""The objective: the mean loss over a batch plus a penalty; and the accuracy."""
+"""The objective, which is the mean loss over a batch plus a penalty, and the accuracy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def empirical_risk(
 
     $$L(W) = \frac{1}{N} \sum_{i=1}^{N} L_i\bigl(f(x_i, W), y_i\bigr) + \lambda R(W)$$
 
-    Make it once and keep it: two objectives made alike are two functions, and each is compiled on its own.
+    Create the objective once and reuse it: each call returns a new function, which is compiled separately.
 
     Args:
       score_fn: `(params, inputs) -> scores[B, C]`, such as `scores.linear`.
@@ -53,7 +53,7 @@ def empirical_risk(
     """
     known = not isinstance(strength, jax.core.Tracer)
     if penalty is None and not (known and float(strength) == 0):
-        raise ValueError(f"empirical_risk: strength = {strength} without a penalty; pass losses.l2_penalty, say")
+        raise ValueError(f"empirical_risk: strength = {strength} without a penalty; pass one, e.g. losses.l2_penalty")
     if known and not 0 <= float(strength) < float("inf"):
         raise ValueError(f"empirical_risk: strength must be finite and not negative, got {strength}")
 
@@ -66,7 +66,7 @@ def empirical_risk(
                 "expected one loss for each example (the mean is taken here)"
             )
         if losses.size == 0:
-            raise ValueError("empirical_risk: the batch is empty, its mean loss does not exist")
+            raise ValueError("empirical_risk: the batch is empty, so its mean loss is undefined")
         risk = jnp.mean(losses)
         if penalty is None:
             return risk
@@ -80,8 +80,8 @@ def empirical_risk(
 def accuracy(scores: Float[ArrayLike, "*batch C"], labels: Shaped[ArrayLike, "..."]) -> Float[Array, ""]:
     """The fraction of examples whose highest score is at their label.
 
-    Of scores that tie, the first counts. A row with a NaN in it is wrong. Under `jit` a label out of range makes the
-    accuracy NaN.
+    If scores tie, the first counts. A row that contains a NaN counts as wrong. Under `jit`, a label out of range makes
+    the accuracy NaN.
 
     Args:
       scores: `[..., C]`, floating point.
@@ -100,6 +100,6 @@ def accuracy(scores: Float[ArrayLike, "*batch C"], labels: Shaped[ArrayLike, "..
     """
     scores, labels = check_labels("accuracy", scores, labels)
     if labels.size == 0:
-        raise ValueError("accuracy: no examples, the fraction that is right does not exist")
+        raise ValueError("accuracy: no examples, so the accuracy is undefined")
     right = (jnp.argmax(scores, axis=-1).astype(labels.dtype) == labels) & ~jnp.any(jnp.isnan(scores), axis=-1)
     return jnp.where(jnp.all(in_range(scores, labels)), jnp.mean(right, dtype=float), jnp.nan)

@@ -1,4 +1,4 @@
-"""From data to class scores: the lecture's linear classifier `f(x, W) = Wx`, and one with a hidden layer."""
+"""Score functions: the lecture's linear classifier `f(x, W) = Wx`, and a network with one hidden layer."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,19 +21,19 @@ def linear(params: Any, inputs: Shaped[ArrayLike, "*batch D"]) -> Float[Array, "
 
     $$f(x, W) = W x, \qquad f(x, W, b) = W x + b$$
 
-    `W` is `[C, D]`: a row is the template of a class, as the lecture writes it, and on a CPU `inputs @ W.T` with this
-    layout is several times faster than `inputs @ W` with `[D, C]`.
+    `W` is `[C, D]`, as in the lecture: each row is the template of a class. On a CPU, `inputs @ W.T` with this layout
+    is several times faster than `inputs @ W` with `[D, C]`.
 
     Args:
       params: `W[C, D]`, or `{"W": [C, D], "b": [C]}`; floating point.
-      inputs: `[..., D]`, one example a row; flatten images first. Integer inputs (such as uint8 pixels) take the
-        dtype of `W`, floating ones are promoted with it.
+      inputs: `[..., D]`, one example per row; flatten images first. Integer inputs (such as uint8 pixels) are cast to
+        the dtype of `W`; floating-point ones are promoted with it.
 
     Returns:
       Scores `[..., C]`.
 
     Raises:
-      ValueError: shapes that do not fit, or a tree that is neither of the two forms.
+      ValueError: shapes that do not match, or a tree that has neither of the two forms.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,14 +64,14 @@ def mlp(
 
     Args:
       params: `{"hidden": {"W": [H, D], "b": [H]}, "output": {"W": [C, H], "b": [C]}}`, each as for `linear`.
-      inputs: `[..., D]`, one example a row, as for `linear`.
+      inputs: `[..., D]`, one example per row, as for `linear`.
       activation: phi, applied to every entry: `jax.nn.relu`, `jnp.tanh`.
 
     Returns:
       Scores `[..., C]`.
 
     Raises:
-      ValueError: shapes that do not fit, or a tree of another form.
+      ValueError: shapes that do not match, or a tree of another form.
 
     Example:
       >>> import jax.numpy as jnp
@@ -93,22 +93,22 @@ def mlp(
 def standardized(
     score_fn: Callable[[Any, Any], Array], mean: Shaped[ArrayLike, " D"], scale: Shaped[ArrayLike, " D"]
 ) -> Callable[[Any, Any], Array]:
-    r"""A score function of inputs as they are, which shifts and scales them before it asks another.
+    r"""A score function of raw inputs, which shifts and scales them before it calls another score function.
 
     $$g(x, W) = f\Bigl(\frac{x - \mu}{\sigma}, W\Bigr)$$
 
-    Images stay uint8 in memory, a quarter of float32, and become floating point a minibatch at a time.
+    Images stay uint8 in memory, a quarter of the size of float32, and each minibatch is converted to floating point.
 
     Args:
       score_fn: `(params, inputs) -> scores`, such as `linear`.
-      mean: `[D]`, in units of the inputs: `data.feature_statistics` tells it.
+      mean: `[D]`, in units of the inputs, for example from `data.feature_statistics`.
       scale: `[D]`, in units of the inputs, above 0.
 
     Returns:
       `(params, inputs) -> scores` for inputs `[..., D]` of any real dtype.
 
     Raises:
-      ValueError: a scale that is not above 0, a mean that is not finite, and, when it is called, inputs of another D.
+      ValueError: a scale that is not above 0, a mean that is not finite, and, when called, inputs with another D.
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,7 +118,7 @@ def standardized(
       Array([[-1.,  1.],
              [ 1., -1.]], dtype=float32)
 
-    Source: CS231n, "Setting up the data and the model", data preprocessing: the statistics are of the training part.
+    Source: CS231n, "Setting up the data and the model", data preprocessing: the statistics are of the training data.
     """
     mean, scale = (
         a if jnp.issubdtype(a.dtype, jnp.floating) else a.astype(float) for a in map(jnp.asarray, (mean, scale))
@@ -127,7 +127,7 @@ def standardized(
     if mean.shape != scale.shape or (known and not (jnp.isfinite(mean) & (scale > 0) & jnp.isfinite(scale)).all()):
         raise ValueError(
             f"standardized: need finite means and scales above 0 of one shape, got {mean.shape} and {scale.shape}; "
-            "a feature that never varies has the scale 1"
+            "use the scale 1 for a constant feature"
         )
     per_unit = 1 / scale
 
@@ -152,7 +152,7 @@ def init_linear(
     scale: float = 1e-2,
     dtype: Any = float,
 ) -> Any:
-    """Parameters of `linear`: small Gaussian weights, and a bias of zeros.
+    """Initial parameters of `linear`: small Gaussian weights, and a bias of zeros.
 
     Args:
       key: a `jax.random` key.
@@ -160,7 +160,7 @@ def init_linear(
       num_features: D, at least 1.
       bias: return `{"W": [C, D], "b": [C]}`, else the array `W[C, D]` alone.
       scale: standard deviation of the weights, in units of score per unit of input.
-      dtype: of the parameters; JAX's default floating dtype unless given.
+      dtype: of the parameters; by default, JAX's default floating dtype.
 
     Returns:
       The parameters.
@@ -173,7 +173,7 @@ def init_linear(
       >>> jax.tree.map(lambda leaf: leaf.shape, init_linear(jax.random.key(0), 10, 64))
       {'W': (10, 64), 'b': (10,)}
 
-    Source: the lecture's `W = np.random.randn(10, 3072) * 0.0001`, with a scale that suits standardised inputs.
+    Source: the lecture's `W = np.random.randn(10, 3072) * 0.0001`, with a scale for standardised inputs.
     """
     if num_classes < 1 or num_features < 1:
         raise ValueError(f"init_linear: need at least one class and one feature, got {num_classes} and {num_features}")
@@ -190,15 +190,15 @@ def init_mlp(
     gain: float = 2.0,
     dtype: Any = float,
 ) -> Any:
-    r"""Parameters of `mlp`: Gaussian weights whose variance is `gain` over the number of inputs, biases of zero.
+    r"""Initial parameters of `mlp`: Gaussian weights of variance `gain` / (number of inputs), and biases of zero.
 
     Args:
       key: a `jax.random` key.
       num_classes: C, at least 1.
       num_features: D, at least 1.
       num_hidden: H, units of the hidden layer, at least 1.
-      gain: 2 keeps the variance from layer to layer with relu, 1 with tanh.
-      dtype: of the parameters; JAX's default floating dtype unless given.
+      gain: 2 preserves the variance from layer to layer with relu, 1 with tanh.
+      dtype: of the parameters; by default, JAX's default floating dtype.
 
     Returns:
       The parameters.

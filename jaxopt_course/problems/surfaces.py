@@ -1,8 +1,8 @@
-"""Surfaces over the plane: the pictures of the lecture as records that know their own answers.
+"""Test functions of two variables, among them those pictured in the lecture, with their minima and critical points.
 
 `SURFACES[name]` is a `Surface`; `bowl(condition)` makes a bowl of any condition number, and
-`noisy(surface, covariance)` adds to any of them a gradient noise of that covariance. `NOISY[name]` has one of each,
-ready to train on.
+`noisy(surface, covariance)` adds gradient noise of that covariance to any surface. `NOISY[name]` contains one noisy
+version of each, ready for training.
 """
 
 import math
@@ -26,24 +26,24 @@ def __dir__() -> list[str]:
 
 
 class CriticalPoint(NamedTuple):
-    """A point of zero gradient: "minimum", "saddle", "maximum", or "degenerate" where the Hessian is singular."""
+    """A point of zero gradient: "minimum", "saddle", "maximum", or "degenerate" if the Hessian is singular."""
 
     kind: str
     params: tuple[float, float]
 
 
 class Surface(NamedTuple):
-    """A function on the plane, with all that is known of it.
+    """A function of two variables, with its known minima and critical points.
 
     Args:
       name: as in `SURFACES`.
       fn: `fn(params[2]) -> scalar`, in the dtype of `params`. Raises ValueError for another shape, TypeError for
         integers.
-      start: where paths start `[2]`, float64.
-      minimizers: the global ones `[k, 2]`, float64; none where the infimum is not reached.
-      minimum: the infimum; -inf where there is none.
-      window: `((x_low, x_high), (y_low, y_high))`, what a picture shows.
-      critical_points: `CriticalPoint(kind, params)` records; all of them, but for Rastrigin, whose are countless.
+      start: the start of paths `[2]`, float64.
+      minimizers: the global minimizers `[k, 2]`, float64; none if the infimum is not attained.
+      minimum: the infimum; -inf if the function is unbounded below.
+      window: `((x_low, x_high), (y_low, y_high))`, the region to plot.
+      critical_points: `CriticalPoint(kind, params)` records; all of them, except for Rastrigin, which has too many.
 
     Example:
       >>> import jaxopt_course as jc
@@ -62,20 +62,20 @@ class Surface(NamedTuple):
     critical_points: tuple[CriticalPoint, ...]
 
     def __call__(self, params: ArrayLike) -> Array:
-        """The function's value, so that a surface can be passed as an objective."""
+        """Return the function's value, so that a surface can be passed as an objective."""
         return self.fn(params)
 
 
 class Noisy(NamedTuple):
-    """A surface whose gradient is seen through noise.
+    """A surface with gradient noise.
 
     Args:
-      surface: without noise.
-      covariance: of the gradient's noise at one draw `[2, 2]`, float64.
+      surface: the surface without noise.
+      covariance: of the gradient noise of one draw `[2, 2]`, float64.
       objective: `objective(params[2], draws) -> scalar`. Its gradient is the surface's plus `root @ mean(draws)`, where
         `root` is the symmetric square root of the covariance. Draws are independent standard normals `[2]` or
-        `[B, 2]`, such as a minibatch of a data set of them (the noise of B draws has covariance / B), or one
-        `jax.random` key, which draws once.
+        `[B, 2]`, such as a minibatch of a data set of draws (the noise of B draws has covariance / B), or one
+        `jax.random` key, which gives one draw.
     """
 
     surface: Surface
@@ -84,19 +84,19 @@ class Noisy(NamedTuple):
 
 
 def noisy(surface: Surface, covariance: Any) -> Noisy:
-    r"""A surface whose gradient has Gaussian noise of a covariance of your choice.
+    r"""Add Gaussian gradient noise with a given covariance to a surface.
 
     $$f(w, \xi) = f(w) + \langle C^{1/2} \bar\xi, w \rangle, \qquad \nabla f(w, \xi) \sim N(\nabla f(w), C / B)$$
 
     Args:
-      surface: any.
+      surface: any surface.
       covariance: C, `[2, 2]`, symmetric and positive semidefinite; units of gradient^2.
 
     Returns:
       `Noisy(surface, covariance, objective)`.
 
     Raises:
-      ValueError: no covariance.
+      ValueError: a matrix that is not a covariance.
 
     Example:
       >>> import jax
@@ -114,10 +114,10 @@ def noisy(surface: Surface, covariance: Any) -> Noisy:
     """
     C = np.asarray(covariance, float)
     if C.shape != (2, 2) or not np.isfinite(C).all() or not np.allclose(C, C.T):
-        raise ValueError(f"noisy: a covariance is symmetric and [2, 2], got {covariance!r}")
+        raise ValueError(f"noisy: the covariance must be symmetric and [2, 2], got {covariance!r}")
     values, vectors = np.linalg.eigh(C)
     if values[0] < -1e-12 * abs(values[1]):
-        raise ValueError(f"noisy: a covariance has no negative eigenvalue, this has {values[0]:.3g}")
+        raise ValueError(f"noisy: the covariance must not have a negative eigenvalue, got {values[0]:.3g}")
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
     def objective(params: ArrayLike, draws: Array) -> Array:
@@ -125,7 +125,7 @@ def noisy(surface: Surface, covariance: Any) -> Noisy:
         if jnp.issubdtype(draws.dtype, jax.dtypes.prng_key):
             draws = jax.random.normal(draws, (2,), w.dtype)
         if draws.ndim not in (1, 2) or draws.shape[-1] != 2:
-            raise ValueError(f"{surface.name}: draws are [2], [B, 2] or a key, got shape {draws.shape}")
+            raise ValueError(f"{surface.name}: draws must be [2], [B, 2] or a key, got shape {draws.shape}")
         xi = draws.astype(w.dtype).reshape(-1, 2).mean(axis=0)
         return surface.fn(w) + jnp.dot(jnp.asarray(root, w.dtype) @ xi, w)
 
@@ -133,9 +133,9 @@ def noisy(surface: Surface, covariance: Any) -> Noisy:
 
 
 def hill(height: float = 2277.0, radius: float = 4.0) -> Surface:
-    """The lecture's hill h0 / (1 + (x^2 + y^2) / R^2), by default as high as Norway's highest, in metres over km.
+    """The lecture's hill h0 / (1 + (x^2 + y^2) / R^2), in metres over kilometres; 2,277 m high by default.
 
-    Downhill leads away for ever: the infimum 0 is nowhere reached, and the only critical point is the top.
+    The infimum 0 is not attained: descent moves away from the top for ever. The only critical point is the top.
 
     Example:
       >>> import jax
@@ -159,14 +159,14 @@ def bowl(condition: float, angle: float = 0.0) -> Surface:
     $$f(x, y) = \tfrac12 (u^2 + \kappa v^2), \qquad u = x \cos a + y \sin a, \quad v = y \cos a - x \sin a$$
 
     Args:
-      condition: kappa, at least 1: the ratio of the largest curvature to the least.
-      angle: a, radians: of the long axis with the first coordinate. Rules that scale coordinates mind it.
+      condition: kappa, at least 1: the ratio of the largest curvature to the smallest.
+      angle: a, in radians, between the long axis and the first coordinate. It affects rules that scale coordinates.
 
     Returns:
       The surface.
 
     Raises:
-      ValueError: a condition number below 1, or what is not finite.
+      ValueError: a condition number below 1, or an argument that is not finite.
 
     Example:
       >>> import jax
@@ -175,7 +175,7 @@ def bowl(condition: float, angle: float = 0.0) -> Surface:
       [  1. 100.]
     """
     if not (1 <= condition < math.inf and math.isfinite(angle)):
-        raise ValueError(f"bowl: a condition number is finite and >= 1, got {condition} (angle {angle})")
+        raise ValueError(f"bowl: the condition number must be finite and >= 1, got {condition} (angle {angle})")
     cos, sin = math.cos(angle), math.sin(angle)
 
     def f(x: Array, y: Array) -> Array:
@@ -186,18 +186,18 @@ def bowl(condition: float, angle: float = 0.0) -> Surface:
 
 
 def saddle(x: Array, y: Array) -> Array:
-    """Down along one axis, up along the other."""
+    """A saddle: the value falls along one axis and rises along the other."""
     return (x**2 - y**2) / 2
 
 
 def monkey_saddle(x: Array, y: Array) -> Array:
-    """Three ways down, and no curvature at the saddle itself."""
+    """A saddle with three descent directions and zero curvature at the critical point."""
     return x**3 - 3 * x * y**2
 
 
 def plateau(x: Array, y: Array) -> Array:
-    """A hole in a plain: far away the gradient all but vanishes."""
-    return 1 - jnp.exp(-(x**2 + y**2) / 2)  # not expm1, whose derivative is off by 1e-16 wherever it is smaller
+    """A minimum in a plain: far away the gradient almost vanishes."""
+    return 1 - jnp.exp(-(x**2 + y**2) / 2)  # not expm1: its derivative has an error of 1e-16 where it is smaller
 
 
 def double_well(x: Array, y: Array) -> Array:
@@ -211,17 +211,17 @@ def rosenbrock(x: Array, y: Array) -> Array:
 
 
 def beale(x: Array, y: Array) -> Array:
-    """Flat valleys, steep corners (Beale 1958)."""
+    """Flat valleys and steep corners (Beale 1958)."""
     return (1.5 - x * (1 - y)) ** 2 + (2.25 - x * (1 - y**2)) ** 2 + (2.625 - x * (1 - y**3)) ** 2
 
 
 def himmelblau(x: Array, y: Array) -> Array:
-    """Four equal minima around a top (Himmelblau 1972)."""
+    """Four equal minima around a maximum (Himmelblau 1972)."""
     return (x**2 + y - 11) ** 2 + (x + y**2 - 7) ** 2
 
 
 def rastrigin(x: Array, y: Array) -> Array:
-    """A bowl of egg boxes (Rastrigin 1974)."""
+    """A bowl with a regular grid of local minima (Rastrigin 1974)."""
     return 20 + x**2 + y**2 - 10 * (jnp.cos(2 * math.pi * x) + jnp.cos(2 * math.pi * y))
 
 

@@ -1,4 +1,4 @@
-"""Who turns the crank: the loops that own the objective."""
+"""Training loops and solvers; only these call the objective."""
 
 from jaxopt_course.training.checkpoint import CheckpointWriteError
 from jaxopt_course.training.checkpoint_file import CheckpointError

@@ -1,4 +1,4 @@
-"""The checkpoints of a run in a folder: what it goes on from, and how it is saved while it goes on."""
+"""Checkpoints of a run in a folder: resuming from the newest one, and saving in the background."""
 
 import errno
 import os
@@ -30,18 +30,18 @@ from jaxopt_course.training.steps import Carry
 
 try:
     import fcntl
-except ImportError:  # no such locks on Windows
+except ImportError:  # Windows does not have these locks
     fcntl = None  # type: ignore[assignment]
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint could not be written. `result` holds everything that the run has, where the run is `train`."""
+    """A checkpoint could not be written. If raised by `train`, `result` holds all results of the run so far."""
 
     result: Any = None
 
 
 class Saved(NamedTuple):
-    """What a run goes on from."""
+    """The contents of a checkpoint from which a run continues."""
 
     step: int
     carry: Carry
@@ -49,20 +49,22 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run in one folder, written by a thread while the run goes on. A context manager.
+    """The checkpoints of one run in one folder, written by a thread while the run continues. A context manager.
 
-    `saved` is what the run goes on from, None at its beginning; `save` writes, `wait` waits until that is on the disk.
+    `saved` is the checkpoint from which the run continues, None for a new run; `save` starts writing, and `wait` waits
+    until the checkpoint is on the disk.
 
-    A checkpoint of another run is refused. Up to `identity.COMPARED_FIRST_BYTES` of data and parameters are compared
-    on entry. More are compared by a thread while the run goes on: before anything is written, and at the latest when
-    the context ends, so that a result of a mixture is neither saved nor returned.
+    A checkpoint of another run is refused. Data and parameters of up to `identity.COMPARED_FIRST_BYTES` are compared on
+    entry. Larger ones are compared by a thread while the run continues: before anything is written, and at the latest
+    when the context ends. A result that mixes two runs is therefore neither saved nor returned.
 
     Args:
-      folder: made if it is not there; `~` is the home directory. A finished run can be read from a read-only folder.
-      identity: what must be the same when the run is resumed.
-      carry: of the start, for the structure, dtypes and placement of its leaves.
-      keep: how many of the newest checkpoints stay.
-      resume: go on from the newest whole checkpoint; False insists on a folder without any.
+      folder: created if it does not exist; `~` is the home directory. A finished run can be read from a read-only
+        folder.
+      identity: the facts that must be the same when the run is resumed.
+      carry: the initial carry, for the structure, dtypes and placement of its leaves.
+      keep: number of newest checkpoints to keep.
+      resume: continue from the newest complete checkpoint; if False, the folder must not contain any.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Identity, carry: Carry, *, keep: int, resume: bool):
@@ -71,7 +73,7 @@ class Checkpoints:
         self.identity = identity
         self.saved: Saved | None = None
         self._start, self._resume, self._keep = carry, resume, whole_number("train", "keep", keep, 1)
-        self._writes = jax.process_index() == 0  # of several processes one
+        self._writes = jax.process_index() == 0  # only one of several processes writes
         self._lock: int | None = None
         self._not_writable: OSError | None = None
         self._pool = ThreadPoolExecutor(1)
@@ -101,16 +103,16 @@ class Checkpoints:
             self._close()
 
     def check_writable(self) -> None:
-        """CheckpointWriteError where the folder is read-only, before a run goes on in vain."""
+        """Raise CheckpointWriteError if the folder is read-only, before steps are taken that could not be saved."""
         if error := self._not_writable:
             message = f"train: checkpoint_dir is read-only, and the run is not finished ({error.strerror})"
             raise CheckpointWriteError(error.errno, message, str(self.folder)) from error
 
     def save(self, step: int, carry: Carry, history: dict[str, np.ndarray]) -> None:
-        """Copy now, write in the background; does nothing where this step is saved already.
+        """Copy the arrays now and write them in the background; do nothing if this step is already saved.
 
         Raises:
-          CheckpointWriteError: the save before this one failed.
+          CheckpointWriteError: the previous save failed.
           CheckpointError: the run was resumed from a checkpoint of another run.
         """
         if step == self._newest:
@@ -127,13 +129,13 @@ class Checkpoints:
             self._pending = self._pool.submit(self._write_waiting)
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk, and raise what went wrong."""
+        """Wait until everything saved is on the disk, and raise the error of the background thread, if any."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def _replace_waiting(self, step: int, copies: dict[str, np.ndarray]) -> bool:
-        """Put a newer save in the place of one that still waits for the hashes of large data."""
+        """Replace a save that still waits for the hashes of large data by a newer one, and return whether it did."""
         with self._mutex:
             waits = self._waiting is not None and not self.identity.is_small and not self.identity.is_known
             if waits:
@@ -158,11 +160,11 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            message = "train: checkpoint_dir must be a folder, and here is a file"
+            message = "train: checkpoint_dir must be a folder, but this is a file"
             raise NotADirectoryError(errno.ENOTDIR, message, str(error.filename or self.folder)) from error
         except OSError as error:
             raise OSError(
-                error.errno, f"train: checkpoint_dir cannot be made: {error.strerror}", str(self.folder)
+                error.errno, f"train: checkpoint_dir cannot be created: {error.strerror}", str(self.folder)
             ) from error
         try:
             self._lock = _locked(self.folder)
@@ -181,13 +183,13 @@ class Checkpoints:
             self._lock = None
 
     def _load(self) -> Saved | None:
-        """What to go on from, the same in all processes."""
-        with _first_alone(self._writes):
+        """Return the checkpoint to continue from, the same in all processes."""
+        with _first_process_first(self._writes):
             found = checkpoint_files(self.folder)
             if found and not self._resume:
                 raise FileExistsError(
                     f"train: {self.folder} holds {len(found)} checkpoints, the newest {found[-1].name}; "
-                    "resume=True goes on from it, another checkpoint_dir begins anew"
+                    "pass resume=True to continue from it, or another checkpoint_dir to start a new run"
                 )
             saved = self._newest_usable(found)
         if jax.process_count() > 1:
@@ -196,9 +198,9 @@ class Checkpoints:
         return saved and saved._replace(carry=jax.tree.map(_placed, saved.carry, self._start))
 
     def _newest_usable(self, found: list[Path]) -> Saved | None:
-        """The newest checkpoint that is whole and of this run, on the host; None where there are no checkpoints.
+        """Return the newest checkpoint that is complete and of this run, on the host; None if there are no checkpoints.
 
-        Newer ones that are refused are named in a warning and renamed to `*.refused`.
+        Newer checkpoints that are refused are named in a warning and renamed to `*.refused`.
         """
         refused: list[tuple[Path, CheckpointError]] = []
         for path in reversed(found):
@@ -208,7 +210,7 @@ class Checkpoints:
                 refused.append((path, error))
                 continue
             for bad, why in refused:
-                warnings.warn(f"{why}; set aside, going on from step {saved.step}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{why}; set aside, continuing from step {saved.step}", RuntimeWarning, stacklevel=2)
                 if self._writes and self._not_writable is None:
                     bad.rename(f"{bad}.refused")
             if self.identity.is_small:
@@ -216,7 +218,7 @@ class Checkpoints:
             return saved
         if refused:
             raise CheckpointError(
-                f"train: no checkpoint in {self.folder} can be resumed. Choose another checkpoint_dir to begin anew.\n"
+                f"train: no checkpoint in {self.folder} can be resumed. For a new run, pass another checkpoint_dir.\n"
                 + "\n".join(f"- {why}" for _, why in refused)
             )
         return None
@@ -232,7 +234,7 @@ class Checkpoints:
         for name, leaf in wanted.items():
             theirs, ours = (f"{a.dtype.name}{list(a.shape)}" for a in (arrays[name], leaf))
             if theirs != ours:
-                raise CheckpointError(f"{path} does not fit: its {name} is {theirs}, here it is {ours}")
+                raise CheckpointError(f"{path} does not match: its {name} is {theirs}, here it is {ours}")
         on_host = jax.tree.unflatten(jax.tree.structure(self._start), [arrays[name] for name in wanted])
         self._unverified = path, facts["run"]
         return Saved(facts["step"], on_host, history)
@@ -244,23 +246,23 @@ class Checkpoints:
             else:
                 found = "; ".join(setting_differences(run["settings"], self.identity.settings))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise CheckpointError(f"{path} is no checkpoint of this library: its facts are malformed") from error
+            raise CheckpointError(f"{path} is not a checkpoint of this library: its facts are malformed") from error
         if found:
             raise CheckpointError(f"{path} is of another run: {found}")
 
     def _verify(self) -> None:
-        """Compare everything with the checkpoint that the run went on from, and say what cannot be compared."""
+        """Compare all facts with the checkpoint that the run continued from, and warn of what cannot be compared."""
         if self._unverified is None:
             return
         path, run = self._unverified
         self._compare(path, run, all_facts=True)
         self._unverified = None
         for gap in not_compared(self.identity.facts()):
-            warnings.warn(f"train: going on from {path}, taken for the same run: {gap}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"train: continuing from {path}, assumed the same run: {gap}", RuntimeWarning, stacklevel=2)
 
 
 def _named(carry: Carry) -> dict[str, Any]:
-    """The leaves by path, random keys as their numbers."""
+    """Return the leaves by path, with random keys as integer arrays."""
     paths = jax.tree_util.tree_leaves_with_path(carry)
     return {f"carry{jax.tree_util.keystr(path)}": _numbers(leaf) for path, leaf in paths}
 
@@ -276,8 +278,8 @@ def _placed(array: np.ndarray, like: Any) -> PyTree:
 
 
 @contextmanager
-def _first_alone(is_first: bool) -> Iterator[None]:
-    """Of several processes the first sets files aside before the others look."""
+def _first_process_first(is_first: bool) -> Iterator[None]:
+    """Let the first of several processes rename refused files before the others read the folder."""
     if jax.process_count() == 1:
         yield
         return
@@ -292,7 +294,7 @@ def _first_alone(is_first: bool) -> Iterator[None]:
 
 
 def _locked(folder: Path) -> int:
-    """A lock that is held until it is closed or the process ends: two runs in one folder would delete files."""
+    """Lock the folder until the lock is closed or the process ends: two runs in one folder would delete files."""
     lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
         if fcntl is not None:

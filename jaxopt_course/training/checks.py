@@ -1,4 +1,4 @@
-"""Checks of the arguments that the loops share. Each says what was given, what is expected and what to do."""
+"""Argument checks shared by the loops. Each message says what was given, what is expected and what to do."""
 
 import inspect
 import operator
@@ -11,16 +11,16 @@ import numpy as np
 from jaxopt_course.annotations import PyTree
 from jaxopt_course.arrays import check_arrays
 
-MOST_LISTED = 8  # arrays that a message lists
+MAX_LISTED = 8  # most arrays that a message lists
 SHORT_NAMES = {"jaxopt_course": "jc", "optax": "optax"}
 
 
 def whole_number(caller: str, name: str, value: Any, least: int) -> int:
-    """`value` as an int: ints, NumPy's integers and floats without a fraction, from `least` on.
+    """Return `value` as an int. Accepts ints, NumPy integers and floats without a fractional part, at least `least`.
 
     Raises:
-      TypeError: a bool, or no number.
-      ValueError: a fraction, or a number below `least`.
+      TypeError: a bool, or not a number.
+      ValueError: a number with a fractional part, or below `least`.
     """
     array = np.asarray(value) if isinstance(value, int | float | np.generic | np.ndarray | jax.Array) else None
     if array is None or array.ndim or array.dtype.kind not in "iuf":
@@ -34,7 +34,7 @@ def whole_number(caller: str, name: str, value: Any, least: int) -> int:
 
 
 def check_optimizer_argument(caller: str, optimizer: Any) -> None:
-    """TypeError where the argument is no optimizer; a factory that was not called is named."""
+    """Raise TypeError if the argument is not an optimizer; the message says if it is a factory that was not called."""
     if callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None)):
         return
     if callable(optimizer):
@@ -47,7 +47,7 @@ def check_optimizer_argument(caller: str, optimizer: Any) -> None:
 
 
 def check_key_argument(caller: str, key: Any) -> None:
-    """TypeError or ValueError where the argument is not one `jax.random` key."""
+    """Raise TypeError or ValueError if the argument is not a single `jax.random` key."""
     try:
         shape = np.shape(jax.random.key_data(key))
     except (TypeError, ValueError) as error:
@@ -57,13 +57,13 @@ def check_key_argument(caller: str, key: Any) -> None:
 
 
 def check_objective_argument(caller: str, objective: Any, *argument_names: str) -> None:
-    """TypeError where the argument is not a function of as many arguments as there are names."""
+    """Raise TypeError if the argument is not a function that accepts one argument for each name."""
     wanted = f"({', '.join(argument_names)})"
     if not callable(objective):
         raise TypeError(f"{caller}: the objective must be a function {wanted} -> scalar, got {_brief(objective)}")
     try:
         signature = inspect.signature(objective)
-    except (TypeError, ValueError):  # some built-in functions have none
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return
     try:
         signature.bind(*argument_names)
@@ -75,7 +75,7 @@ def check_objective_argument(caller: str, objective: Any, *argument_names: str) 
 
 
 def check_objective_value(caller: str, returned: Any, has_aux: bool) -> None:
-    """ValueError where an objective did not return a floating-point scalar, or `(scalar, aux)` with `has_aux`."""
+    """Raise ValueError if an objective did not return a floating-point scalar, or `(scalar, aux)` with `has_aux`."""
     if has_aux:
         if not isinstance(returned, tuple | list) or len(returned) != 2:
             raise ValueError(
@@ -96,20 +96,20 @@ def check_objective_value(caller: str, returned: Any, has_aux: bool) -> None:
 
 
 def check_not_traced(caller: str, **trees: PyTree) -> None:
-    """TypeError where a tree holds a tracer: the caller is under jit, vmap or grad."""
+    """Raise TypeError if a tree contains a tracer, because the caller is then under jit, vmap or grad."""
     for name, tree in trees.items():
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
             raise TypeError(
                 f"{caller}: {name} is traced. {caller} is a Python loop and does not run under jit, vmap or grad; "
-                "training.train_steps is the pure function for that"
+                "use the pure function training.train_steps instead"
             )
 
 
 def num_examples_of(caller: str, data: PyTree) -> int:
-    """N, the length of the first axis, the same for every array of the data.
+    """Return N, the length of the first axis, which is the same for every array of the data.
 
     Raises:
-      ValueError: no data, leaves that are no arrays of numbers, or arrays of different lengths.
+      ValueError: no data, leaves that are not arrays of numbers, or arrays of different lengths.
     """
     check_arrays(f"{caller}: data", data)
     leaves = {f"data{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(data)}
@@ -119,10 +119,10 @@ def num_examples_of(caller: str, data: PyTree) -> int:
         _check_array(f"{caller}: {name}", leaf, len(leaves))
     lengths = {leaf.shape[0] for leaf in leaves.values()}
     if len(lengths) > 1:
-        listed = ", ".join(f"{name} {leaf.shape}" for name, leaf in [*leaves.items()][:MOST_LISTED])
-        more = f" and {len(leaves) - MOST_LISTED} more" if len(leaves) > MOST_LISTED else ""
+        listed = ", ".join(f"{name} {leaf.shape}" for name, leaf in [*leaves.items()][:MAX_LISTED])
+        more = f" and {len(leaves) - MAX_LISTED} more" if len(leaves) > MAX_LISTED else ""
         raise ValueError(
-            f"{caller}: every array of the data needs the same number of examples first, got {listed}{more}"
+            f"{caller}: every array of the data must have the same number of examples first, got {listed}{more}"
         )
     return int(lengths.pop())
 
@@ -138,7 +138,7 @@ def _check_array(name: str, leaf: Any, num_leaves: int) -> None:
 
 
 def _brief(value: Any) -> str:
-    """A short description of a value of any size."""
+    """Return a short description of a value of any size."""
     if isinstance(value, bool | int | float | str | None | np.bool_):
         return f"{type(value).__name__} {value!r}"[:80]
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -149,7 +149,7 @@ def _brief(value: Any) -> str:
 
 
 def _dotted_name(function: Any) -> str:
-    """The name that a user writes: `jc.adam`, `optax.adam`."""
+    """Return the name as a user writes it: `jc.adam`, `optax.adam`."""
     function = getattr(function, "func", function)  # of a partial
     name = getattr(function, "__qualname__", type(function).__name__)
     package = str(getattr(function, "__module__", "")).split(".")[0]

@@ -1,4 +1,4 @@
-"""What the NumPy arrays that a function reaches hold: they may change in place after the function was compiled."""
+"""Hashes of the NumPy arrays that a function reaches, which may change in place after the function was compiled."""
 
 import functools
 import hashlib
@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-LIBRARIES = {"jaxopt_course", "jax", "optax"}  # whose global variables stay as they are
+LIBRARIES = {"jaxopt_course", "jax", "optax"}  # their global variables do not change
 
 
 def reached_contents(function: FunctionType) -> tuple[tuple[int, str], ...]:
-    """The `id` and a hash of every NumPy array that a function reaches.
+    """Return the `id` and a hash of every NumPy array that a function reaches.
 
-    These are arrays in its closure, in its default arguments and in the global variables that it names, also inside
-    tuples, lists and dicts; and those that functions in the same places reach. Global functions of other modules are
-    not followed, nor are the global variables of this library, JAX and optax.
+    These are the arrays in its closure, in its default arguments and in the global variables that it names, also inside
+    tuples, lists and dicts, and the arrays that functions found in these places reach. Global functions of other
+    modules are not followed, and neither are the global variables of this library, JAX and optax.
     """
     seen, waiting, found = {id(function)}, [function], []
     while waiting:
@@ -33,7 +33,7 @@ def reached_contents(function: FunctionType) -> tuple[tuple[int, str], ...]:
 
 
 def _values(function: FunctionType) -> Iterator[Any]:
-    """The values in the closure, the defaults and the global variables of a function."""
+    """Yield the values in the closure, the defaults and the global variables of a function."""
     for cell in function.__closure__ or ():
         try:
             yield from _members(cell.cell_contents)
@@ -58,7 +58,7 @@ def _members(value: Any) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _names(code: CodeType) -> frozenset[str]:
-    """The names that code looks up, that of the functions inside it included."""
+    """Return the names that a code object looks up, including those of nested functions."""
     inner = (_names(const) for const in code.co_consts if isinstance(const, CodeType))
     return frozenset(code.co_names).union(*inner)
 

@@ -1,4 +1,4 @@
-"""What an evaluation costs, in operations: counted in the program that JAX makes of the objective."""
+"""Cost of an evaluation in operations, counted in the jaxpr of the objective."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ BACKWARD = 3  # value and gradient together cost about three times the value
 
 
 def operations_of(value_fn: Any, params: Params) -> float:
-    """Operations of an evaluation of value and gradient; loops without a known length count as one round."""
+    """Return the operations of an evaluation of value and gradient; loops of unknown length count as one iteration."""
     return BACKWARD * _operations(jax.make_jaxpr(value_fn)(params).jaxpr)
 
 
@@ -35,7 +35,7 @@ def _of_equation(equation: Any) -> float:
 
 
 def _programs(value: Any) -> list[Any]:
-    """The programs inside a parameter of an equation: all branches, and no rules of derivatives."""
+    """Return the jaxprs in a parameter of an equation: all branches, but no derivative rules."""
     if isinstance(value, ClosedJaxpr):
         return [value.jaxpr]
     if hasattr(value, "eqns"):

@@ -1,4 +1,4 @@
-"""What goes to the devices, and when: all examples at once, or a chunk of the plan at a time, one ahead."""
+"""Transfer of examples to the devices: all at once, or one chunk of the plan at a time with the next one prefetched."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +15,13 @@ from jaxopt_course.arrays import on_device, on_host
 from jaxopt_course.data.batches import minibatches
 from jaxopt_course.training.checks import whole_number
 
-SPARE = 0.8  # of the memory that a device says is free, for data
+DATA_MEMORY_FRACTION = 0.8  # of the free memory reported by a device
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class StepPlan(NamedTuple):
-    """The minibatches of a run: epochs of `num_examples` in an order that `key` fixes; with `[S]` keys, of S runs."""
+    """The minibatches of a run: epochs of `num_examples` in an order that `key` fixes; `[S]` keys are for S runs."""
 
     key: Array
     num_examples: int
@@ -45,8 +45,8 @@ class PlannedSteps(NamedTuple):
 class Chunk(NamedTuple):
     """Consecutive steps of one compiled call: rows `first` to `last` of a plan over `data`, counted from `start`.
 
-    `plan` is None where the data is laid out in steps. Row i of `indices`, from `start` too, holds the examples of
-    step i.
+    `plan` is None if the data is already arranged in steps. Row i of `indices`, also counted from `start`, holds the
+    examples of step i.
     """
 
     data: PyTree
@@ -58,10 +58,11 @@ class Chunk(NamedTuple):
 
 
 class Feed:
-    """The examples of a run, and where they lie.
+    """The examples of a run, and their placement.
 
-    `data`: a tree of arrays on the host or a device; `batch_size` divides among the devices of `mesh`, if there is one;
-    `max_bytes`: of examples on a device at once, None for what the device says it has.
+    `data`: a tree of arrays on the host or a device; `batch_size`: must be a multiple of the number of devices of
+    `mesh`, if there is one; `max_bytes`: most bytes of examples on a device at once, None for what the device reports
+    as free.
     """
 
     def __init__(self, data: PyTree, batch_size: int, chunk_size: int, mesh: Mesh | None, max_bytes: int | None):
@@ -78,22 +79,22 @@ class Feed:
         self.steps_at_once = chunk_size
         self.streams = limit is not None and total > limit
         if self.streams:
-            self.steps_at_once = min(chunk_size, int(limit // (2 * a_step)))  # one in use, one on its way
+            self.steps_at_once = min(chunk_size, int(limit // (2 * a_step)))  # one chunk in use, one in transfer
             if self.steps_at_once < 1:
                 raise ValueError(
-                    f"train: a step's examples take {a_step} bytes on a device, and two steps' must fit into "
-                    f"max_data_bytes = {limit}; raise it, or take a smaller batch"
+                    f"train: a step's examples take {a_step} bytes on a device, and those of two steps must fit into "
+                    f"max_data_bytes = {limit}; raise it, or use a smaller batch"
                 )
         place = on_host if self.streams else self._resident
         self.data = jax.tree.map(place, data)
 
     def replicated(self, tree: PyTree) -> PyTree:
-        """The same on every device of the mesh."""
+        """Copy the tree to every device of the mesh."""
         return tree if self.mesh is None else jax.device_put(tree, self.everywhere)
 
     def chunks(self, planned: Iterable[PlannedSteps]) -> Iterator[Chunk]:
-        """The planned steps, with their examples on the device."""
-        return _one_ahead(self._streamed, planned) if self.streams else map(self._resident_chunk, planned)
+        """Yield the planned steps, with their examples on the device."""
+        return _prefetched(self._streamed, planned) if self.streams else map(self._resident_chunk, planned)
 
     def _resident(self, leaf: Any) -> Array:
         return on_device(leaf) if self.everywhere is None else _put(on_host(leaf), self.everywhere)
@@ -104,17 +105,17 @@ class Feed:
 
     def _streamed(self, steps: PlannedSteps) -> Chunk:
         indices = np.asarray(steps.plan)[steps.first : steps.last]
-        shape = (min(self.steps_at_once, len(steps.plan)), steps.plan.shape[1])  # always the same: one compile
+        shape = (min(self.steps_at_once, len(steps.plan)), steps.plan.shape[1])  # always the same, to compile once
 
         def gathered(leaf: np.ndarray) -> Any:
             rows = np.zeros((*shape, *leaf.shape[1:]), leaf.dtype)
-            np.take(leaf, indices, axis=0, out=rows[: len(indices)], mode="clip")  # any other mode copies once more
+            np.take(leaf, indices, axis=0, out=rows[: len(indices)], mode="clip")  # other modes make an extra copy
             return self._split(rows)
 
         return Chunk(jax.tree.map(gathered, self.data), None, 0, 0, len(indices), indices)
 
     def _split(self, rows: Any) -> Array:
-        """The second axis split among the devices; the rest of an epoch that does not divide goes to all of them."""
+        """Split the second axis among the devices; a last batch that cannot be divided evenly is replicated."""
         if self.mesh is None:
             return jax.device_put(rows)
         divides = rows.shape[1] % self.mesh.size == 0
@@ -127,7 +128,7 @@ def plan_chunks(
 ) -> Iterator[PlannedSteps]:
     """Yield chunks of at most `at_once` steps that never cross a multiple of any interval in `stops`.
 
-    Plans are made a few epochs at a time, for up to `ahead` chunks, so that small epochs cut few of them short.
+    Plans are made a few epochs at a time, for up to `ahead` chunks, so that small epochs shorten few chunks.
     """
     per_epoch, step = steps.steps_per_epoch, first_step
     whole = steps.num_examples // steps.batch_size
@@ -149,7 +150,7 @@ def plan_chunks(
 
 
 def _made_plan(steps: StepPlan, epochs: int, first_epoch: int) -> Any:
-    """`[rows, B]` whole minibatches and `[epochs, r]` rests of some epochs; for S runs with an axis more in front."""
+    """Return `[rows, B]` whole minibatches and `[epochs, r]` remainders of epochs; for S runs with a leading axis S."""
     make = partial(
         _compiled_plan, num_examples=steps.num_examples, batch_size=steps.batch_size, epochs=epochs,
         drop_last=steps.drop_last, first_epoch=np.int32(first_epoch),
@@ -168,9 +169,9 @@ def _compiled_plan(
 
 
 def total_steps(caller: str, num_steps: Any, num_epochs: Any, plan: StepPlan) -> int:
-    """The number of steps; a fraction of an epoch is rounded to the nearest number of steps."""
+    """Return the number of steps; a fraction of an epoch is rounded to the nearest number of steps."""
     if (num_steps is None) == (num_epochs is None):
-        raise ValueError(f"{caller}: give num_steps or num_epochs, one of them; got {num_steps} and {num_epochs}")
+        raise ValueError(f"{caller}: give either num_steps or num_epochs; got {num_steps} and {num_epochs}")
     if num_epochs is None:
         return whole_number(caller, "num_steps", num_steps, 0)
     if isinstance(num_epochs, bool | np.bool_) or not isinstance(num_epochs, int | float | np.integer | np.floating):
@@ -185,8 +186,8 @@ def total_steps(caller: str, num_steps: Any, num_epochs: Any, plan: StepPlan) ->
     return steps
 
 
-def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """`map(make, items)`, where the next is made while this one is in use."""
+def _prefetched(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Yield `map(make, items)`, and compute each item in a thread while the one before is in use."""
     with ThreadPoolExecutor(1) as pool:
         ahead: list[Future[B]] = []
         for item in items:
@@ -198,10 +199,14 @@ def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 def _put(array: np.ndarray, sharding: NamedSharding) -> Array:
-    """Onto the devices of a mesh; every process holds the whole array and gives its own devices their part."""
+    """Place an array on the devices of a mesh. Every process has the whole array, and gives its devices their part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _free_bytes() -> float | None:
-    stats = jax.local_devices()[0].memory_stats()  # a CPU says nothing
-    return SPARE * (stats["bytes_limit"] - stats["bytes_in_use"]) if stats and "bytes_limit" in stats else None
+    stats = jax.local_devices()[0].memory_stats()  # None on a CPU
+    return (
+        DATA_MEMORY_FRACTION * (stats["bytes_limit"] - stats["bytes_in_use"])
+        if stats and "bytes_limit" in stats
+        else None
+    )

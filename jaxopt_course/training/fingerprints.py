@@ -1,4 +1,4 @@
-"""Fingerprints of functions and of arrays: equal in every process for the same run, different for another one.
+"""Fingerprints of functions and arrays: equal in every process for the same run, different for different runs.
 
 A function is compared by its jaxpr: operations, parameters, literals and the values of all constants, without names,
 addresses, source lines or placement on devices. Arrays are compared by the SHA-256 of every byte.
@@ -21,11 +21,11 @@ from jax.sharding import AbstractMesh, Mesh
 
 from jaxopt_course.annotations import PyTree
 
-HASH_LIMIT_BYTES = 64 * 2**30  # of one tree; of a larger one an evenly spread sample of this size is hashed
-PIECE_BYTES = 2**24  # hashed at once: few enough to copy, many enough that the GIL is released
-MOST_LISTED = 64  # numbers and constants that a fingerprint lists, to name what differs
+HASH_LIMIT_BYTES = 64 * 2**30  # of one tree; for a larger tree, an evenly spread sample of this size is hashed
+PIECE_BYTES = 2**24  # hashed at once: small enough to copy, large enough that the GIL is released
+MAX_LISTED = 64  # most numbers and constants that a fingerprint lists to describe differences
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-# Names, places and advice to the compiler: they change no number.
+# Names, placements and compiler hints do not change any number.
 IGNORED_PARAMETERS = {"name", "inline", "keep_unused", "donated_invars", "ctx_mesh", "policy", "debug_info"}
 IGNORED_ENDINGS = ("sharding", "shardings", "layout", "layouts", "src_info", "source_info")
 
@@ -35,31 +35,32 @@ class Cancelled(Exception):
 
 
 def trace(function: Callable[..., Any], *args: PyTree) -> Any:
-    """The jaxpr of `function`, traced anew on the shapes and dtypes of `args`."""
-    return jax.make_jaxpr(lambda *leaves: function(*leaves))(*args)  # a new function: JAX keeps traces of known ones
+    """Return the jaxpr of `function`, traced again on the shapes and dtypes of `args`."""
+    return jax.make_jaxpr(lambda *leaves: function(*leaves))(*args)  # a new function, because JAX caches traces
 
 
 def constant_bytes(jaxpr: Any) -> int:
-    """The bytes of the arrays that a traced function closes over, those of nested functions included."""
+    """Return the bytes of the arrays that a traced function closes over, including those of nested functions."""
     return sum(np.size(value) * jnp.result_type(value).itemsize for value in _constants(jaxpr.jaxpr, jaxpr.consts))
 
 
 def fingerprint_function(jaxpr: Any) -> dict[str, Any]:
-    """The fingerprint of a traced function, as JSON.
+    """Return the fingerprint of a traced function, as JSON.
 
-    `hash` decides. `numbers`, `operations` and `constants` describe the function, to name what differs. `opaque` lists
-    Python functions that it calls and that cannot be compared, such as the target of a `jax.pure_callback`.
+    Two functions are equal if `hash` is equal. `numbers`, `operations` and `constants` describe the function, in order
+    to name differences. `opaque` lists Python functions that it calls and that cannot be compared, such as the target
+    of a `jax.pure_callback`.
 
-    The rules of `custom_jvp` and `custom_vjp` are ignored where they are not applied: what is traced here is the step
+    The rules of `custom_jvp` and `custom_vjp` are ignored if they are not applied: the traced function is the step
     itself, in which every derivative is already an operation.
     """
     writer = _Writer()
     writer.jaxpr(jaxpr.jaxpr, jaxpr.consts)
     return {
         "hash": writer.digest.hexdigest(),
-        "numbers": [*writer.numbers][:MOST_LISTED],
+        "numbers": [*writer.numbers][:MAX_LISTED],
         "operations": dict(writer.operations),
-        "constants": writer.constants[:MOST_LISTED],
+        "constants": writer.constants[:MAX_LISTED],
         "opaque": sorted(writer.opaque),
     }
 
@@ -67,11 +68,11 @@ def fingerprint_function(jaxpr: Any) -> dict[str, Any]:
 def fingerprint_arrays(
     tree: PyTree, blocks: int = 1, limit: int | None = None, cancelled: threading.Event | None = None
 ) -> dict[str, Any]:
-    """Dtype, shape and hashes of every leaf of a tree of arrays, by path, as JSON.
+    """Return dtype, shape and hashes of every leaf of a tree of arrays, by path, as JSON.
 
-    Each leaf is hashed in up to `blocks` ranges of rows, so that a difference can be located. Where the tree takes more
-    than `limit` bytes (`HASH_LIMIT_BYTES` unless given), only the first rows of each range are hashed, and
-    `rows_hashed` counts them.
+    Each leaf is hashed in up to `blocks` ranges of rows, so that a difference can be located. If the tree takes more
+    than `limit` bytes (by default `HASH_LIMIT_BYTES`), only the first rows of each range are hashed, and `rows_hashed`
+    counts them.
     """
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     limit = HASH_LIMIT_BYTES if limit is None else limit
@@ -80,7 +81,7 @@ def fingerprint_arrays(
 
 
 def row_ranges(num_rows: int, blocks: int) -> list[tuple[int, int]]:
-    """The ranges of rows that are hashed one by one."""
+    """Return the ranges of rows that are hashed separately."""
     blocks = max(1, min(blocks, num_rows))
     edges = [num_rows * i // blocks for i in range(blocks + 1)]
     return [*itertools.pairwise(edges)]
@@ -108,12 +109,12 @@ def _hash_rows(rows: np.ndarray, cancelled: threading.Event | None) -> str:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    """The bytes in row-major order, copied only where they are stored otherwise."""
+    """Return the bytes in row-major order, copied only if they are stored in another order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 class _Writer:
-    """Writes jaxprs in a canonical form into a hash, and counts what it sees."""
+    """Writes jaxprs in a canonical form into a hash, and collects operations, numbers and constants."""
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
@@ -172,7 +173,7 @@ class _Writer:
         self.constants.append(f"{kind} {digest}")
 
     def value(self, value: Any, primitive: str) -> None:
-        """A parameter of an operation, whatever it is."""
+        """Write a parameter of an operation, of any type."""
         if value is None or isinstance(value, bool | str | bytes | float | complex):
             self.write(type(value).__name__, repr(value))
         elif isinstance(value, int | np.integer):
@@ -196,12 +197,12 @@ class _Writer:
             self.object(value, primitive)
 
     def object(self, value: Any, primitive: str) -> None:
-        """An object that is known only by what it says of itself."""
+        """Write an object by its name or its repr."""
         if callable(value) and not isinstance(value, type):
-            if primitive.startswith("custom_"):  # a rule for derivatives that nobody takes any more
+            if primitive.startswith("custom_"):  # a derivative rule that is not applied any more
                 return
             name = _function_name(value)
-            if not primitive.startswith("debug"):  # prints change no number
+            if not primitive.startswith("debug"):  # prints do not change any number
                 self.opaque.add(f"{primitive} of {name}")
             self.write("function", name)
             return
@@ -212,7 +213,7 @@ class _Writer:
 
 
 def _members(value: Any) -> list[tuple[Any, Any]]:
-    """The parts of a container, in an order that every process agrees on; none for other values."""
+    """Return the parts of a container in an order that is the same in every process; none for other values."""
     if isinstance(value, tuple | list):
         return [*enumerate(value), ("end", None)]
     if isinstance(value, dict) or hasattr(value, "items"):

@@ -1,4 +1,4 @@
-"""What a training run leaves behind, as it grows."""
+"""The results of a training run, and its history while it grows."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from jaxopt_course.training.steps import Record
 
 
 class Trace(NamedTuple):
-    """The history of a training run, NumPy arrays. Row i is step i + 1, at the parameters before that step.
+    """The history of a training run, as NumPy arrays. Row i is step i + 1, at the parameters before that step.
 
-    `loss[S]`, `grad_norm[S]`: of the step's minibatch; `skipped[S]`: True where a non-finite step was not taken;
-    `aux`: the aux outputs of the objective, stacked; `eval_steps[M]`: steps taken before each call of `eval_fn`, 0 and
-    the last among them; `evals`: what `eval_fn` returned, stacked; `probes`: what `jc.diagnose`
-    reads, where there was a `probe_every`.
+    `loss[S]`, `grad_norm[S]`: of the step's minibatch; `skipped[S]`: True if a non-finite step was not taken; `aux`:
+    the aux outputs of the objective, stacked; `eval_steps[M]`: steps taken before each call of `eval_fn`, including 0
+    and the last; `evals`: the results of `eval_fn`, stacked; `probes`: the input of `jc.diagnose`, if `probe_every` was
+    given.
     """
 
     loss: np.ndarray
@@ -51,7 +51,7 @@ class History:
         self.evals.append(jax.device_get(evaluation))
 
     def trace(self) -> Trace:
-        if len(self.records) > 1:  # kept as one: joining them again at every call would take quadratic time
+        if len(self.records) > 1:  # stored joined: joining them again at every call would take quadratic time
             self.records = [jax.tree.map(lambda *rows: np.concatenate(rows), *self.records)]
         empty = Record(*(np.zeros(0), np.zeros(0), np.zeros(0, bool)))  # type: ignore[arg-type]
         loss, grad_norm, skipped, aux = self.records[0] if self.records else empty
@@ -60,7 +60,7 @@ class History:
         return Trace(loss, grad_norm, skipped, aux, np.array(self.eval_steps, int), evals, probes)  # type: ignore[arg-type]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The trace as named arrays, for a file."""
+        """Return the trace as named arrays, for a file."""
         paths = jax.tree_util.tree_leaves_with_path(self.trace())
         return {jax.tree_util.keystr(path): leaf for path, leaf in paths}
 
@@ -68,10 +68,10 @@ class History:
     def from_arrays(
         cls, arrays: dict[str, np.ndarray], aux: PyTree, evaluation: PyTree, prober: Prober | None = None
     ) -> "History":
-        """The history of `arrays`; `aux` and `evaluation` are trees like those of one step and one evaluation.
+        """Return the history in `arrays`; `aux` and `evaluation` are trees as from one step and one evaluation.
 
         Raises:
-          CheckpointError: arrays of other names.
+          CheckpointError: arrays with other names.
         """
         probes = None if prober is None else blank_probes()
         blank = Trace(*(np.zeros(0),) * 3, aux, np.zeros(0), evaluation, probes)
@@ -79,7 +79,7 @@ class History:
         names = [jax.tree_util.keystr(path) for path, _ in paths]
         if {*names} != {*arrays}:
             differ = ", ".join(sorted({*names} ^ {*arrays}))
-            raise CheckpointError(f"train: the history in the checkpoint is of another kind: {differ} only in one")
+            raise CheckpointError(f"train: the history in the checkpoint has another structure: {differ} only in one")
         trace = jax.tree.unflatten(tree, [arrays[name] for name in names])
         history = cls(prober)
         if prober is not None and trace.probes is not None:

@@ -1,4 +1,4 @@
-"""What makes a run the same run: its settings, its functions, its start and every example of its data."""
+"""The identity of a run: its settings, its functions, its start and every example of its data."""
 
 import threading
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ from jaxopt_course.training.fingerprints import (
 )
 from jaxopt_course.training.steps import scalar_and_aux
 
-COMPARED_FIRST_BYTES = 100 * 2**20  # up to here a resumed run waits for the hashes before its first step
-DATA_BLOCKS = 64  # ranges of examples that are hashed one by one
+COMPARED_FIRST_BYTES = 100 * 2**20  # up to this size, a resumed run waits for the hashes before its first step
+DATA_BLOCKS = 64  # ranges of examples that are hashed separately
 
 
 class Identity:
-    """The facts that must be the same when a run is resumed. A thread hashes while the run goes on.
+    """The facts that must be the same when a run is resumed. A thread computes the hashes while the run continues.
 
-    `settings`: values that are compared as they are, as JSON; `functions`: jaxprs by name; `arrays`: trees of arrays by
-    name. `is_small`: whether there is so little to hash that one may wait for it.
+    `settings`: values that are compared directly, as JSON; `functions`: jaxprs by name; `arrays`: trees of arrays by
+    name. `is_small`: whether the data is small enough to wait for its hashes.
     """
 
     def __init__(self, settings: dict[str, Any], functions: dict[str, Any], arrays: dict[str, PyTree]):
@@ -53,12 +53,12 @@ class Identity:
         return self._hashed.done()
 
     def facts(self) -> dict[str, Any]:
-        """All of it as JSON; waits for the hashes."""
+        """Return all facts as JSON; this waits for the hashes."""
         versions = {"jax": jax.__version__, "optax": optax.__version__}
         return {"versions": versions, "settings": self.settings, **self._hashed.result()}
 
     def cancel(self) -> None:
-        """End hashing early, because nobody will ask."""
+        """Stop hashing, because the result is no longer needed."""
         self._cancelled.set()
 
     def _hash(self, functions: dict[str, Any], arrays: dict[str, PyTree]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Identity:
 
 
 class RunParts(NamedTuple):
-    """The arguments of `train` that decide its numbers. `state` is None where the optimizer's `init` makes it."""
+    """The arguments of `train` that determine its numbers. `state` is None if the optimizer's `init` creates it."""
 
     objective: Objective
     optimizer: AnyOptimizer
@@ -89,14 +89,14 @@ class RunParts(NamedTuple):
     probe_every: int | None = None
 
     def aux_shapes(self) -> PyTree:
-        """A tree like the aux of one step; None without aux."""
+        """Return a tree like the aux of one step; None without aux."""
         if not self.has_aux:
             return None
         return jax.eval_shape(self.objective, self.params, _batch_shapes(self.data, self.plan.batch_size))[1]
 
 
 def run_identity(parts: RunParts) -> Identity:
-    """The identity of a call of `train`; everything is traced anew, so a constant that has changed shows."""
+    """Return the identity of a call of `train`; all functions are traced again, so that changed constants are seen."""
     settings = {
         "key": np.asarray(jax.random.key_data(parts.plan.key)).tolist(),
         "batch_size": parts.plan.batch_size,
@@ -114,7 +114,7 @@ def run_identity(parts: RunParts) -> Identity:
 
 
 def _trace_parts(parts: RunParts) -> dict[str, Any]:
-    """The objective with its gradient on every batch shape, the optimizer's `update` and, if it can be, its `init`."""
+    """Trace the objective with its gradient on every batch shape, the optimizer's `update` and, if possible, `init`."""
     shapes = jax.tree.map(_shape_of, parts.params)
     value_and_grad = jax.value_and_grad(
         lambda params, batch: scalar_and_aux("train", parts.objective(params, batch), parts.has_aux), has_aux=True
@@ -132,7 +132,7 @@ def _trace_parts(parts: RunParts) -> dict[str, Any]:
 
 
 def _update(optimizer: AnyOptimizer, params: Params, grads: PyTree, state: OptState, value: Array) -> PyTree:
-    """One update. The objective is traced apart from it: a bowl stands in for a line search's `value_fn`."""
+    """Take one update. The objective is traced separately; here a bowl replaces the `value_fn` of a line search."""
 
     def bowl(params: Params) -> Array:
         return sum((jnp.sum((p * jnp.conj(p)).real).astype(value.dtype) for p in jax.tree.leaves(params)), 0 * value)
@@ -145,14 +145,14 @@ def _update(optimizer: AnyOptimizer, params: Params, grads: PyTree, state: OptSt
 def _trace_init(optimizer: AnyOptimizer, shapes: PyTree, state: OptState) -> Any:
     try:
         return trace(optimizer.init, shapes)
-    except Exception:  # it insists on values: then the state that it made is compared
+    except Exception:  # `init` needs concrete values: then the state that it created is compared
         return trace(lambda: state)
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
-    """What differs between the facts of two runs, in words; empty where nothing does."""
+    """Describe the differences between the facts of two runs; empty if there are none."""
     found = [*setting_differences(theirs["settings"], ours["settings"]), *_layout_differences(theirs, ours)]
-    if not found:  # a function that is traced on other shapes always differs
+    if not found:  # functions traced on other shapes always differ
         found = [*_function_differences(theirs, ours), *_value_differences(theirs, ours)]
     return "; ".join(found)
 
@@ -166,7 +166,7 @@ def setting_differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[st
 
 
 def not_compared(facts: dict[str, Any]) -> list[str]:
-    """What the facts do not cover, in words."""
+    """Describe what the facts do not cover."""
     gaps = [
         f"the {name} calls Python ({', '.join(function['opaque'])}), whose code is not compared"
         for name, function in facts["functions"].items()
@@ -233,7 +233,7 @@ def _how_functions_differ(there: dict[str, Any], here: dict[str, Any]) -> str:
 
 
 def _comparable(leaf: Any) -> Any:
-    """The leaf as an array: keys as their numbers, Python numbers as arrays."""
+    """Return the leaf as an array; random keys become integer arrays."""
     if jnp.issubdtype(getattr(leaf, "dtype", np.dtype(bool)), jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf if hasattr(leaf, "nbytes") else np.asarray(leaf)

@@ -1,14 +1,14 @@
-r"""The derivative of a minimum: how it moves with what the objective depends on, by the implicit function theorem.
+r"""Derivatives of a minimum with respect to the values that the objective depends on, by implicit differentiation.
 
-The gradient stays 0 while the minimum moves, so with $g(w, \theta) = \nabla_w f(w, \theta)$
+The gradient stays 0 as the minimum moves, so with $g(w, \theta) = \nabla_w f(w, \theta)$
 
 $$H \, \dot w = -\frac{\partial g}{\partial \theta} \dot \theta, \qquad
   \frac{d}{d\theta} \min_w f = \frac{\partial f}{\partial \theta}$$
 
-Neither the start nor the steps matter: where the solve ended early, one Newton step leads to the minimum first.
-Parameters that a bound or a penalty holds stay there, and move with their bound; the equation is that of the others.
-The derivative is NaN where no minimum was found, where H is not positive definite beyond its rounding, and where a
-parameter is about to leave what holds it.
+The derivative does not depend on the start or on the steps: if the solve ended early, one Newton step is taken to the
+minimum first. Parameters that are held by a bound or a penalty stay there, and move with their bound; the equation is
+solved for the others. The derivative is NaN if no minimum was found, if H is not positive definite beyond its rounding,
+or if a held parameter is about to be released.
 
 Source: Krantz and Parks (2003), "The implicit function theorem"; Bengio (2000), "Gradient-based optimization of
 hyperparameters".
@@ -32,15 +32,18 @@ from jaxopt_course.optimizers.inner_solve import truncated_cg
 from jaxopt_course.optimizers.separable import Separable
 from jaxopt_course.status import Status
 
-MOST_DENSE = 256  # parameters up to which the Hessian is formed
-SPARE_DIGITS = 100  # eps times the condition of the Hessian is at most 1/100: the derivative has two digits or more
-LOOSEST = 1e-6  # relative residual of a system that is solved by iteration
-MOST_PRODUCTS = 10  # with the Hessian, for each parameter
+MAX_DENSE = 256  # most parameters for which the Hessian is formed
+CONDITION_MARGIN = 100  # eps times the condition of the Hessian is at most 1/100, for at least two correct digits
+LOOSEST_RESIDUAL = 1e-6  # largest relative residual of a system that is solved iteratively
+MAX_PRODUCTS_PER_PARAMETER = 10  # most products with the Hessian for each parameter
 
 
 class Solution(NamedTuple):
-    """What a solve found: `params`, `value`, `aux`, `status`, the largest entry of the gradient at the end and that of
-    the way, and `record`, whatever else it tells. Only the first three have derivatives."""
+    """The result of a solve. Only `params`, `value` and `aux` have derivatives.
+
+    `grad_norm`: the largest entry of the gradient at the end; `largest_grad`: the largest during the solve; `record`:
+    all other results.
+    """
 
     params: Params
     value: Array
@@ -52,7 +55,7 @@ class Solution(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What the minimum depends on: what the objective closes over, its data, bounds and penalties."""
+    """The values that the minimum depends on: values that the objective closes over, its data, bounds and penalties."""
 
     closed_over: list[Any]
     data: tuple[PyTree, ...]
@@ -67,11 +70,11 @@ def with_derivatives(
     data: tuple[PyTree, ...],
     separable: Separable | None,
 ) -> Solution:
-    """`solve(objective, start, rest, separable)`, with the derivatives of the minimum that it finds.
+    """Return `solve(objective, start, rest, separable)`, with the derivatives of the minimum.
 
-    The minimum is that of `value_and_aux(params, *data)` and the separable term; `objective` is the former, of the
-    parameters alone. The derivatives are with respect to the data, to what the objective closes over, and to bounds and
-    strengths; those with respect to `start` and `rest` are 0.
+    The minimum is that of `value_and_aux(params, *data)` plus the separable term; `objective` is `value_and_aux` as a
+    function of the parameters only. The derivatives are with respect to the data, to values that the objective closes
+    over, and to bounds and strengths; those with respect to `start` and `rest` are 0.
     """
     closed, closed_over, dtypes = _closed_objective(value_and_aux, start, data)
     as_given = dtypes == _dtypes(start)
@@ -91,10 +94,10 @@ def with_derivatives(
 
 
 class _Closed:
-    """A solve and its objective, closed, and the dtypes in which the parameters are to be differentiated.
+    """A solve and its objective as closed functions, and the dtypes in which the parameters are differentiated.
 
-    It stands outside the rule for its derivatives: a rule made anew for each objective would refer to itself, and keep
-    what the objective closes over alive.
+    The derivative rule is defined outside this class and takes it as an argument: a new rule for each objective would
+    refer to itself, and keep alive what the objective closes over.
     """
 
     def __init__(self, run: Callable[..., Solution], value_at: Callable[..., tuple[Array, PyTree]], dtypes: PyTree):
@@ -116,7 +119,7 @@ def _solution_jvp(closed: _Closed, primals: tuple[Any, ...], tangents: tuple[Any
 def _tangents(
     value_at: Callable[..., tuple[Array, PyTree]], end: Solution, params: Params, values: Values, dots: Values
 ) -> Solution:
-    """How the end of the solve moves where the values move by `dots`; `params` are those of the end."""
+    """Return the tangents of the solution for tangents `dots` of the values; `params` are those at the end."""
 
     def grad_at(params: Params, values: Values) -> Updates:
         return jax.grad(lambda w: value_at(w, values)[0])(params)
@@ -124,33 +127,33 @@ def _tangents(
     found = (end.status > 0) & (end.status != Status.TARGET_REACHED)
     accuracy = end.grad_norm / jnp.where(end.largest_grad > 0, end.largest_grad, 1)
     grads = grad_at(params, values)
-    holds = _holds(params, grads, end, values.separable, dots.separable)
+    held = _held_parameters(params, grads, end, values.separable, dots.separable)
 
     def solved(params: Params, rhs: Updates) -> Updates:
         _, product = jax.linearize(lambda w: grad_at(w, values), params)
 
         def among_free(v: Updates) -> Updates:
-            return jax.tree.map(lambda h, v, free: jnp.where(free, h, v), product(holds.among_free(v)), v, holds.free)
+            return jax.tree.map(lambda h, v, free: jnp.where(free, h, v), product(held.among_free(v)), v, held.free)
 
-        return solved_linear(among_free, holds.among_free(rhs), holds.free, accuracy)
+        return solved_linear(among_free, held.among_free(rhs), held.free, accuracy)
 
     def correction() -> Updates:
-        return solved(params, optax.tree.scale(-1, optax.tree.add(grads, holds.slope)))
+        return solved(params, optax.tree.scale(-1, optax.tree.add(grads, held.slope)))
 
     inaccurate = accuracy > jnp.sqrt(jnp.finfo(accuracy.dtype).eps)
     params = optax.tree.add(
         params, lax.stop_gradient(lax.cond(inaccurate, correction, lambda: optax.tree.zeros_like(params)))
     )
-    one = jnp.where(found & holds.clear, 1.0, jnp.nan)  # a factor, so that it reaches the transposed system too
-    _, moves = jax.jvp(grad_at, (params, values), (holds.dot, dots))
-    rhs = optax.tree.scale(-one, optax.tree.add(moves, holds.slope_dot))
-    params_dot = optax.tree.add(solved(params, rhs), holds.dot)
-    _, (value_dot, aux_dot) = jax.jvp(value_at, (params, values), (holds.dot, dots))
+    one = jnp.where(found & held.clear, 1.0, jnp.nan)  # a factor, so that it also reaches the transposed system
+    _, moves = jax.jvp(grad_at, (params, values), (held.dot, dots))
+    rhs = optax.tree.scale(-one, optax.tree.add(moves, held.slope_dot))
+    params_dot = optax.tree.add(solved(params, rhs), held.dot)
+    _, (value_dot, aux_dot) = jax.jvp(value_at, (params, values), (held.dot, dots))
     if jax.tree.leaves(end.aux):
         _, (_, aux_dot) = jax.jvp(value_at, (params, values), (params_dot, dots))
     return Solution(
         params=optax.tree.cast_like(params_dot, end.params),
-        value=(one * (value_dot.astype(end.value.dtype) + holds.penalty_dot)).astype(end.value.dtype),
+        value=(one * (value_dot.astype(end.value.dtype) + held.penalty_dot)).astype(end.value.dtype),
         aux=aux_dot,
         status=_zero_tangent(end.status),
         grad_norm=_zero_tangent(end.grad_norm),
@@ -159,9 +162,13 @@ def _tangents(
     )
 
 
-class _Holds(NamedTuple):
-    """Which parameters are `free`; how those that are held move (`dot`); the `slope` of the penalty, how that and the
-    value of the penalty change; whether it is `clear` which are held."""
+class _HeldParameters(NamedTuple):
+    """Which parameters are held at the end of a solve, and the tangents that follow from it.
+
+    `free`: which parameters are not held; `dot`: tangents of the held ones; `slope`: derivative of the penalty;
+    `slope_dot`, `penalty_dot`: tangents of that derivative and of the penalty; `clear`: whether it is certain which
+    parameters are held.
+    """
 
     free: PyTree
     dot: Params
@@ -174,14 +181,14 @@ class _Holds(NamedTuple):
         return jax.tree.map(lambda leaf, free: jnp.where(free, leaf, 0), tree, self.free)
 
 
-def _holds(
+def _held_parameters(
     params: Params, grads: Updates, end: Solution, separable: Separable | None, dots: Separable | None
-) -> _Holds:
-    """What bounds and penalties do to the parameters at the end of a solve."""
+) -> _HeldParameters:
+    """Determine which parameters are held by bounds and penalties at the end of a solve."""
     nothing, dtype = optax.tree.zeros_like(params), end.value.dtype
     if separable is None or dots is None:
         free = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
-        return _Holds(free, nothing, nothing, nothing, jnp.zeros((), dtype), jnp.array(True))
+        return _HeldParameters(free, nothing, nothing, nothing, jnp.zeros((), dtype), jnp.array(True))
 
     def like(tree: PyTree) -> PyTree:
         return nothing if tree is None else optax.tree.cast_like(tree, params)
@@ -203,7 +210,7 @@ def _holds(
     _, penalty_dot = jax.jvp(
         lambda w, s: term._replace(strength=s).penalty(w, dtype), (params, like(term.strength)), (dot, strength_dot)
     )
-    return _Holds(free, dot, slope, slope_dot, penalty_dot, ~jnp.any(jnp.stack([jnp.array(False), *unclear])))
+    return _HeldParameters(free, dot, slope, slope_dot, penalty_dot, ~jnp.any(jnp.stack([jnp.array(False), *unclear])))
 
 
 def _paired(*trees: PyTree) -> Any:
@@ -211,18 +218,18 @@ def _paired(*trees: PyTree) -> Any:
 
 
 def solved_linear(product: Callable[[Updates], Updates], rhs: Updates, free: PyTree, accuracy: Array) -> Updates:
-    """The solution of H x = b, NaN where H is not positive definite beyond its rounding; differentiable itself.
+    """Solve H x = b; NaN if H is not positive definite beyond its rounding. The solution is differentiable.
 
     Args:
-      product: `v -> H v`, linear and symmetric; the identity where not `free`.
+      product: `v -> H v`, linear and symmetric; the identity for parameters that are not `free`.
       rhs: b, like the parameters, in at least 32 bits.
       free: like the parameters, boolean.
-      accuracy: the relative size at which a residual is small enough, where the system is solved by iteration.
+      accuracy: relative residual at which an iterative solution is accepted.
     """
     size = sum(leaf.size for leaf in jax.tree.leaves(rhs))
     if size == 0:
         return rhs
-    if size <= MOST_DENSE:
+    if size <= MAX_DENSE:
         return lax.custom_linear_solve(product, rhs, _dense, symmetric=True)
     accuracy = lax.stop_gradient(accuracy)
 
@@ -233,7 +240,7 @@ def solved_linear(product: Callable[[Updates], Updates], rhs: Updates, free: PyT
 
 
 def _dense(product: Callable[[Updates], Updates], rhs: Updates) -> Updates:
-    """By Cholesky of the Hessian, scaled to a diagonal of ones; its condition is that of the 1-norm."""
+    """Solve by Cholesky factorization of the Hessian, scaled to a diagonal of ones; the condition is in the 1-norm."""
     flat, unravel = ravel_pytree(rhs)
     eye = jnp.eye(len(flat), dtype=flat.dtype)
     eps = max(jnp.finfo(leaf.dtype).eps for leaf in jax.tree.leaves(rhs))
@@ -244,16 +251,17 @@ def _dense(product: Callable[[Updates], Updates], rhs: Updates) -> Updates:
     factor = jnp.linalg.cholesky(scaled)
     inverse = jax.scipy.linalg.cho_solve((factor, True), eye)
     condition = jnp.linalg.norm(scaled, 1) * jnp.linalg.norm(inverse, 1)
-    sound = SPARE_DIGITS * eps * condition <= 1  # False where it is NaN
+    sound = CONDITION_MARGIN * eps * condition <= 1  # False where it is NaN
     return unravel(jnp.where(sound, scale * (inverse @ (scale * flat)), jnp.nan))
 
 
 def _by_conjugate_gradients(
     product: Callable[[Updates], Updates], rhs: Updates, free: PyTree, accuracy: Array
 ) -> Updates:
-    """By products with the Hessian, and again for a random right-hand side, which meets directions without curvature.
+    """Solve by products with the Hessian, and check with a random right-hand side that the Hessian is not singular.
 
-    A singular system may have a solution, and conjugate gradients then find it; the random one has none.
+    A singular system may have a solution for `rhs`, which conjugate gradients then find; for a random right-hand side
+    it has none.
     """
     dtype = working_dtype(rhs)
     leaves, structure = jax.tree.flatten(rhs)
@@ -264,17 +272,19 @@ def _by_conjugate_gradients(
         return optax.tree.cast(product(optax.tree.cast_like(v, rhs)), dtype)
 
     def solve(b: Updates, goal: Array | float) -> tuple[Updates, Array]:
-        inner = truncated_cg(wide_product, optax.tree.scale(-1, b), lambda v: v, MOST_PRODUCTS * size, goal)
+        inner = truncated_cg(
+            wide_product, optax.tree.scale(-1, b), lambda v: v, MAX_PRODUCTS_PER_PARAMETER * size, goal
+        )
         ended = optax.tree.norm(inner.residual) <= goal * optax.tree.norm(b)
-        return inner.solution, ended & ~inner.negative & (inner.lowest > SPARE_DIGITS * eps * inner.largest)
+        return inner.solution, ended & ~inner.negative & (inner.lowest > CONDITION_MARGIN * eps * inner.largest)
 
     keys = jax.random.split(jax.random.key(0), len(leaves))
     random: Any = [
         jnp.where(free, jax.random.normal(key, leaf.shape, dtype), 0)
         for key, leaf, free in zip(keys, leaves, jax.tree.leaves(free), strict=True)
     ]
-    solution, solved = solve(optax.tree.cast(rhs, dtype), jnp.clip(accuracy.astype(dtype), 10 * eps, LOOSEST))
-    _, regular = solve(jax.tree.unflatten(structure, random), 0.1 / np.sqrt(size))  # a single direction would stand out
+    solution, solved = solve(optax.tree.cast(rhs, dtype), jnp.clip(accuracy.astype(dtype), 10 * eps, LOOSEST_RESIDUAL))
+    _, regular = solve(jax.tree.unflatten(structure, random), 0.1 / np.sqrt(size))  # shows even one singular direction
     sound = regular & (solved | (optax.tree.norm(rhs) == 0))
     return jax.tree.map(lambda x, b: jnp.where(sound, x, jnp.nan).astype(b.dtype), solution, rhs)
 
@@ -282,12 +292,12 @@ def _by_conjugate_gradients(
 def _closed_objective(
     value_and_aux: Callable[..., Any], start: Params, data: tuple[PyTree, ...]
 ) -> tuple[Callable[..., Any], list[Any], PyTree]:
-    """The objective closed, what it closes over, and the dtypes of its parameters: 32 bits where it takes them."""
+    """Return the closed objective, the values it closes over, and the dtypes of its parameters, 32 bits if possible."""
     try:
         with standard_promotion():
             wide = widened(start)
             return *_closed(value_and_aux, wide, *data), _dtypes(wide)
-    except (TypeError, ValueError):  # it needs 16 bits, in an operation that does not promote
+    except (TypeError, ValueError):  # the objective needs 16 bits, in an operation that does not promote
         return *_closed(value_and_aux, start, *data), _dtypes(start)
 
 
@@ -296,7 +306,7 @@ def _dtypes(tree: PyTree) -> PyTree:
 
 
 def _closed(fn: Callable[..., Any], *args: PyTree) -> tuple[Callable[..., Any], list[Any]]:
-    """The function with what it closes over as its first argument, and what it closes over."""
+    """Return the function with its closed-over values as first argument, and these values."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     structure = jax.tree.structure(shape)
 

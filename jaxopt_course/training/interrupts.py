@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted when they arrive, acted on between two compiled chunks, when nothing is half done."""
+"""Handling of Ctrl-C and SIGTERM: signals are recorded on arrival and handled between two compiled chunks."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt, SystemExit):
-    """A run was asked to end, and has saved itself. Where nobody catches it the exit code is 130, of SIGTERM 143.
+    """A run was interrupted by a signal, and is saved. If not caught, the exit code is 130, or 143 for SIGTERM.
 
-    `step` is the number of steps taken, all of them saved; `result` holds everything so far.
+    `step` is the number of steps taken, all of which are saved; `result` holds all results so far.
     """
 
     def __init__(self, message: str, signum: int, step: int, result: Any):
@@ -26,9 +26,9 @@ class Interrupted(KeyboardInterrupt, SystemExit):
 
 
 class Signals:
-    """A context in which SIGINT and SIGTERM only leave a note, which `poll` returns.
+    """A context in which SIGINT and SIGTERM are only recorded; `poll` returns the recorded signal.
 
-    A second signal ends the process at once. A signal that was never returned by `poll` is raised again at the end of
+    A second signal ends the process immediately. A signal that `poll` has not returned is raised again at the end of
     the context. Only the main thread receives signals; in another thread `poll` returns None.
     """
 
@@ -50,7 +50,7 @@ class Signals:
             signal.raise_signal(self._received)
 
     def poll(self) -> signal.Signals | None:
-        """The signal that arrived, or None; the same answer in all processes of `jax.distributed`."""
+        """Return the signal that arrived, or None; all processes of `jax.distributed` get the same answer."""
         self._polls += 1
         received = self._received
         if jax.process_count() > 1:
@@ -66,8 +66,8 @@ class Signals:
 
 
 def _preempted(polls: int) -> bool:
-    """Of several processes one was sent SIGTERM: `jax.distributed` catches it and tells all at the same poll."""
+    """Whether one of several processes received SIGTERM, which `jax.distributed` reports to all at the same poll."""
     try:
         return multihost_utils.reached_preemption_sync_point(polls)
-    except RuntimeError:  # the service is switched off, and the signal reaches `Signals`
+    except RuntimeError:  # the service is off, so the signal reaches `Signals` directly
         return False

@@ -1,4 +1,4 @@
-"""Arrays on a mesh of devices: rows of them, axes over which they vary, and solves whose shardings are types."""
+"""Arrays on a mesh of devices: selecting rows, varying axes, and solves on meshes with explicit axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,15 +20,15 @@ from jaxopt_course.annotations import Array, Objective, PyTree
 
 
 def explicit_mesh(tree: PyTree) -> AbstractMesh | None:
-    """The mesh of arrays whose shardings are part of their types, or None."""
+    """Return the mesh of arrays whose shardings are part of their types (explicit axes), or None."""
     meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree))
     return next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
 
 
 def on_auto_axes(mesh: AbstractMesh, run: Callable[..., PyTree], objective: Objective, *args: PyTree) -> PyTree:
-    """`run(objective, *args)`, where the compiler partitions what `run` computes itself.
+    """Call `run(objective, *args)`, with the computations of `run` itself partitioned by the compiler.
 
-    The objective is called with the types of sharding that the arguments have, for which it was written.
+    The objective is called with the sharding types of the given arguments, for which it was written.
     """
     axes = tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Explicit)
     types = jax.tree.map(lambda leaf: PartitionSpec(*jax.typeof(leaf).sharding.spec), args)
@@ -38,12 +38,12 @@ def on_auto_axes(mesh: AbstractMesh, run: Callable[..., PyTree], objective: Obje
 
 
 def everywhere(tree: PyTree) -> PyTree:
-    """The arrays of a tree whole on every device of the mesh of the context."""
+    """Replicate the arrays of a tree on every device of the mesh of the context."""
     return jax.tree.map(lambda leaf: reshard(leaf, PartitionSpec(*[None] * jnp.ndim(leaf))), tree)
 
 
 def resharded_like(tree: PyTree, other: PyTree, mesh: AbstractMesh) -> PyTree:
-    """The tree with the types of sharding of `other` on the mesh."""
+    """Return the tree with the sharding types of `other` on the mesh."""
 
     def placed(leaf: Array, like: Array) -> Array:
         return reshard(leaf, NamedSharding(mesh, PartitionSpec(*jax.typeof(like).sharding.spec)))
@@ -52,12 +52,12 @@ def resharded_like(tree: PyTree, other: PyTree, mesh: AbstractMesh) -> PyTree:
 
 
 def replicated(tree: PyTree, mesh: AbstractMesh) -> PyTree:
-    """The tree, the same on every device of the mesh."""
+    """Replicate the tree on every device of the mesh."""
     return jax.tree.map(lambda leaf: reshard(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
 
 def rows_of(leaf: Array, row: Array) -> Array:
-    """Rows of an array; on an explicit mesh, sharded as the array is but along its first axis."""
+    """Select rows of an array; on an explicit mesh, the result is sharded like the array but for its first axis."""
     sharding = jax.typeof(leaf).sharding
     if explicit_mesh(leaf) is None:
         return leaf.at[row].get(mode="clip")
@@ -67,7 +67,7 @@ def rows_of(leaf: Array, row: Array) -> Array:
 
 
 def varying_axes(leaf: Any) -> frozenset[Any]:
-    """Manual mesh axes over which an array varies inside `shard_map`."""
+    """Return the manual mesh axes over which an array varies inside `shard_map`."""
     kind = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
     axes = getattr(kind, "manual_axis_type", None)
     return frozenset(getattr(kind, "vma", None) or () if axes is None else axes.varying)
@@ -79,11 +79,11 @@ def vary_like(leaf: Array, *others: Any) -> Array:
         return leaf
     if hasattr(lax, "pcast"):
         return lax.pcast(leaf, tuple(axes), to="varying")
-    return lax.pvary(leaf, tuple(axes))  # type: ignore[attr-defined]  # its name in older versions of JAX
+    return lax.pvary(leaf, tuple(axes))  # type: ignore[attr-defined]  # the name in older versions of JAX
 
 
-def vary_to_the_end(take: Callable[..., tuple[PyTree, PyTree]], carry: PyTree) -> tuple[PyTree, PyTree]:
-    """The carry, varying over all axes that a step makes it vary over, and the shapes of that step's record."""
+def with_varying_axes(take: Callable[..., tuple[PyTree, PyTree]], carry: PyTree) -> tuple[PyTree, PyTree]:
+    """Return the carry, varying over all axes over which it varies after a step, and the shapes of its record."""
     while True:
         after, record = jax.eval_shape(take, jnp.int32(0), carry)
         wider = jax.tree.map(vary_like, carry, after)

@@ -1,4 +1,4 @@
-"""Full-batch solves: from a start to a minimum in one compiled loop, with an ending that has a name and is true."""
+"""Full-batch solves: from a start to a minimum in one compiled loop, with a status that says how it ended."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from jaxopt_course.annotations import AnyOptimizer, Array, Batch, Objective, Opt
 from jaxopt_course.arrays import check_arrays, on_device
 from jaxopt_course.dtypes import check_floating
 from jaxopt_course.training.checks import check_optimizer_argument
-from jaxopt_course.training.habits import check_no_habits
-from jaxopt_course.training.pieces import SolveSnapshot, Watch, solved_in_pieces
+from jaxopt_course.training.habits import check_unknown_arguments
+from jaxopt_course.training.pieces import SolveSnapshot, Watch, solve_in_pieces
 from jaxopt_course.training.real_parameters import arrays_and_functions, joined, real_pairs
 from jaxopt_course.training.searches import without_evaluation
 from jaxopt_course.training.solve import Given, Options, Result, solve
@@ -51,87 +51,90 @@ def minimize(
     callback: Callable[[SolveSnapshot], Any] | None = None,
     **unknown: Any,
 ) -> Result:
-    r"""Minimize a function of all the data at once, until its gradient is small or nothing more can be gained.
+    r"""Minimize a function of all the data at once, until its gradient is small or the remaining gain is negligible.
 
     $$w_{t+1} = w_t + u_t, \qquad u_t, \sigma_{t+1} = \mathrm{update}\bigl(\nabla f(w_t), \sigma_t, w_t\bigr)$$
 
-    One compiled loop; calls with the same objective, optimizer, shapes and kinds of tolerance compile once, and again
-    where a NumPy array that the objective reaches has changed. It is a pure function, so it goes inside `jit`, and
-    under `vmap` every lane stops at its own end. It ends with the first of these that is true:
+    The solve is one compiled loop. Calls with the same objective, optimizer, shapes and kinds of tolerance compile
+    once, and again if a NumPy array that the objective reaches has changed. The function is pure: it can be called
+    inside `jit`, and under `vmap` every lane stops at its own end. The *gain* is the decrease since the start, and the
+    *remaining gain* is the estimated decrease to the minimum. The solve ends with the first of these that is true:
 
     - TARGET_REACHED: the value is at most `target`;
-    - GRADIENT_NORM: the gradient is 0, or its largest absolute entry is at most `gtol`. Where no tolerance is given:
-      what is left to gain is at most 1e-18 of what was gained since the start;
-    - SMALL_DECREASE: what is left to gain is at most `ftol` max(|f|, what was gained). Where no tolerance is given: no
-      lower point can be found or no step is left, and what is left is at most 1e-8 (4 eps, if that is more) of what
-      was gained, or lost in rounding;
+    - GRADIENT_NORM: the gradient is 0, or its largest absolute entry is at most `gtol`. If no tolerance is given: the
+      remaining gain is at most 1e-18 of the gain;
+    - SMALL_DECREASE: the remaining gain is at most `ftol` max(|f|, gain). If no tolerance is given: no lower point can
+      be found or no step is left, and the remaining gain is at most 1e-8 (4 eps, if that is more) of the gain, or lost
+      in rounding;
     - SMALL_STEP: the minimum is estimated to be within `xtol` |w|;
-    - a failure: a budget used up, something not finite, no lower point along a direction that goes down
-      (LINE_SEARCH_FAILED, or ROUNDOFF_LIMITED where the decrease that is left is below the rounding of the value),
-      a value that falls without bound.
+    - a failure: a budget is used up, a quantity is not finite, no lower point is found along a descent direction
+      (LINE_SEARCH_FAILED, or ROUNDOFF_LIMITED if the possible decrease is below the rounding of the value), or the
+      value falls without bound.
 
-    A tolerance that is given decides alone. No success is claimed above the value of the start, and none because a step
-    was short. The minimum must also be estimated to be near: within 1e-3 of each parameter, or of its way from the
-    start, or within 0.03 where what is left to gain is at most 1e-8 |f| too; a start far above all else makes
-    everything later look small. What is left to gain is half of Newton's decrement for `newton` and `newton_cg`, and
-    for `lbfgs` the same of its model, corrected by the slopes that its searches found. That model knows the last steps
-    only, and other optimizers may take steps of any length, so for all of these one more evaluation and up to 30
-    products with the Hessian estimate it by conjugate gradients: for `lbfgs` where its model claims a success, for
-    others when the curvature along the last step suggests that the end is near, when ten steps in a row gained
-    nothing, and when the budget is used up. These claims do not depend on a factor or a constant of the objective, as
-    far as rounding lets them.
+    If a tolerance is given, only the given tolerances decide. Success is never claimed above the value of the start,
+    nor because a step was short. The minimum must also be estimated to be near: within 1e-3 of each parameter, or of
+    its change since the start, or within 0.03 if the remaining gain is also at most 1e-8 |f|. (Without this test, a
+    start far above all later values would make every remaining gain look small.) For `newton` and `newton_cg` the
+    remaining gain is half of the Newton decrement. For `lbfgs` it is the same of its model, corrected by the slopes
+    found in its line searches. That model knows only the last steps, and other optimizers may take steps of any length.
+    For all of these, one more evaluation and up to 30 products with the Hessian therefore estimate the remaining gain
+    by conjugate gradients: for `lbfgs` when its model claims a success; for others when the curvature along the last
+    step suggests that the end is near, when ten consecutive steps gained nothing, and when the budget is used up. Up to
+    rounding, these claims do not depend on a factor or a constant of the objective.
 
-    The result is differentiable: derivatives of `params`, `value` and `aux` with respect to the data, to whatever the
-    objective closes over, to bounds and to strengths are those of the minimum, by the implicit function theorem, and
-    those with respect to the start are 0. They are NaN where no minimum was found (a failure, or TARGET_REACHED), where
-    the Hessian is singular, and where a parameter is just about to leave its bound. Up to 256 parameters the Hessian is
-    factored, beyond that conjugate gradients solve the system. Derivatives of the other fields are 0.
+    The result is differentiable. Derivatives of `params`, `value` and `aux` with respect to the data, to values that
+    the objective closes over, to bounds and to strengths are those of the minimum, by the implicit function theorem.
+    Derivatives with respect to the start are 0. They are NaN if no minimum was found (a failure, or TARGET_REACHED), if
+    the Hessian is singular, and if a parameter is just about to leave its bound. Up to 256 parameters the Hessian is
+    factored; for more, conjugate gradients solve the system. Derivatives of the other fields are 0.
 
-    With bounds the objective is never called outside, and with `l1` parameters end on 0 exactly. Optimizers that search
-    go to the minimum of their quadratic model within the bounds; those that do not are projected, and `sgd` takes
-    proximal steps. `grad_norm` is then the largest entry of what bounds and penalties leave of the gradient.
+    With bounds, the objective is never called outside them; with `l1`, parameters can become exactly 0. Optimizers with
+    a line search go to the minimum of their quadratic model within the bounds; the steps of others are projected, and
+    `sgd` takes proximal steps. `grad_norm` is then the largest entry of the smallest subgradient (for bounds, the
+    projected gradient).
 
-    Optimizers that search for their step hand on the evaluation at its end, and nothing is computed twice; for others
-    there is one evaluation a step. Complex parameters are optimized as pairs of real ones. Parameters and data may be
-    sharded, and state is sharded like its parameters; on a mesh with explicit axes the objective sees their types of
-    sharding, and the compiler partitions what the optimizer computes.
+    Optimizers with a line search pass on the evaluation at the end of their step, so that nothing is computed twice;
+    for others there is one evaluation per step. Complex parameters are optimized as pairs of real ones. Parameters and
+    data may be sharded, and state is sharded like its parameters. On a mesh with explicit axes, the objective sees
+    their sharding types, and the compiler partitions the computations of the optimizer.
 
     Args:
       objective: `params -> scalar`, or `(params, data) -> scalar` with data; `(scalar, aux)` with `has_aux`.
-      optimizer: ours or any of optax's; it is handed `value`, `grad` and `value_fn` at each step.
+      optimizer: ours or any of optax's; its `update` gets `value`, `grad` and `value_fn` at each step.
       params: any tree of floating-point arrays, the start. A model that is a tree, such as an Equinox module, may have
-        functions among its leaves; they stay as they are.
+        functions among its leaves; they are not changed.
       data: any tree of arrays, sharded or not, or None.
       max_steps: most steps.
-      max_evals: most evaluations of value and gradient; no bound unless given.
+      max_evals: most evaluations of value and gradient; by default, no limit.
       gtol: for the largest absolute entry of the gradient, units of value per unit of parameter.
-      ftol: for what is left to gain, relative to the value or to what was gained.
+      ftol: for the remaining gain, relative to the value or to the gain.
       xtol: for the distance to the minimum, relative to the Euclidean norm of the parameters.
-      target: units of value; none unless given.
+      target: units of value; by default, none.
       has_aux: whether the objective returns `(value, aux)`.
-      trace: keep value, gradient norm, step size and evaluations of every step.
-      best: return the point with the lowest value where the solve did not succeed; else the last one that was finite.
+      trace: record value, gradient norm, step size and evaluations of every step.
+      best: if the solve did not succeed, return the point with the lowest value; otherwise the last finite one.
       bounds: `(lower, upper)`, each a number, None, or a tree of arrays like the parameters or a prefix of it; a start
         outside is moved inside.
       l1: strengths of a penalty sum l1 |w|, a number or a tree or prefix >= 0, units of value per unit of parameter; 0
-        leaves a parameter free. For `lbfgs` and `sgd`. `value` includes the penalty.
-      implicit: whether derivatives are those of the minimum; False differentiates the loop itself, forward only.
-      progress: show a bar on stderr; by default where stderr is a terminal and rich is installed. Outside jit.
-      callback: called with a `SolveSnapshot` between compiled pieces of the solve, every ten steps; where it returns
-        True the solve ends with INTERRUPTED. The result is the same as without, but has no derivatives. Outside jit.
-      state: go on from this optimizer state, or from the state of this `Result` or `TrainResult`: with more steps, or
-        with another learning rate. `params` is the point to go on from, usually `result.params`.
+        means no penalty on a parameter. For `lbfgs` and `sgd`. `value` includes the penalty.
+      implicit: whether derivatives are those of the minimum; False differentiates the loop itself, forward mode only.
+      progress: show a bar on stderr; by default if stderr is a terminal and rich is installed. Outside jit.
+      callback: called with a `SolveSnapshot` between compiled pieces of the solve, every ten steps; if it returns
+        True, the solve ends with INTERRUPTED. The result is the same as without a callback, but has no derivatives.
+        Outside jit.
+      state: continue from this optimizer state, or from the state of this `Result` or `TrainResult`, with more steps
+        or another learning rate. `params` is the point to continue from, usually `result.params`.
 
     Returns:
-      `Result(params, value, grad_norm, status, num_steps, num_evals, aux, trace, state)`; `str(result)` is a line to
-      read. With `newton`, `result.state.lowest_curvature` is that of the end: a negative one tells a saddle.
+      `Result(params, value, grad_norm, status, num_steps, num_evals, aux, trace, state)`; `str(result)` is a one-line
+      summary. With `newton`, `result.state.lowest_curvature` is that at the end; a negative one indicates a saddle.
 
     Raises:
       ValueError: a tolerance or budget out of range, an objective that is not scalar, a state of another optimizer, a
         lower bound above the upper one, a strength below 0.
       TypeError: parameters that are not floating point, or complex under bounds or penalties; l1 for an optimizer that
-        cannot put parameters on 0; a callback under jit, vmap or grad; arguments of other libraries, such as `args`
-        or `tol`, with the name of ours.
+        cannot set parameters to exactly 0; a callback under jit, vmap or grad; arguments of other libraries, such as
+        `args` or `tol`, with the equivalent here.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -149,10 +152,10 @@ def minimize(
       Array([[1., 0.],
              [0., 1.]], dtype=float32)
 
-    Source: the lecture's "L-BFGS": "if you can afford to do full batch updates"; Newton's decrement as the measure of
-    what is left after Boyd and Vandenberghe (2004), "Convex optimization", section 9.5.1.
+    Source: the lecture's "L-BFGS": "if you can afford to do full batch updates"; the Newton decrement as an estimate of
+    the remaining gain: Boyd and Vandenberghe (2004), "Convex optimization", section 9.5.1.
     """
-    check_no_habits(unknown)
+    check_unknown_arguments(unknown)
     check_optimizer_argument("minimize", optimizer)
     params, functions = arrays_and_functions(params)
     check_arrays("params", params)
@@ -182,26 +185,26 @@ def minimize(
     callables = objective, optimizer, functions
     watch = Watch(progress, callback, max_steps)
     if watch.is_wanted(given):
-        result = solved_in_pieces(callables, given, options, watch)
+        result = solve_in_pieces(callables, given, options, watch)
     else:
         result, _ = solve(callables, given, options=options)
     return result._replace(params=joined(result.params, functions))
 
 
 def _as_array(leaf: Any) -> Array:
-    """The leaf with a dtype of its own: two starts of the same kind are then one program."""
+    """Return the leaf as an array without weak dtype, so that starts of the same kind share one compiled program."""
     as_it_is = isinstance(leaf, jax.Array) and not leaf.weak_type
     return leaf if as_it_is else jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def _continued(optimizer: AnyOptimizer, params: Params, given: OptState) -> OptState:
-    """The state to go on from, for real pairs, and without the evaluation that the loop carries itself.
+    """Return the state to continue from, for real pairs, and without the evaluation, which the loop carries itself.
 
-    The state that `init` makes tells only structure, dtypes and hyperparameters, so the parameters may lie anywhere.
+    Only structure, dtypes and hyperparameters of the state from `init` are used, so it is created for zero parameters.
     """
     given = without_evaluation(given.state if hasattr(given, "params") and hasattr(given, "state") else given)
     init = optimizer.init
-    if hasattr(init, "like") and type(given) is type(jax.eval_shape(init, params)):  # its size was chosen
+    if hasattr(init, "like") and type(given) is type(jax.eval_shape(init, params)):  # keep the size of the given state
         init = partial(init.like, state=given)
     bare = optax.GradientTransformation(lambda w: without_evaluation(init(w)), optimizer.update)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), real_pairs(params))

@@ -1,4 +1,4 @@
-"""A step that is not finite: the error that ends the run, and what it says."""
+"""The error for a step that is not finite, and its message."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from jaxopt_course.training.history import TrainResult
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or gradient was not finite. `step` counts from 1; `result` holds everything from before that step."""
+    """A loss or gradient was not finite. `step` counts from 1; `result` holds the results from before that step."""
 
     def __init__(self, message: str, step: int, result: TrainResult):
         super().__init__(message)
@@ -29,12 +29,12 @@ class NonFiniteStep(NamedTuple):
 
 
 def explain(step: NonFiniteStep, objective: Objective, has_aux: bool) -> str:
-    """What was not finite, by leaf, and what to do."""
+    """Describe what was not finite, by leaf, and what to do."""
     size = f"loss {step.loss:g}, gradient norm {step.grad_norm:g}"
     try:
         grads = jax.grad(objective, has_aux=has_aux)(step.params, step.batch)
-    except ValueError as error:  # found only where values are known, such as a label out of range
-        return f"{size}. The objective says of this batch: {error}"
+    except ValueError as error:  # raised only if values are known, for example for a label out of range
+        return f"{size}. On this batch the objective raises: {error}"
     loss = [] if np.isfinite(step.loss) else ["the loss"]
     gradient = not_finite_leaves("gradient", grads[0] if has_aux else grads)
     bad = [*loss, *gradient, *not_finite_leaves("params", step.params)]
@@ -45,7 +45,7 @@ def explain(step: NonFiniteStep, objective: Objective, has_aux: bool) -> str:
 
 
 def not_finite_leaves(name: str, tree: PyTree) -> list[str]:
-    """The leaves that hold something that is not finite, by path."""
+    """Return the leaves with entries that are not finite, by path."""
     return [
         f"{name}{jax.tree_util.keystr(path)} ({int(jnp.sum(~jnp.isfinite(leaf)))} of {leaf.size} entries)"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -18,8 +18,9 @@ STEPS_UNTIL_SHOWN = 100
 
 
 class SolveSnapshot(NamedTuple):
-    """What a callback of `minimize` sees: the number of steps taken, the point that the solve would return now, and the
-    objective there."""
+    """The argument of a callback of `minimize`: the number of steps taken, the point that the solve would return now,
+    and the value and gradient norm there.
+    """
 
     step: int
     value: float
@@ -28,26 +29,26 @@ class SolveSnapshot(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who looks on while a solve goes on: a bar, a callback, or nobody."""
+    """The observers of a solve: a progress bar, a callback, or none."""
 
     progress: bool | None
     callback: Callable[[SolveSnapshot], Any] | None
     max_steps: Array | int
 
     def is_wanted(self, given: Given) -> bool:
-        """Whether to solve in pieces; TypeError for a callback where that is not possible."""
+        """Whether to solve in pieces. Raise TypeError for a callback if this is not possible."""
         traced = _is_traced((given, self.max_steps))
         possible = not traced and explicit_mesh((given.params, given.data)) is None
         if self.callback is not None and not possible:
             where = "under jit, vmap and grad" if traced else "on a mesh with explicit axes"
-            raise TypeError(f"minimize: callback is a Python function, which cannot be called {where}; take trace=True")
+            raise TypeError(f"minimize: callback is a Python function, which cannot be called {where}; use trace=True")
         return possible and (self.callback is not None or is_bar_wanted("minimize", self.progress))
 
 
-def solved_in_pieces(
+def solve_in_pieces(
     callables: tuple[Objective, AnyOptimizer, PyTree], given: Given, options: Options, watch: Watch
 ) -> Result:
-    """The result of `solve`, step for step the same."""
+    """Return the same result as `solve`, computed in pieces with the same steps."""
     run = solve.bound(callables)
     stride = STEPS_UNTIL_SHOWN if watch.callback is None else STEPS_UNTIL_CALLBACK
     piece = Piece(None, jnp.int32(stride))
@@ -69,7 +70,7 @@ def solved_in_pieces(
 
 
 def _call(callback: Callable[[SolveSnapshot], Any], step: int, result: Result, functions: PyTree) -> bool:
-    """Whether the callback asks to stop."""
+    """Call the callback, and return whether it asks to stop."""
     params = joined(result.params, functions)
     return callback(SolveSnapshot(step, float(result.value), float(result.grad_norm), params)) is True
 

@@ -1,4 +1,4 @@
-"""When a run is looked at, on which minibatches, and what is kept of it."""
+"""Schedule of the probes of a run: when they are taken, on which minibatches, and what is stored."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,17 +11,17 @@ from jaxopt_course.annotations import AnyOptimizer, Array, ArrayLike, Batch, Int
 from jaxopt_course.landscape.lanczos import Extreme
 from jaxopt_course.training.feed import Chunk
 from jaxopt_course.training.probes import (
-    BLOCKS,
-    EXAMPLES,
+    MIN_BLOCKS,
+    MIN_EXAMPLES,
+    LossAtPoint,
     Pair,
     Probe,
-    Scene,
-    Sight,
+    ProbeState,
     Survey,
     brief_probe,
-    condensed,
     has_forward,
     survey,
+    survey_means,
 )
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.response import Rule, linear_response
@@ -30,11 +30,11 @@ from jaxopt_course.training.vectors import Vectors
 
 
 class Probes(NamedTuple):
-    """What `probe_every` leaves in the trace, NumPy arrays.
+    """The measurements of `probe_every` in the trace, as NumPy arrays.
 
-    `steps[K]`, `looks`: brief looks, stacked, each after that many steps; `survey_steps[2]`, `surveys`: the thorough
-    ones before the first step and after the last, whose means are the looks at those steps; `batch_size`,
-    `num_examples`: of the run; `sight`: what the next look would take.
+    `steps[K]`, `looks`: brief probes, stacked, and the number of steps before each; `survey_steps[2]`, `surveys`: the
+    thorough surveys before the first step and after the last, whose means are the probes at those steps; `batch_size`,
+    `num_examples`: of the run; `sight`: the state for the next probe.
     """
 
     steps: np.ndarray
@@ -43,18 +43,18 @@ class Probes(NamedTuple):
     surveys: Survey
     batch_size: np.ndarray
     num_examples: np.ndarray
-    sight: Sight
+    sight: ProbeState
 
 
-class Viewpoint(NamedTuple):
-    """Where a brief look is taken: from what earlier ones saw, on minibatches of these `rows[3, B]`."""
+class ProbeInputs(NamedTuple):
+    """The inputs of a brief probe: the state from earlier probes, and minibatches of the examples `rows[3, B]`."""
 
-    sight: Sight
+    sight: ProbeState
     rows: Int[ArrayLike, "3 B"]
 
 
 class Prober:
-    """Takes brief looks every so many steps and thorough ones at the ends, and keeps what they saw."""
+    """Takes brief probes at regular intervals and surveys at the start and the end, and stores the results."""
 
     def __init__(
         self, objective: Objective, optimizer: AnyOptimizer, start: Params, key: Array, every: int, batch_size: int,
@@ -65,46 +65,49 @@ class Prober:
         self.every, self.batch_size, self.num_examples = every, batch_size, num_examples
         self.start, self.key = start, jax.random.fold_in(key, 0x70726F62)
         self.seed = np.asarray(jax.random.key_data(self.key)).ravel().tolist()
-        self.sight: Sight | None = None
+        self.sight: ProbeState | None = None
         self.steps: list[int] = []
         self.looks: list[Probe] = []
         self.survey_steps: list[int] = []
         self.surveys: list[Survey] = []
         self._survey = partial(_compiled_survey.bound((objective, optimizer)), has_aux=has_aux)
 
-    def viewpoint(self, step: int, carry: Carry, chunk: Chunk) -> Viewpoint | None:
-        """Where the chunk that begins after `step` steps is to look, if a look is due; before the first a survey."""
+    def inputs_if_due(self, step: int, carry: Carry, chunk: Chunk) -> ProbeInputs | None:
+        """Return the inputs of a probe for the chunk that begins after `step` steps, if a probe is due.
+
+        Before the first step, take a survey.
+        """
         if step == 0 and not self.surveys:
             self.survey(step, carry, chunk)
         if step % self.every or step in self.steps:
             return None
         assert self.sight is not None
-        return Viewpoint(self.sight, self._rows(step, 3, chunk))
+        return ProbeInputs(self.sight, self._rows(step, 3, chunk))
 
     def keep(self, step: int, seen: tuple[Probe, Array]) -> None:
-        """Keep what a brief look saw."""
+        """Store the result of a brief probe."""
         assert self.sight is not None
-        look, direction = seen
+        probe, direction = seen
         self.steps.append(step)
-        self.looks.append(look)
+        self.looks.append(probe)
         self.sight = self.sight._replace(direction=direction)
 
     def survey(self, step: int, carry: Carry, chunk: Chunk) -> None:
-        """Look thoroughly, with examples of a chunk."""
+        """Take a survey, with examples of a chunk."""
         if step in self.survey_steps:
             return
-        blocks = 1 if self._is_whole else max(BLOCKS, min(-(-EXAMPLES // self.batch_size), EXAMPLES))
+        blocks = 1 if self._is_whole else max(MIN_BLOCKS, min(-(-MIN_EXAMPLES // self.batch_size), MIN_EXAMPLES))
         rows = self._rows(step, 5 * blocks, chunk).reshape(5, blocks, self.batch_size)
         data = examples_of(chunk.data, chunk.plan)
-        seen, look, self.sight = self._survey(carry, self.start, data, rows, self.key, np.int32(step))
+        seen, probe, self.sight = self._survey(carry, self.start, data, rows, self.key, np.int32(step))
         self.survey_steps.append(step)
         self.surveys.append(seen)
         if step not in self.steps:
             self.steps.append(step)
-            self.looks.append(look)
+            self.looks.append(probe)
 
     def probes(self) -> Probes:
-        """What was seen, on the host."""
+        """Return all measurements, on the host."""
         looks, surveys, sight = jax.device_get((self.looks, self.surveys, self.sight))
         return Probes(
             np.array(self.steps, int), _stacked(looks), np.array(self.survey_steps, int), _stacked(surveys),
@@ -112,7 +115,7 @@ class Prober:
         )  # fmt: skip
 
     def restore(self, probes: Probes) -> None:
-        """Go on from what an earlier part of the run has seen."""
+        """Continue from the measurements of an earlier part of the run."""
         self.steps, self.survey_steps = probes.steps.tolist(), probes.survey_steps.tolist()
         self.looks = [jax.tree.map(lambda rows, i=i: rows[i], probes.looks) for i in range(len(self.steps))]
         self.surveys = [jax.tree.map(lambda rows, i=i: rows[i], probes.surveys) for i in range(len(self.survey_steps))]
@@ -123,7 +126,7 @@ class Prober:
         return self.batch_size == self.num_examples
 
     def _rows(self, step: int, count: int, chunk: Chunk) -> np.ndarray:
-        """Minibatches `[count, B]`, drawn with replacement; all examples where a minibatch is all of them."""
+        """Draw minibatches `[count, B]` with replacement; if the batch is the whole data, return all examples."""
         if self._is_whole:
             return np.tile(np.arange(self.batch_size, dtype=np.int32), (count, 1))
         at_hand = self.num_examples
@@ -133,24 +136,31 @@ class Prober:
 
 
 def blank_probes() -> Probes:
-    """The tree of `Probes`, with nothing in it."""
+    """Return an empty tree with the structure of `Probes`."""
     none: Any = np.zeros(0)
     pair, extreme = Pair(*[none] * len(Pair._fields)), Extreme(*[none] * len(Extreme._fields))
     rest = dict.fromkeys(Survey._fields, none)
     survey = Survey(**rest | {"pairs": pair, "highest": extreme, "lowest": extreme})
-    return Probes(none, Probe(pair, none, none), none, survey, none, none, Sight(*[none] * len(Sight._fields)))
+    return Probes(
+        none, Probe(pair, none, none), none, survey, none, none, ProbeState(*[none] * len(ProbeState._fields))
+    )
 
 
-def look(
-    callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, plan: Array | None, view: Viewpoint,
+def take_probe(
+    callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, plan: Array | None, inputs: ProbeInputs,
     has_aux: bool,
 ) -> tuple[Probe, Array]:  # fmt: skip
-    """A brief look at a run, and the direction for the next one; `data` and `plan` as in `train_steps`. Pure."""
-    return brief_probe(_scene(callables, carry, examples_of(data, plan), has_aux), view.sight, jnp.asarray(view.rows))
+    """Take a brief probe, and return it with the direction for the next one. Pure.
+
+    `data` and `plan` are as in `train_steps`.
+    """
+    return brief_probe(
+        _loss_at_point(callables, carry, examples_of(data, plan), has_aux), inputs.sight, jnp.asarray(inputs.rows)
+    )
 
 
 def examples_of(data: Batch, plan: Array | None) -> Batch:
-    """The examples of a chunk along one axis."""
+    """Return the examples of a chunk along one axis."""
     return data if plan is not None else jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), data)
 
 
@@ -158,23 +168,25 @@ def _stacked(rows: list[Any]) -> Any:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
-def _scene(callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, has_aux: bool) -> Scene:
+def _loss_at_point(callables: tuple[Objective, AnyOptimizer], carry: Carry, data: Batch, has_aux: bool) -> LossAtPoint:
     objective, optimizer = callables
 
     def loss(params: Params, batch: Batch) -> Array:
         return scalar_and_aux("train", objective(params, batch), has_aux)[0]
 
     params, one = carry.params, jax.tree.map(lambda leaf: leaf[:1], data)
-    return Scene(loss, data, Rule(Vectors(params), optimizer, params), carry.state, has_forward(loss, params, one))
+    return LossAtPoint(
+        loss, data, Rule(Vectors(params), optimizer, params), carry.state, has_forward(loss, params, one)
+    )
 
 
 @partial(Program, static_argnames="has_aux")
 def _compiled_survey(
     callables: tuple[Objective, AnyOptimizer], carry: Carry, start: Params, data: Batch, rows: Array, key: Array,
     step: Array, *, has_aux: bool,
-) -> tuple[Survey, Probe, Sight]:  # fmt: skip
-    scene = _scene(callables, carry, data, has_aux)
+) -> tuple[Survey, Probe, ProbeState]:  # fmt: skip
+    point = _loss_at_point(callables, carry, data, has_aux)
     response_key, survey_key = jax.random.split(jax.random.fold_in(key, step))
-    response = linear_response(scene.rule, scene.state, scene.gradient(rows[4, 0])[1], response_key, step > 0)
-    seen, sight = survey(scene, response, scene.flat.vector(start), rows[:4], survey_key)
-    return seen, condensed(seen), sight
+    response = linear_response(point.rule, point.state, point.gradient(rows[4, 0])[1], response_key, step > 0)
+    seen, sight = survey(point, response, point.flat.vector(start), rows[:4], survey_key)
+    return seen, survey_means(seen), sight

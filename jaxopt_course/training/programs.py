@@ -1,8 +1,8 @@
-"""Compiled functions of callables: compiled once for each callable, and freed with it.
+"""Compiled functions whose arguments are callables: compiled once for each callable, and freed together with it.
 
 `jax.jit` with a callable as a static argument keeps alive every callable that it has seen, with the arrays that the
-callable closes over, and refuses a callable that has no hash. A `Program` takes callables apart instead: their arrays
-are data, functions are compared by identity and not kept alive, and everything else is compared by value.
+callable closes over, and refuses a callable without a hash. A `Program` splits callables into parts instead: their
+arrays are data, functions are compared by identity and not kept alive, and everything else is compared by value.
 """
 
 import functools
@@ -18,8 +18,8 @@ import numpy as np
 from jaxopt_course.annotations import ArrayLike, PyTree
 from jaxopt_course.training.contents import reached_contents
 
-MOST_COMPILED = 128  # keys of one Program
-MOST_KEPT_ALIVE = 16  # of these, keys that keep something of the user's alive
+MAX_COMPILED = 128  # most keys of one Program
+MAX_KEPT_ALIVE = 16  # most of these keys that keep an object of the user alive
 
 
 class Program:
@@ -29,19 +29,20 @@ class Program:
     callables such as `(objective, optimizer)`.
 
     - Arrays in a callable that is a pytree (an Equinox module, a NamedTuple), in the arguments of a `partial`, and in
-      the object of a bound method are data: other values of the same shape do not compile again.
-    - NumPy arrays that a function reaches (`reached_contents`) are compared by content: where one has changed in place,
-      the function is compiled anew. They are hashed at every call; `bound` does so once for many calls.
-    - Functions, and objects without an equality of their own, are compared by identity and held by weak references:
-      when one of them dies, everything compiled for it is freed, with the arrays that it closed over. (The exception
-      is a callable that its own derivative rule refers to, because JAX keeps the rule in the compiled program.)
+      the object of a bound method are data: other values of the same shape do not cause a new compilation.
+    - NumPy arrays that a function reaches (`reached_contents`) are compared by content: if one has changed in place,
+      the function is compiled again. They are hashed at every call, or once for many calls with `bound`.
+    - Functions, and objects that do not define equality, are compared by identity and held by weak references: when one
+      of them is garbage-collected, everything compiled for it is freed, with the arrays that it closed over. (The
+      exception is a callable that its own derivative rule refers to, because JAX keeps the rule in the compiled
+      program.)
     - Objects with equality and a hash are compared by type and value, objects with equality and no hash by identity.
-    - Memory is bounded: a Program holds at most `MOST_COMPILED` keys, of which at most `MOST_KEPT_ALIVE` contain
+    - Memory is bounded: a Program holds at most `MAX_COMPILED` keys, of which at most `MAX_KEPT_ALIVE` contain
       objects that a weak reference cannot represent. The least recently used key is dropped first.
 
-    As with `jax.jit`, changing anything else that a function closes over, such as a number, or an attribute of a
-    callable object that is not a pytree, has no effect on what is already compiled. The same holds for every change to
-    what a function reaches that `jax.jit` itself compiled.
+    As with `jax.jit`, a change of anything else that a function closes over, such as a number, or an attribute of a
+    callable object that is not a pytree, has no effect on what is already compiled. The same holds for every change of
+    values reached by a function that was compiled by `jax.jit` itself.
 
     Args:
       fn: `fn(callables, *args, **kwargs)`, pure.
@@ -65,11 +66,11 @@ class Program:
         self._clock = itertools.count()
 
     def __call__(self, callables: PyTree, *args: Any, **kwargs: Any) -> Any:
-        """Call the compiled function; compile first where callables, shapes or static arguments are new."""
+        """Call the compiled function; compile it first if callables, shapes or static arguments are new."""
         return self.bound(callables)(*args, **kwargs)
 
     def bound(self, callables: PyTree) -> Callable[..., Any]:
-        """The compiled function for these callables, as they are now."""
+        """Return the compiled function for the current state of these callables."""
         compiled, arrays = self._compiled_for(callables)
         return functools.partial(compiled, arrays)
 
@@ -79,16 +80,16 @@ class Program:
         return compiled.lower(arrays, *args, **kwargs)
 
     def __len__(self) -> int:
-        """Number of keys held."""
+        """Return the number of keys held."""
         return len(self._compiled)
 
     def _compiled_for(self, callables: PyTree) -> tuple[Any, list[ArrayLike]]:
-        """The compiled function for these callables, and the arrays in them, which are its first argument."""
+        """Return the compiled function for these callables, and the arrays in them, which are its first argument."""
         arrays: list[ArrayLike] = []
         try:
             key = _take_apart(callables, arrays, _is_partial)
             found = self._compiled.get(key)
-        except (TypeError, ValueError):  # the static part of a pytree has no hash or no equality: take callables whole
+        except (TypeError, ValueError):  # the static part of a pytree has no hash or no equality: do not split it
             arrays = []
             key = _take_apart(callables, arrays, callable)
             found = self._compiled.get(key)
@@ -99,7 +100,7 @@ class Program:
 
     def _add(self, key: "_Key") -> "_Compiled":
         fn, held = self._fn, self._compiled
-        for program in list(_PROGRAMS):  # JAX traces a NumPy array as it was as long as an older trace of it lives
+        for program in list(_PROGRAMS):  # JAX reuses the old content of a NumPy array while an older trace exists
             program._drop_outdated(key)
 
         @functools.wraps(fn)
@@ -110,12 +111,12 @@ class Program:
         watch = [ref(part(), lambda _: held.pop(key, None)) for part in parts if isinstance(part, ref)]
         new = _Compiled(jax.jit(call, **self._options), watch, _keeps_alive(key), next(self._clock))
         new = held.setdefault(key, new)  # another thread may have been first
-        _drop_oldest(held, MOST_KEPT_ALIVE, lambda compiled: compiled.keeps_alive)
-        _drop_oldest(held, MOST_COMPILED, lambda compiled: True)
+        _drop_oldest(held, MAX_KEPT_ALIVE, lambda compiled: compiled.keeps_alive)
+        _drop_oldest(held, MAX_COMPILED, lambda compiled: True)
         return new
 
     def _drop_outdated(self, key: "_Key") -> None:
-        """Free what was compiled when an array that this key reaches held something else."""
+        """Free functions compiled when an array that this key reaches had other contents."""
         now = dict(pair for holder in _holders(key) for pair in holder.contents)
         for other in list(self._compiled) if now else ():
             then = (pair for holder in _holders(other) for pair in holder.contents)
@@ -127,7 +128,7 @@ _PROGRAMS: WeakSet[Program] = WeakSet()
 
 
 class _Compiled:
-    """What is held for one key: the compiled function, and the weak references that end it."""
+    """The entry of one key: the compiled function, and the weak references that free it."""
 
     __slots__ = ("call", "keeps_alive", "last_use", "watch")
 
@@ -143,7 +144,7 @@ class _Key(NamedTuple):
 
 
 class _Nested(NamedTuple):
-    """A part for a leaf that was taken apart itself: `make` builds the leaf from the tree of `key`."""
+    """A part for a leaf that was itself split into parts: `make` builds the leaf from the tree of `key`."""
 
     make: Callable[[Any], Any]
     key: _Key
@@ -157,7 +158,7 @@ class _Holder(NamedTuple):
 
 
 class _Value(NamedTuple):
-    """A part for a leaf compared by type and value; `text` tells 0.0 from -0.0."""
+    """A part for a leaf compared by type and value; `text` distinguishes 0.0 from -0.0."""
 
     kind: type
     text: str | None
@@ -165,7 +166,7 @@ class _Value(NamedTuple):
 
 
 class _IdentityRef(ref):
-    """A weak reference compared by the identity of what it refers to."""
+    """A weak reference compared by the identity of its referent."""
 
     __slots__ = ("_id",)
     _id: int
@@ -183,7 +184,7 @@ class _IdentityRef(ref):
 
 
 class _Identity:
-    """A part that keeps its leaf alive, compared by identity, for leaves without weak references."""
+    """A part that keeps its leaf alive, compared by identity, for leaves that do not support weak references."""
 
     __slots__ = ("value",)
 
@@ -206,7 +207,7 @@ def _is_partial(x: Any) -> bool:
 
 
 def _take_apart(tree: PyTree, arrays: list[ArrayLike], is_leaf: Callable[[Any], bool]) -> _Key:
-    """The key of a tree of callables; its arrays are appended to `arrays`."""
+    """Return the key of a tree of callables, and append its arrays to `arrays`."""
     leaves, structure = jax.tree.flatten(tree, is_leaf)
     return _Key(structure, tuple([_part_of(leaf, arrays, is_leaf) for leaf in leaves]))
 
@@ -228,13 +229,13 @@ def _part_of(leaf: Any, arrays: list[ArrayLike], is_leaf: Callable[[Any], bool])
             return ref(leaf)
         if kind.__hash__ is None or not _has_hash(leaf):
             return _IdentityRef(leaf)
-    except TypeError:  # no weak reference to it
+    except TypeError:  # weak references are not supported
         return _Identity(leaf)
     return _Value(kind, repr(leaf) if kind in (float, complex) else None, leaf)
 
 
 def _put_together(key: _Key, arrays: Iterator[ArrayLike]) -> PyTree:
-    """The tree that was taken apart, with these arrays in it."""
+    """Return the tree of a key, with these arrays in it."""
     return key.structure.unflatten([_leaf_of(part, arrays) for part in key.parts])
 
 
@@ -282,7 +283,7 @@ def _holders(key: _Key) -> Iterator[_Holder]:
 
 
 def _keeps_alive(key: _Key) -> bool:
-    """Whether the key holds something of the user's strongly: a value, or the static part of a pytree."""
+    """Whether the key has a strong reference to an object of the user: a value, or the static part of a pytree."""
     nested = any(_keeps_alive(part.key) for part in key.parts if isinstance(part, _Nested))
     return nested or _has_aux_data(key.structure) or any(isinstance(p, _Value | _Identity) for p in key.parts)
 
@@ -293,7 +294,7 @@ def _has_aux_data(structure: Any) -> bool:
 
 
 def _drop_oldest(held: "dict[_Key, _Compiled]", most: int, counts: "Callable[[_Compiled], bool]") -> None:
-    """Drop the least recently used of the entries that count, until `most` of them are left."""
+    """Drop the least recently used entries for which `counts` is true, until at most `most` of them are left."""
     entries = sorted((item for item in list(held.items()) if counts(item[1])), key=lambda item: item[1].last_use)
     for key, _ in entries[: max(0, len(entries) - most)]:
         held.pop(key, None)

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, where somebody is there to see it."""
+"""A progress bar on stderr."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from jaxopt_course.extras import missing
 
 
 def is_bar_wanted(caller: str, progress: bool | None) -> bool:
-    """Whether a bar was asked for, or nothing was said, stderr is a terminal and rich is installed."""
+    """Whether to show a bar: `progress` is True, or it is None, stderr is a terminal and rich is installed."""
     wanted = progress if progress is not None else sys.stderr.isatty()
     if wanted:
         try:
@@ -24,7 +24,7 @@ def is_bar_wanted(caller: str, progress: bool | None) -> bool:
 def progress_bar(
     caller: str, progress: bool | None, total: int, name: str = "loss"
 ) -> Iterator[Callable[[int, float], None]]:
-    """A function that shows `(step, loss)`; it does nothing where no bar is wanted or rich is not installed."""
+    """Yield a function that shows `(step, loss)`; it does nothing if no bar is wanted."""
     if not is_bar_wanted(caller, progress):
         yield lambda step, loss: None
         return

@@ -1,4 +1,4 @@
-"""Parameters as optimizers take them: real arrays, without the functions that a model keeps among its leaves."""
+"""Conversion of parameters for optimizers: real arrays, without functions among the leaves of a model."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxopt_course.annotations import Array, Params, PyTree
 
 
 def arrays_and_functions(params: Params) -> tuple[Params, PyTree]:
-    """A model's arrays, and the functions among its leaves, such as activations; None where there are none."""
+    """Return a model's arrays, and the functions among its leaves, such as activations, or None if there are none."""
     if not any(map(callable, jax.tree.leaves(params))):
         return params, None
     arrays, functions = (
@@ -18,19 +18,19 @@ def arrays_and_functions(params: Params) -> tuple[Params, PyTree]:
 
 
 def joined(arrays: Params, functions: PyTree) -> Params:
-    """The whole model; the inverse of `arrays_and_functions`."""
+    """Return the whole model; the inverse of `arrays_and_functions`."""
     if functions is None:
         return arrays
     return jax.tree.map(lambda a, f: f if a is None else a, arrays, functions, is_leaf=lambda leaf: leaf is None)
 
 
 def real_pairs(params: Params) -> Params:
-    """Each complex leaf as the pair of its real and its imaginary part; the others as they are."""
+    """Replace each complex leaf by the pair of its real and imaginary parts; other leaves are unchanged."""
     return jax.tree.map(lambda leaf: (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else leaf, params)
 
 
 def from_real_pairs(pairs: Params, like: Params) -> Params:
-    """The inverse of `real_pairs`; `like` tells which leaves are complex."""
+    """Invert `real_pairs`; `like` determines which leaves are complex."""
     structure, parts = jax.tree.structure(like), iter(jax.tree.leaves(pairs))
 
     def leaf(original: Array) -> Array:

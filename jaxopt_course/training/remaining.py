@@ -1,5 +1,7 @@
-"""How much is left to gain at a point, by curvature: what a success rests on where the optimizer itself has seen none,
-or only what its last steps tell of it."""
+"""The remaining gain at a point, estimated from curvature.
+
+A success is decided by this estimate if the optimizer itself knows no curvature, or only that of its last steps.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,19 +12,20 @@ import optax
 
 from jaxopt_course.annotations import Array, Params, Updates
 from jaxopt_course.dtypes import largest_entry, norm
-from jaxopt_course.optimizers.inner_solve import System, hidden_gain, scaled_system, truncated_cg
+from jaxopt_course.optimizers.inner_solve import System, residual_gain, scaled_system, truncated_cg
 from jaxopt_course.optimizers.searched import decrement
 from jaxopt_course.optimizers.separable import Separable
 
-MAX_PRODUCTS = 30  # with the Hessian, in one estimate
-RESIDUAL = 1e-3  # of the gradient, at which the inner solve ends
+MAX_PRODUCTS = 30  # most products with the Hessian in one estimate
+RESIDUAL = 1e-3  # residual at which the inner solve ends, relative to the gradient
 
 
 class Remaining(NamedTuple):
-    """An estimate of how far a point lies above the minimum, and of how far away that is; inf where it is unknown.
+    """An estimate of the remaining gain at a point and of the distance to the minimum; inf if unknown.
 
-    `gain`: units of value; `distance`: Euclidean, units of the parameters; `relative`: the largest entry of the way to
-    the minimum, each in units of its parameter's size or of its way from the start, whichever is larger.
+    `gain`: the value minus that of the minimum; `distance`: Euclidean, units of the parameters; `relative`: the largest
+    entry of the step to the minimum, each relative to the size of its parameter or to its change since the start,
+    whichever is larger.
     """
 
     gain: Array
@@ -37,29 +40,29 @@ def remaining(
     otherwise: Remaining,
     separable: Separable | None = None,
 ) -> Remaining:
-    r"""Estimate what Newton's method would gain from here, by conjugate gradients on products with the Hessian.
+    r"""Estimate the gain of a Newton step from this point, by conjugate gradients on products with the Hessian.
 
     $$\tfrac12 g^T H^{-1} g \approx -\tfrac12 g^T d + \frac{|r|^2}{2 \mu}, \qquad H d = -g + r$$
 
-    The second term bounds what the residual r of the inner solve may hide, with the lowest curvature that the solve
-    has met for mu. Negative curvature leaves the gain unknown. For as many parameters as products are allowed, the
-    Hessian is formed and scaled to a diagonal of ones: then it hides little, whatever the units.
+    The second term bounds the gain that the residual r of the inner solve may hide; mu is the lowest curvature in the
+    solve. With negative curvature the gain is unknown. If there are at most as many parameters as allowed products, the
+    Hessian is formed and scaled to a diagonal of ones, so that the residual hides little, whatever the units.
 
     Args:
       grad_fn: `params -> gradient`, like the parameters.
       params: real floating-point arrays.
-      start: where the solve began.
-      otherwise: the answer for a gradient that JAX cannot differentiate, such as that of a callback.
-      separable: bounds and penalties; parameters that they hold stay where they are.
+      start: the start of the solve.
+      otherwise: the result for a gradient that JAX cannot differentiate, such as that of a callback.
+      separable: bounds and penalties; parameters that they hold do not move.
 
     Returns:
-      The estimate; it does not depend on units of the objective, and little on those of the parameters.
+      The estimate; it does not depend on the units of the objective, and only weakly on those of the parameters.
 
     Source: Nocedal and Wright (2006), "Numerical optimization", section 7.1.
     """
     try:
         grads, product = jax.linearize(grad_fn, params)
-    except (ValueError, TypeError, NotImplementedError):  # JAX's errors for what has no forward derivative
+    except (ValueError, TypeError, NotImplementedError):  # JAX's errors for functions without a forward derivative
         return otherwise
     dtype = otherwise.gain.dtype
     moves = None
@@ -75,17 +78,17 @@ def remaining(
     few = sum(leaf.size for leaf in jax.tree.leaves(grads)) <= MAX_PRODUCTS
     system = scaled_system(among_free, grads) if few else System(among_free, grads, lambda v: v)
     inner = truncated_cg(system.product, system.grads, lambda v: v, MAX_PRODUCTS, RESIDUAL)
-    way = system.back(inner.solution)
-    gain = decrement(optax.tree.vdot(grads, way)) + hidden_gain(inner, dtype)
+    way = system.to_params(inner.solution)
+    gain = decrement(optax.tree.vdot(grads, way)) + residual_gain(inner, dtype)
     known = ~inner.negative & jnp.isfinite(inner.largest)
     found = Remaining(gain, norm(way, dtype), relative_size(way, params, start, dtype))
     return jax.tree.map(lambda estimate: jnp.where(known, estimate, jnp.inf), found)
 
 
 def relative_size(step: Updates, params: Params, start: Params, dtype: Any) -> Array:
-    """The largest entry of a step in units of its parameter, or of the parameter's way from the start.
+    """Return the largest entry of a step relative to its parameter, or to the parameter's change since the start.
 
-    Entries below sqrt(eps) of the largest parameter count in units of that: they may be 0 at the minimum.
+    Units below sqrt(eps) times the largest one are replaced by that, because such parameters may be 0 at the minimum.
     """
 
     def unit(w: Array, w0: Array) -> Array:

@@ -1,12 +1,12 @@
-r"""How an optimizer answers small changes of its gradients: the linear part of any rule, read from what it does.
+r"""The linear response of an optimizer to small changes of its gradients, measured by running its rule.
 
-Where a gradient changes by v in one step, the updates of that and the next steps change by $-h_0 v, -h_1 v, \ldots$,
+If a gradient changes by v in one step, the updates of this step and the next ones change by $-h_0 v, -h_1 v, \ldots$,
 entry by entry. Along an eigenvector of the Hessian with curvature lambda the parameters then follow
 
 $$w_{t+1} = w_t - \lambda \sum_j h_j w_{t-j}$$
 
-which leaves the stable region through z = -1, where $\lambda \sum_j (-1)^j h_j = 2$, and whose slow directions decay at
-the rate $\lambda \sum_j h_j$. For gradient descent both sums are the learning rate; for momentum they are
+This recurrence leaves the stable region through z = -1, where $\lambda \sum_j (-1)^j h_j = 2$; its slow directions
+decay at the rate $\lambda \sum_j h_j$. For gradient descent both sums are the learning rate; for momentum they are
 $\eta / (1 + \rho)$ and $\eta / (1 - \rho)$, for Adam, with D its division by $\sqrt{\hat\nu} + \epsilon$,
 $\eta D (1 - b_1) / (1 + b_1)$ and $\eta D$.
 
@@ -24,19 +24,20 @@ from jax import lax
 from jaxopt_course.annotations import AnyOptimizer, Array, Bool, Float, OptState, Params
 from jaxopt_course.training.vectors import Vectors
 
-WATCHED = 4  # steps: the impulse and three more
-WARM_UP = 31  # steps of random sign, before which moments say little; one more sign fills a word of random bits
-SAME = 1e-2  # relative: answers that count as equal
-LINEAR = 0.5  # relative: how far from proportional to the gradient an update may be
-DECAYED = 1e-6  # relative: an answer that counts as none
+RESPONSE_STEPS = 4  # the step of the impulse and three more
+WARM_UP = 31  # steps with random signs that initialize the moments; with one more sign they fill a word of random bits
+SAME_TOLERANCE = 1e-2  # relative difference of responses that count as equal
+LINEARITY_TOLERANCE = 0.5  # largest relative deviation of an update from proportionality to the gradient
+ZERO_TOLERANCE = 1e-6  # relative size of a response that counts as 0
 
 
 class Response(NamedTuple):
     """`alternating[n]`, `steady[n]`: the sums over j of $(-1)^j h_j$ and of $h_j$, `immediate[n]`: $h_0$, units of
     learning rate.
 
-    `regular`: whether entries answer for themselves, in proportion to the gradient, and the answers decay
-    geometrically. Without that, both sums say little: clipping by norm mixes entries, signs forget sizes.
+    `regular`: whether each entry responds only to itself, in proportion to the gradient, and the responses decay
+    geometrically. Otherwise the two sums are not meaningful: clipping by norm mixes entries, and sign-based rules
+    ignore sizes.
     """
 
     alternating: Float[Array, " n"]
@@ -46,14 +47,14 @@ class Response(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """An optimizer at a point, on flat vectors."""
+    """An optimizer at given parameters, on flat vectors."""
 
     flat: Vectors
     optimizer: AnyOptimizer
     params: Params
 
     def step(self, state: OptState, grads: Float[Array, " n"]) -> tuple[Array, OptState]:
-        """The updates for these gradients, and the state after them."""
+        """Return the updates for these gradients, and the new state."""
         tree, update = self.flat.tree(grads), optax.with_extra_args_support(self.optimizer).update
         updates, state = update(
             tree, state, self.params, value=jnp.zeros(()), grad=tree, value_fn=lambda _: jnp.zeros(())
@@ -61,7 +62,7 @@ class Rule(NamedTuple):
         return self.flat.vector(updates), state
 
     def immediate(self, state: OptState, grads: Float[Array, " n"]) -> tuple[Array, Array]:
-        """The updates for these gradients, and $h_0$: what a change of an entry takes from its update at once."""
+        """Return the updates for these gradients, and $h_0$, minus the derivative of each update by its gradient."""
         updates, answer = jax.jvp(lambda g: self.step(state, g)[0], (grads,), (jnp.ones_like(grads),))
         return updates, -answer
 
@@ -69,21 +70,21 @@ class Rule(NamedTuple):
 def linear_response(
     rule: Rule, state: OptState, grads: Float[Array, " n"], key: Array, warm: Bool[Array, ""]
 ) -> Response:
-    """The response of a rule at a state, with `grads` for the gradient of the next steps. Pure.
+    """Return the response of a rule at a state, with `grads` as the gradient of the next steps. Pure.
 
-    A geometric tail is summed to its end: answers from the second on decay by one factor a leaf. Unless it is
-    `warm` the state first takes steps with the entries of `grads` in random sign: moments then have the scale of the
-    gradients that the rule is about to meet.
+    The sums include the whole geometric tail: from the second one on, responses decay by one factor for each leaf. If
+    the state is not `warm`, it first takes steps with `grads` multiplied by random signs, so that its moments have the
+    scale of the gradients that follow.
 
     Args:
-      rule: its `update` must be one that JAX can differentiate.
+      rule: the optimizer; JAX must be able to differentiate its `update`.
       state: of the optimizer.
       grads: of the loss.
-      key: of random signs.
-      warm: whether the state has seen gradients.
+      key: for the random signs.
+      warm: whether the state has already been updated with gradients.
 
     Returns:
-      The response; where the rule answers to signs only, or not at all, zeros.
+      The response; zeros if the rule responds only to signs, or not at all.
     """
     flat, step = rule.flat, rule.step
     bits = jax.random.bits(key, grads.shape, jnp.uint32)
@@ -99,7 +100,7 @@ def linear_response(
     def updates_after(change: Array) -> Array:
         first, later = step(state, grads + change)
         rows = [first]
-        for _ in range(WATCHED - 1):
+        for _ in range(RESPONSE_STEPS - 1):
             row, later = step(later, grads)
             rows.append(row)
         return jnp.stack(rows)
@@ -109,14 +110,14 @@ def linear_response(
         jnp.stack([jnp.ones_like(grads), crossing])
     )
     h, crossed = answers[0], answers[1] * crossing[None]
-    sums = flat.leaf_sums(h)  # [WATCHED, leaves]
-    some = jnp.abs(sums[1]) > DECAYED * jnp.abs(sums[0])
+    sums = flat.leaf_sums(h)  # [RESPONSE_STEPS, leaves]
+    some = jnp.abs(sums[1]) > ZERO_TOLERANCE * jnp.abs(sums[0])
     factor = jnp.where(some, sums[2] / jnp.where(some, sums[1], 1), 0)
-    decays = jnp.abs(sums[3] - factor * sums[2]) <= SAME * jnp.abs(sums[0])
-    alone = jnp.linalg.norm(crossed - h) <= SAME * jnp.linalg.norm(h)
+    decays = jnp.abs(sums[3] - factor * sums[2]) <= SAME_TOLERANCE * jnp.abs(sums[0])
+    entrywise = jnp.linalg.norm(crossed - h) <= SAME_TOLERANCE * jnp.linalg.norm(h)
     rho = flat.spread(jnp.clip(factor, 0, 0.9999))
     alternating, steady = h[0] - h[1] / (1 + rho), h[0] + h[1] / (1 - rho)
     moved = step(state, jnp.zeros_like(grads))[0] - step(state, grads)[0]
-    linear = jnp.linalg.norm(moved - h[0] * grads) <= LINEAR * jnp.linalg.norm(moved)
-    regular = alone & linear & jnp.all(decays & (factor >= -DECAYED) & (factor < 1)) & jnp.any(h[0] != 0)
+    linear = jnp.linalg.norm(moved - h[0] * grads) <= LINEARITY_TOLERANCE * jnp.linalg.norm(moved)
+    regular = entrywise & linear & jnp.all(decays & (factor >= -ZERO_TOLERANCE) & (factor < 1)) & jnp.any(h[0] != 0)
     return Response(jnp.maximum(alternating, 0), jnp.maximum(steady, 0), h[0], regular)

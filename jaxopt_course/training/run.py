@@ -1,4 +1,4 @@
-"""Where a training run stands: what it carries, what it has recorded, and where it is saved."""
+"""The state of a training run: its carry, its records, and its checkpoints."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +20,10 @@ from jaxopt_course.training.steps import Carry, Record
 
 
 class Snapshot(NamedTuple):
-    """What a callback sees between two chunks. `params` and `state` are used up by the next chunk: copy to keep."""
+    """The argument of a callback between two chunks.
+
+    The next chunk reuses the memory of `params` and `state`; copy them to keep them.
+    """
 
     step: int
     num_steps: int
@@ -31,7 +34,7 @@ class Snapshot(NamedTuple):
 
 
 class Run:
-    """Where a run stands, and where it is saved."""
+    """The current state of a run, and its checkpoints."""
 
     store: Checkpoints | None = None
     signals: Signals | None = None
@@ -50,12 +53,12 @@ class Run:
         self.step, self.prober, self.history = 0, prober, History(prober)
 
     def resume(self, parts: RunParts) -> None:
-        """Go on from the saved state, if there is one."""
+        """Continue from the saved state, if there is one."""
         assert self.store is not None
         if (saved := self.store.saved) is not None:
             if saved.step > self.total:
                 raise ValueError(
-                    f"train: {self.store.folder} is at step {saved.step}, beyond the {self.total} asked for"
+                    f"train: {self.store.folder} is at step {saved.step}, beyond the {self.total} requested"
                 )
             evaluation = None if self.eval_fn is None else self.eval_fn(saved.carry.params)
             self.step, self.carry = saved.step, saved.carry
@@ -64,7 +67,7 @@ class Run:
             self.store.check_writable()
 
     def record(self, records: Record, chunk: Chunk, parts: RunParts) -> None:
-        """Take over the records of a chunk; raise where one of its steps was not finite."""
+        """Add the records of a chunk; raise NonFiniteError if one of its steps was not finite and the run stopped."""
         check_not_traced("train", objective_or_optimizer=records)
         records = jax.tree.map(lambda rows: np.asarray(rows)[chunk.first : chunk.last], records)
         stopped = not bool(self.carry.alive)
@@ -91,7 +94,7 @@ class Run:
         return Snapshot(self.step, self.total, self.carry.params, self.carry.state, loss, grad_norm)
 
     def save_if_due(self, last: bool = False) -> None:
-        """Save every so many steps, at the last, and after a signal, which ends the run."""
+        """Save at regular intervals, after the last step, and after a signal, which ends the run."""
         if self.store is None or self.signals is None:
             return
         signum = self.signals.poll()
@@ -100,14 +103,14 @@ class Run:
         if signum:
             self.store.wait()
             where = f"after step {self.step} of {self.total}, saved in {self.store.folder}"
-            message = f"train: {signum.name} {where}; the same call goes on from there"
+            message = f"train: {signum.name} {where}; the same call continues from there"
             raise Interrupted(message, signum, self.step, self.result())
 
     def result(self) -> TrainResult:
         return TrainResult(self.carry.params, self.carry.state, self.history.trace())
 
     def check_end(self) -> None:
-        """NonFiniteError where the last step left something that is not finite."""
+        """Raise NonFiniteError if the parameters after the last step are not finite."""
         if bad := not_finite_leaves("params", self.carry.params):
-            message = f"train: after step {self.step}, the last, {', '.join(bad)} not finite."
+            message = f"train: after the last step, {self.step}, these are not finite: {', '.join(bad)}."
             raise NonFiniteError(f"{message} Try a smaller learning rate.", self.step, self.result())

@@ -1,4 +1,4 @@
-"""What the state of an optimizer tells of the searches inside it."""
+"""Line-search information in the state of an optimizer."""
 
 from typing import Any
 
@@ -11,29 +11,29 @@ from jaxopt_course.optimizers import Search
 
 
 def last_search(state: Any) -> Search | None:
-    """What the optimizer itself says of its step; None where it does not search, or where others stand around it."""
+    """Return the optimizer's record of its last line search; None if it has no search or is inside a chain."""
     search = getattr(state, "search", None)
     return search if isinstance(search, Search) else None
 
 
 def is_informed(state: Any) -> bool:
-    """Whether the optimizer knows by the curvature where it stands what is left to gain, not by its last steps only."""
+    """Whether the optimizer knows the remaining gain from the curvature at the point, not only from its last steps."""
     return last_search(state) is not None and not getattr(state, "estimates_gain", False)
 
 
 def evaluates(search: Search | None) -> bool:
-    """Whether the optimizer evaluates the objective where its step leads; such a one never climbs."""
+    """Whether the optimizer evaluates the objective at the end of its step; its value then never rises."""
     return search is not None and search.evaluation is not None
 
 
 def without_evaluation(state: Any) -> Any:
-    """The state without the evaluation at the new point, which the carry holds already."""
+    """Return the state without the evaluation at the new point, which the carry already holds."""
     search = last_search(state)
     return state if search is None else state._replace(search=search._replace(evaluation=None))
 
 
 def inner_evaluations(new: Any, old: Any) -> Array:
-    """Evaluations inside an update that only its state tells of: our searches in a chain, and those of optax."""
+    """Count evaluations inside an update that are recorded only in its state: searches in a chain, ours or optax's."""
 
     def ours(state: Any) -> list[Array]:
         parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Search))

@@ -1,4 +1,4 @@
-"""One compiled solve, whole or a piece of it: what it is given as data, what it is compiled for, and its result."""
+"""A compiled solve, whole or in pieces: its data, its static options, and its result."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,17 +12,17 @@ from jaxopt_course.training.implicit import Solution, with_derivatives
 from jaxopt_course.training.meshes import everywhere, explicit_mesh, on_auto_axes, replicated, resharded_like
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.real_parameters import from_real_pairs, joined, real_pairs
-from jaxopt_course.training.solve_steps import Solve, solved
+from jaxopt_course.training.solve_steps import Solve, run_solve
 from jaxopt_course.training.steps import scalar_and_aux
 from jaxopt_course.training.stopping import Stopping, describe
 
 
 class Result(NamedTuple):
-    """Where a solve ended and how; `str(result)` says it in a line.
+    """The result of a solve; `str(result)` summarizes it in one line.
 
     `params`, `value`, `grad_norm` (the largest absolute entry of the gradient), `status` (a `Status`; positive is
     success), `num_steps`, `num_evals` (of value and gradient; products with a Hessian are counted in `state`), `aux`
-    (what the objective returned beside its value, at `params`), `trace` (a `SolveTrace`, if asked for) and `state` (the
+    (the auxiliary output of the objective at `params`), `trace` (a `SolveTrace`, if requested) and `state` (the
     optimizer's, with its counters).
     """
 
@@ -41,7 +41,7 @@ class Result(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a solve is given, as data: arrays of the model alone, and a state or None."""
+    """The data of a solve: the arrays of the model without its functions, and a state or None."""
 
     params: Params
     data: Batch
@@ -51,14 +51,14 @@ class Given(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Which piece of a solve: from where the one before has stopped, None for the first, to step number `until`."""
+    """A piece of a solve: from the `carry` at the end of the previous piece, None for the first, to step `until`."""
 
     carry: Any
     until: Array | int
 
 
 class Options(NamedTuple):
-    """What a solve is compiled for."""
+    """The static options of a solve."""
 
     has_aux: bool
     trace_length: int | None
@@ -70,9 +70,9 @@ class Options(NamedTuple):
 def solve(
     callables: tuple[Objective, AnyOptimizer, PyTree], given: Given, piece: Piece | None = None, *, options: Options
 ) -> tuple[Result, Any]:
-    """A solve with this objective, this optimizer and these functions of the model; for a piece also where it stopped.
+    """Solve with this objective, this optimizer and these functions of the model; for a piece, return its carry too.
 
-    A piece is not differentiable, and takes no arrays whose shardings are types.
+    A piece is not differentiable, and does not accept arrays on meshes with explicit axes.
     """
     objective, optimizer, functions = callables
     check_objective_argument("minimize", objective, *(["params"] if given.data is None else ["params", "data"]))
@@ -83,18 +83,18 @@ def solve(
     args = (given.params,) if given.data is None else (given.params, given.data)
     given = given._replace(params=None, data=None)
     if (mesh := explicit_mesh(args)) is None:
-        return _solved(optimizer, given, piece, options, of_arrays, *args)
+        return _solve_real_pairs(optimizer, given, piece, options, of_arrays, *args)
 
     def run(objective: Objective, *args: PyTree) -> tuple[Result, Any]:
         local = given._replace(separable=everywhere(given.separable))
-        return _solved(optimizer, local, None, options, objective, *args)
+        return _solve_real_pairs(optimizer, local, None, options, objective, *args)
 
     result, _ = on_auto_axes(mesh, run, of_arrays, *args)
     whole = replicated(result._replace(params=None, state=None), mesh)
     return whole._replace(params=resharded_like(result.params, args[0], mesh), state=result.state), None
 
 
-def _solved(
+def _solve_real_pairs(
     optimizer: AnyOptimizer,
     given: Given,
     piece: Piece | None,
@@ -103,7 +103,7 @@ def _solved(
     params: Params,
     *data: Batch,
 ) -> tuple[Result, Any]:
-    """The solve itself, for real pairs."""
+    """Run the solve on real parameters; complex ones are converted to pairs of real ones."""
 
     def value_and_aux(pairs: Params, *data: Batch) -> tuple[Array, PyTree]:
         return scalar_and_aux("minimize", objective(from_real_pairs(pairs, params), *data), options.has_aux)
@@ -114,7 +114,7 @@ def _solved(
         state, stopping, piece = rest
         dtype = working_dtype(start)
         problem = Solve(start, objective, optimizer, stopping, options.keep_best, dtype, separable)
-        carry, after = solved(problem, state, options.trace_length, piece)
+        carry, after = run_solve(problem, state, options.trace_length, piece)
         end = carry.here
         record = carry.num_steps, carry.num_evals, carry.trace, carry.state, after
         return Solution(end.params, end.value, end.aux, carry.status, end.grad_norm, carry.largest_grad, record)

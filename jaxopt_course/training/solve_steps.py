@@ -1,4 +1,4 @@
-"""The steps of a solve: what continues from one to the next, and the loop over them."""
+"""The steps of a solve: the carry, one step, and the loop over the steps."""
 
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +37,7 @@ from jaxopt_course.training.stopping import (
 
 
 class _Point(NamedTuple):
-    """Parameters, the objective there, and the largest absolute entry of its gradient."""
+    """Parameters, the objective at them, and the largest absolute entry of its gradient."""
 
     params: Params
     value: Array
@@ -47,10 +47,10 @@ class _Point(NamedTuple):
 
 
 class _Carry(NamedTuple):
-    """What continues from step to step; `checks` asks for a `_checked` estimate, not before step `next_check`."""
+    """The state of the loop. `check_requested` asks for the estimate of `_check_success`, from step `next_check` on."""
 
     here: _Point
-    best: _Point | None  # without its gradient; None where the optimizer never climbs
+    best: _Point | None  # without its gradient; None if the optimizer never raises the value
     state: OptState
     start_value: Array
     left: Remaining
@@ -58,16 +58,16 @@ class _Carry(NamedTuple):
     num_evals: Array  # of value and gradient
     least_grad: Array
     largest_grad: Array
-    stalled: Array  # steps since the value fell or the gradient was the smallest yet
+    stalled: Array  # steps since the value fell or the gradient reached a new minimum
     next_check: Array
-    checks: Array
+    check_requested: Array
     status: Array
-    looked: Array  # at the curvature of the end
+    end_evaluated: Array  # whether the curvature at the end has been recorded
     trace: SolveTrace | None
 
 
 class Solve(NamedTuple):
-    """What stays the same from step to step."""
+    """The constants of the loop."""
 
     start: Params
     value_and_aux: Callable[[Params], tuple[Array, PyTree]]
@@ -75,10 +75,10 @@ class Solve(NamedTuple):
     stopping: Stopping
     keep_best: bool
     dtype: Any  # of scalars
-    separable: Separable | None = None  # bounds and penalties; the objective is called within the bounds only
+    separable: Separable | None = None  # bounds and penalties; the objective is called only within the bounds
 
     def within(self, params: Params) -> Params:
-        """The nearest parameters within the bounds."""
+        """Return the nearest parameters within the bounds."""
         return params if self.separable is None else self.separable.project(params)
 
     def value_fn(self, params: Params) -> Array:
@@ -96,18 +96,18 @@ class Solve(NamedTuple):
         return _Point(params, value, grad, self.grad_norm(params, grad), aux)
 
     def steepest(self, params: Params, grad: Updates) -> Updates:
-        """The gradient, or what bounds and penalties leave of it."""
+        """Return the gradient; with bounds or penalties, the smallest subgradient."""
         return grad if self.separable is None else self.separable.subgradient(params, grad)
 
     def grad_norm(self, params: Params, grad: Updates) -> Array:
         return largest_entry(self.steepest(params, grad), self.dtype)
 
 
-def solved(solve: Solve, state: OptState, trace_length: int | None, piece: Any = None) -> tuple[_Carry, Any]:
-    """Run the loop from the start to its end; `here` of the carry is then the point to return.
+def run_solve(solve: Solve, state: OptState, trace_length: int | None, piece: Any = None) -> tuple[_Carry, Any]:
+    """Run the loop from the start to its end; `here` of the returned carry is the point to return.
 
-    A piece with `carry` and `until` is run from that carry, or from the start where it is None, to that step; then the
-    carry to go on from is returned too.
+    A piece with `carry` and `until` is run from that carry, or from the start if it is None, to that step. The carry
+    for the next piece is then returned too.
     """
     carry = (
         _init_carry(solve, solve.start, state, trace_length) if piece is None or piece.carry is None else piece.carry
@@ -118,24 +118,24 @@ def solved(solve: Solve, state: OptState, trace_length: int | None, piece: Any =
         return jnp.array(True) if piece is None else carry.num_steps < piece.until
 
     def goes_on(carry: _Carry) -> Array:
-        """Whether to take another step, or after a success to evaluate the curvature at the end once more."""
-        next_step = _is_running(carry) & ~carry.checks & in_piece(carry)
-        return next_step | ((carry.status > 0) & ~carry.looked)
+        """Whether to take another step, or, after a success, to evaluate the curvature at the end."""
+        next_step = _is_running(carry) & ~carry.check_requested & in_piece(carry)
+        return next_step | ((carry.status > 0) & ~carry.end_evaluated)
 
     if jax.tree.leaves(solve.start):
         if not is_informed(carry.state) and solve.stopping.needs_gain:
             carry = lax.while_loop(
-                lambda c: _is_running(c) & (in_piece(c) | c.checks),
-                lambda c: _checked_if_due(solve, lax.while_loop(goes_on, step, c)),
+                lambda c: _is_running(c) & (in_piece(c) | c.check_requested),
+                lambda c: _check_if_due(solve, lax.while_loop(goes_on, step, c)),
                 carry,
             )
         else:
             carry = lax.while_loop(goes_on, step, carry)
-    return _ended(solve, carry), None if piece is None else carry
+    return _final_carry(solve, carry), None if piece is None else carry
 
 
-def _ended(solve: Solve, carry: _Carry) -> _Carry:
-    """The carry whose `here` is the point to return: the best one, unless the last was a success."""
+def _final_carry(solve: Solve, carry: _Carry) -> _Carry:
+    """Return the carry whose `here` is the point to return: the best point, or the last one if the solve succeeded."""
     end = carry.here
     if carry.best is not None:
         best = carry.best._replace(grad=end.grad)
@@ -145,7 +145,7 @@ def _ended(solve: Solve, carry: _Carry) -> _Carry:
 
 
 def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int | None) -> _Carry:
-    """The carry before the first step."""
+    """Return the carry before the first step."""
     here, none = solve.at(solve.within(params)), jnp.zeros((), jnp.int32)
     state = _first_state(solve, params) if state is None else state
     evaluates_there = evaluates(last_search(jax.eval_shape(solve.optimizer.init, params)))
@@ -163,15 +163,15 @@ def _init_carry(solve: Solve, params: Params, state: OptState, trace_length: int
         largest_grad=here.grad_norm,
         stalled=none,
         next_check=none,
-        checks=jnp.array(False),
+        check_requested=jnp.array(False),
         status=first_status(here.value, here.grad_norm, solve.stopping),
-        looked=jnp.array(not hasattr(state, "lowest_curvature")),
+        end_evaluated=jnp.array(not hasattr(state, "lowest_curvature")),
         trace=blank_trace(trace_length, here.value, here.grad_norm),
     )
 
 
 def _first_state(solve: Solve, params: Params) -> OptState:
-    """The optimizer's state before the first step; one that may choose its size is told what an evaluation costs."""
+    """Return the initial optimizer state; an optimizer that can choose its size gets the cost of an evaluation."""
     for_operations = getattr(solve.optimizer.init, "for_operations", None)
     if for_operations is None or solve.separable is not None:
         return solve.optimizer.init(params)
@@ -183,11 +183,11 @@ def _is_running(carry: _Carry) -> Array:
 
 
 def _step(solve: Solve, carry: _Carry) -> _Carry:
-    """One update, and what it found. After a success it stays where it is, and records the curvature there."""
+    """Take one update and evaluate the new point. After a success, only record the curvature, without moving."""
     here, running, old = carry.here, _is_running(carry), last_search(carry.state)
     keywords: dict[str, Any] = {"value": here.value, "grad": here.grad, "value_fn": solve.value_fn}
     if old is not None:
-        budget = jnp.where(running, solve.stopping.max_evals - carry.num_evals, 0)  # a lane that has ended waits
+        budget = jnp.where(running, solve.stopping.max_evals - carry.num_evals, 0)  # a finished lane does not move
         keywords |= {"value_and_grad_fn": solve.value_and_grad_fn, "has_aux": True, "budget": budget}
     if solve.separable is not None:
         keywords["separable"] = solve.separable
@@ -197,7 +197,7 @@ def _step(solve: Solve, carry: _Carry) -> _Carry:
     if search is None or search.evaluation is None:
         new = solve.at(params)
         num_evals = carry.num_evals + running.astype(jnp.int32) + inner_evaluations(state, carry.state)
-    else:  # where it did not move, it returns what it was given, but for aux
+    else:  # if it did not move, it returns its inputs, except for aux
         grad = optax.tree.cast_like(search.evaluation.grad, here.grad)
         aux = _where(search.step_size > 0, search.evaluation.aux, here.aux)
         new = _Point(params, search.evaluation.value, grad, solve.grad_norm(params, grad), aux)
@@ -211,9 +211,9 @@ def _step(solve: Solve, carry: _Carry) -> _Carry:
 def _next(
     solve: Solve, carry: _Carry, new: _Point, updates: Updates, state: OptState, num_evals: Array, *, descends: bool
 ) -> _Carry:
-    """The carry after a step to a new point. A point that is not finite ends the solve, at the one before.
+    """Return the carry after a step to a new point. A point that is not finite ends the solve at the previous point.
 
-    `descends`: the optimizer evaluates the objective where its step leads, and accepts lower points only.
+    `descends`: the optimizer evaluates the objective at the end of its step, and accepts only lower points.
     """
     here, running, search = carry.here, _is_running(carry), last_search(state)
     stride = norm(updates, solve.dtype)
@@ -223,7 +223,7 @@ def _next(
     facts = Facts(
         value=new.value,
         grad_norm=new.grad_norm,
-        left=_left(solve, carry, new, updates, search),
+        left=_estimate_remaining(solve, carry, new, updates, search),
         size=norm(here.params, solve.dtype),
         start_value=carry.start_value,
         largest_grad=carry.largest_grad,
@@ -232,7 +232,7 @@ def _next(
         num_steps=num_steps,
         num_evals=num_evals,
     )
-    status, checks = next_status(facts, solve.stopping, informed=is_informed(state), descends=descends)
+    status, check_requested = next_status(facts, solve.stopping, informed=is_informed(state), descends=descends)
     now, best, size = new, carry.best, stride if search is None else search.step_size
     if not descends:
         finite = jnp.isfinite(new.value) & jnp.isfinite(new.grad_norm)
@@ -251,22 +251,22 @@ def _next(
         largest_grad=jnp.maximum(carry.largest_grad, now.grad_norm),
         stalled=stalled,
         next_check=carry.next_check,
-        checks=checks & ((num_steps >= carry.next_check) | (status != Status.RUNNING)) & running,
+        check_requested=check_requested & ((num_steps >= carry.next_check) | (status != Status.RUNNING)) & running,
         status=jnp.where(running, status, carry.status),
-        looked=carry.looked | ~running,
+        end_evaluated=carry.end_evaluated | ~running,
         trace=carry.trace and recorded(carry.trace, num_steps, now.value, now.grad_norm, size, num_evals),
     )
 
 
-def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Search | None) -> Remaining:
-    """What is left to gain: as the optimizer says, else a guess by the curvature along its last step."""
+def _estimate_remaining(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Search | None) -> Remaining:
+    """Return the remaining gain as estimated by the optimizer, else from the curvature along its last step."""
     stride, unknown = norm(updates, solve.dtype), jnp.full((), jnp.inf, solve.dtype)
     if not solve.stopping.needs_gain:
         return Remaining(unknown, unknown, unknown)
-    if search is not None:  # whose direction, a step of length 1, leads to the minimum of its model
+    if search is not None:  # a step of length 1 along its direction leads to the minimum of its model
         moved, whole = search.step_size > 0, jnp.where(search.step_size > 0, search.step_size, 1)
         little, lost = little_left(search.gain, new.value, carry.start_value)
-        part = lax.cond(  # of use only where this may be the end
+        part = lax.cond(  # needed only if this may be the end
             little | lost,
             lambda: relative_size(updates, carry.here.params, solve.start, solve.dtype),
             lambda: unknown,
@@ -284,21 +284,21 @@ def _left(solve: Solve, carry: _Carry, new: _Point, updates: Updates, search: Se
     return Remaining(gain_along(size, curvature), distance, jnp.zeros_like(distance))
 
 
-def _checked_if_due(solve: Solve, carry: _Carry) -> _Carry:
+def _check_if_due(solve: Solve, carry: _Carry) -> _Carry:
     last_look = (carry.status == Status.MAX_STEPS) & (last_search(carry.state) is None)
-    due = last_look | (carry.checks & (carry.status <= 0))
+    due = last_look | (carry.check_requested & (carry.status <= 0))
     due &= carry.num_evals < solve.stopping.max_evals
-    return lax.cond(due, partial(_checked, solve), lambda c: c, carry)
+    return lax.cond(due, partial(_check_success, solve), lambda c: c, carry)
 
 
-def _checked(solve: Solve, carry: _Carry) -> _Carry:
-    """Estimate with the Hessian what is left to gain at the lowest point, and end there if that is next to nothing."""
+def _check_success(solve: Solve, carry: _Carry) -> _Carry:
+    """Estimate the remaining gain at the lowest point with the Hessian, and end there if it is negligible."""
     here, ended, num_evals = carry.here, ~_is_running(carry), carry.num_evals + 1
     if carry.best is not None:
         here = _where(carry.best.value < here.value, carry.best._replace(grad=here.grad), here)
     left = remaining(jax.grad(solve.value_fn), here.params, solve.start, carry.left, solve.separable)
     size = norm(here.params, solve.dtype)
-    # Nothing lower was found at any length: then a parameter whose minimum is 0 need not be near in its own units.
+    # If no lower point was found at any length, a parameter whose minimum is 0 need not be near relative to itself.
     overall = jnp.where(ended & (carry.status != Status.MAX_STEPS), left.distance / size, jnp.inf)
     facts = Facts(
         value=here.value,
@@ -306,7 +306,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         left=left._replace(relative=jnp.fmin(left.relative, overall)),
         size=size,
         start_value=carry.start_value,
-        largest_grad=jnp.full_like(here.value, jnp.inf),  # the Hessian is exact: a kink is not mistaken for curvature
+        largest_grad=jnp.full_like(here.value, jnp.inf),  # the Hessian is exact, so a kink does not look like curvature
         stalled=carry.stalled,
         optimizer_status=jnp.int32(Status.RUNNING),
         num_steps=carry.num_steps,
@@ -315,7 +315,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
     found = success_status(facts, solve.stopping, ended)
     success, spent = found > 0, num_evals >= solve.stopping.max_evals
     state, search, pause = carry.state, last_search(carry.state), carry.num_steps
-    if search is not None:  # whose count stays that of the solve
+    if search is not None:  # its count of evaluations includes this one
         state, pause = state._replace(search=search._replace(num_evals=search.num_evals + 1)), carry.num_steps // 4
     return carry._replace(
         here=_where(success, here, carry.here),
@@ -323,7 +323,7 @@ def _checked(solve: Solve, carry: _Carry) -> _Carry:
         status=jnp.where(success, found, jnp.where(_is_running(carry) & spent, Status.MAX_EVALS, carry.status)),
         num_evals=num_evals,
         trace=carry.trace and with_evals(carry.trace, carry.num_steps, num_evals),
-        checks=jnp.array(False),
+        check_requested=jnp.array(False),
         next_check=carry.num_steps + pause + PATIENCE,
     )
 

@@ -1,4 +1,4 @@
-"""The pure half of training: one step, and a loop over the rows of a plan, as pure functions."""
+"""Pure functions of training: one step, and a loop over the rows of a plan."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,11 +25,11 @@ from jaxopt_course.annotations import (
 from jaxopt_course.arrays import check_arrays
 from jaxopt_course.dtypes import check_floating, has_finite_norm, norm
 from jaxopt_course.training.checks import check_objective_value, num_examples_of
-from jaxopt_course.training.meshes import rows_of, vary_like, vary_to_the_end, varying_axes
+from jaxopt_course.training.meshes import rows_of, vary_like, varying_axes, with_varying_axes
 
 
 class Carry(NamedTuple):
-    """What continues from step to step. `alive` turns False where `on_nonfinite="stop"` stopped."""
+    """The state of the loop. `alive` becomes False when `on_nonfinite="stop"` stops the run."""
 
     params: Params
     state: OptState
@@ -37,7 +37,7 @@ class Carry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What a step records: the batch's loss and gradient norm before the step, and whether the step was not taken."""
+    """The record of a step: the batch's loss and gradient norm before the step, and whether the step was skipped."""
 
     loss: Float[Array, "..."]
     grad_norm: Float[Array, "..."]
@@ -46,7 +46,10 @@ class Record(NamedTuple):
 
 
 def init_carry(optimizer: AnyOptimizer, params: Params) -> Carry:
-    """The carry before the first step. TypeError or ValueError names a leaf of `params` that is no floating array."""
+    """Return the carry before the first step.
+
+    Raises TypeError or ValueError for a leaf of `params` that is not a floating-point array.
+    """
     check_arrays("params", params)
     check_floating(params)
     return Carry(params, optimizer.init(params), jnp.array(True))
@@ -65,10 +68,10 @@ def train_step(
 ) -> tuple[Carry, Record]:
     """Take one step on one batch, unless the loss or the gradient is not finite. Pure.
 
-    The optimizer gets the direction of steepest ascent: JAX's gradient, conjugated where parameters are complex. Its
-    keyword `grad` is JAX's gradient itself, as optax's line searches expect. Where `valid` is False the batch is not
-    what was asked for, and the step counts as one with a loss of NaN. Without `with_norm` the
-    norm is recorded as NaN, which saves time under `vmap`.
+    The optimizer gets the direction of steepest ascent: JAX's gradient, conjugated for complex parameters. Its keyword
+    `grad` is JAX's gradient itself, as optax's line searches expect. If `valid` is False, the batch is not the
+    requested one, and the step counts as one with a loss of NaN. Without `with_norm`, the norm is recorded as NaN,
+    which saves time under `vmap`.
     """
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f'on_nonfinite must be "stop" or "skip", got {on_nonfinite!r}')
@@ -113,29 +116,29 @@ def train_steps(
     check_rows: bool = True,
     with_norm: bool = True,
 ) -> tuple[Carry, Record]:
-    """Take the steps `first` to `last` of a plan of minibatches, every one unless told otherwise. Pure.
+    """Take the steps `first` to `last` of a plan of minibatches, by default all of them. Pure.
 
-    Everything is data: hyperparameters inside `optimizer` may be traced, so a sweep over learning rates and seeds is
-    one `vmap`; with the default `first` and `last` it can be differentiated, hyperparameters included.
+    Hyperparameters inside `optimizer` may be traced, so a sweep over learning rates and seeds is one `vmap`. With the
+    default `first` and `last` the function can be differentiated, also with respect to hyperparameters.
 
     Args:
       objective: `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`.
       optimizer: any optax transformation.
-      carry: from `init_carry(optimizer, params)` or from the steps before.
+      carry: from `init_carry(optimizer, params)` or from earlier steps.
       data: any tree of arrays with a leading axis of N examples.
-      plan: indices of examples `[S, B]`, int32, 0..N-1, such as `minibatches(...).full.reshape(-1, B)`; None where the
-        data is laid out in steps already, `[S, B, ...]`. An index out of range is an error where the plan's values are
+      plan: indices of examples `[S, B]`, int32, 0..N-1, such as `minibatches(...).full.reshape(-1, B)`; None if the
+        data is already arranged in steps, `[S, B, ...]`. An index out of range is an error if the plan's values are
         known; in a traced plan it makes the loss of its step NaN.
-      first: the first row of the plan to take; it may be traced, and then one compile serves every `first` and `last`.
+      first: the first row of the plan to take; if it is traced, one compilation is enough for every `first` and `last`.
       last: the row to stop before.
       has_aux: whether the objective returns `(value, aux)`.
-      on_nonfinite: "stop" freezes the carry at the first non-finite loss or gradient; "skip" passes over such steps.
-      check_rows: whether a traced plan is tested for rows out of range, which make the step's loss NaN; False for plans
-        that are right by construction, such as those of `minibatches`.
+      on_nonfinite: "stop" freezes the carry at the first non-finite loss or gradient; "skip" skips such steps.
+      check_rows: whether a traced plan is checked for rows out of range, which make the step's loss NaN; False for
+        plans that are correct by construction, such as those of `minibatches`.
       with_norm: whether to record the gradient's norm; otherwise it is NaN, which makes a `vmap` over runs faster.
 
     Returns:
-      The carry after the last step, and the `Record` of every step, `[S]`; rows that were not asked for are 0.
+      The carry after the last step, and the `Record` of every step, `[S]`; rows outside `first` to `last` are 0.
 
     Raises:
       ValueError: leaves of `data` with different numbers of examples, or indices out of range.
@@ -168,8 +171,8 @@ def train_steps(
     manual = any(varying_axes(leaf) for leaf in jax.tree.leaves((carry, data, plan)))
     aux = jax.eval_shape(take, jnp.int32(0), carry)[1].aux if has_aux else None
     blank = Record(jnp.zeros(steps), jnp.zeros(steps), jnp.zeros(steps, bool), _stacked_zeros(aux, steps))
-    if manual:  # a loop's carry varies over the mesh's manual axes from the start as it does at the end
-        carry, record = vary_to_the_end(take, carry)
+    if manual:  # the carry of a loop must vary over the same manual mesh axes at its start as at its end
+        carry, record = with_varying_axes(take, carry)
         blank = jax.tree.map(vary_like, blank, record)
 
     def body(i: Array, so_far: tuple[Carry, Record]) -> tuple[Carry, Record]:
@@ -181,7 +184,9 @@ def train_steps(
 
 
 def _check_rows(plan: Array | None, num_examples: int, first: Any, last: Any, steps: int) -> tuple[Any, Any]:
-    """`first` and `last` within the plan; ValueError where known values of these or of the plan are out of range."""
+    """Return `first` and `last` limited to the plan; raise ValueError if known values of these or of the plan are out
+    of range.
+    """
     if plan is not None and not isinstance(plan, jax.core.Tracer):
         known = np.asarray(plan)
         if known.size and not (known.min() >= 0 and known.max() < num_examples):
@@ -195,18 +200,18 @@ def _check_rows(plan: Array | None, num_examples: int, first: Any, last: Any, st
 
 
 def ascent_direction(grads: Updates) -> Updates:
-    """The direction of steepest ascent: JAX's gradient, conjugated where it is complex."""
+    """Return the direction of steepest ascent: JAX's gradient, conjugated where it is complex."""
     return jax.tree.map(lambda g: jnp.conj(g) if jnp.iscomplexobj(g) else g, grads)
 
 
 def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, PyTree]:
-    """What an objective returned, as `(value, aux)`; ValueError where the value is no scalar."""
+    """Return the output of an objective as `(value, aux)`; raise ValueError if the value is not a scalar."""
     check_objective_value(caller, returned, has_aux)
     return returned if has_aux else (returned, None)
 
 
 def gradient_norm(grads: Updates) -> Float[Array, ""]:
-    """The Euclidean norm over all leaves, at least in float32; right also where its square would leave the range."""
+    """Return the Euclidean norm over all leaves, at least in float32; correct even if its square is out of range."""
     return norm(grads, float)
 
 

@@ -1,10 +1,9 @@
-"""When a solve is over: the tests of its end, in the order in which they count, and the words for how it ended.
+"""Stopping tests of a solve, in order of priority, and the description of its result.
 
-A success is a claim about what is left to gain, not about the length of the last step. `gain` estimates how far the
-value lies above the minimum: half of Newton's decrement, the same of a quasi-Newton direction as the search along it
-has corrected it, or what conjugate gradients find (`remaining`). It is compared with what was gained since the start
-and with the rounding of the value, so that a claim depends neither on a factor or a constant of the objective nor on
-units.
+A success is a claim about the remaining gain, not about the length of the last step. `gain` estimates how far the value
+is above the minimum: half of the Newton decrement, the same for a quasi-Newton direction, corrected by the line search,
+or the estimate by conjugate gradients (`remaining`). It is compared with the decrease since the start and with the
+rounding of the value, so that a claim does not depend on a factor or a constant of the objective, nor on units.
 """
 
 from collections import Counter
@@ -23,18 +22,18 @@ from jaxopt_course.training.remaining import Remaining
 if TYPE_CHECKING:
     from jaxopt_course.training.solve import Result
 
-PATIENCE = 10  # steps in a row that lower neither the value nor the gradient
-LITTLE_PATIENCE = 2  # the same, where next to nothing is left to gain
-NEGLIGIBLE = 1e-18  # of what was gained: nothing is left to gain
-LITTLE = 1e-8  # of what was gained, at least 4 units of rounding: next to nothing is left, if no lower point is found
-NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)  # found by a search
-NEAR = 1e-3  # of each parameter, or of its way from the start: the minimum is no farther away
-NOT_FAR = 0.03  # the same, where what is left to gain is small beside the value too
-SMALL = 1e-8  # of the value
+PATIENCE = 10  # most consecutive steps that lower neither the value nor the gradient
+LITTLE_PATIENCE = 2  # the same, if the remaining gain is almost 0
+NEGLIGIBLE = 1e-18  # remaining gain relative to the decrease since the start that counts as 0
+LITTLE = 1e-8  # the same that counts as almost 0 if no lower point is found; at least 4 units of rounding
+NOTHING_LOWER = (Status.LINE_SEARCH_FAILED, Status.ROUNDOFF_LIMITED, Status.NON_DESCENT)  # no lower point was found
+NEAR = 1e-3  # largest distance of the minimum, relative to each parameter or to its change since the start
+NOT_FAR = 0.03  # the same, if the remaining gain is also small relative to the value
+SMALL = 1e-8  # remaining gain relative to the value
 
 
 class Stopping(NamedTuple):
-    """Tolerances and budgets, as data; a tolerance that was not given is None."""
+    """Tolerances and budgets as data; a tolerance that was not given is None."""
 
     gtol: Array | float | None
     ftol: Array | float | None
@@ -49,27 +48,27 @@ class Stopping(NamedTuple):
 
     @property
     def needs_gain(self) -> bool:
-        """Whether a success may rest on what is left to gain."""
+        """Whether a success may depend on the remaining gain."""
         return self.is_default or self.ftol is not None or self.xtol is not None
 
 
 class Facts(NamedTuple):
-    """What the tests look at after a step."""
+    """The quantities used by the tests after a step."""
 
     value: Array
     grad_norm: Array
     left: Remaining
     size: Array  # Euclidean norm of the parameters
     start_value: Array
-    largest_grad: Array  # norm since the start
-    stalled: Array  # steps in a row without progress
+    largest_grad: Array  # largest norm since the start
+    stalled: Array  # consecutive steps without progress
     optimizer_status: Array
     num_steps: Array
     num_evals: Array
 
 
 def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
-    """Before any step: a start may be the end."""
+    """Return the status before the first step: the start may already satisfy a test."""
     return first_true(
         [
             *_not_finite(value, grad_norm),
@@ -83,16 +82,17 @@ def first_status(value: Array, grad_norm: Array, stopping: Stopping) -> Array:
 
 
 def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: bool) -> tuple[Array, Array]:
-    """The status after a step, and whether an exact estimate of what is left to gain is worth its cost.
+    """Return the status after a step, and whether an exact estimate of the remaining gain is worth its cost.
 
-    `informed`: the optimizer itself knows what is left, by the curvature where it stands. Another rule may have chosen
-    a step that gains nothing, such as the first of a warm-up, or knows only the curvature of its last steps, which may
-    be far from that of the rest; `facts.left` is then a guess, and a success is to be confirmed. `descends`: it accepts
-    lower points only, so that many steps in a row without progress mean that none is possible.
+    `informed`: the optimizer itself knows the remaining gain from the curvature at the point. Another rule may have
+    chosen a step that gains nothing, such as the first of a warm-up, or may know only the curvature of its last steps,
+    which can differ much from the curvature in other directions. `facts.left` is then a guess, and a success must be
+    confirmed. `descends`: the optimizer accepts only lower points, so that many consecutive steps without progress mean
+    that no progress is possible.
     """
     failed = reduce(jnp.logical_or, [facts.optimizer_status == status for status in NOTHING_LOWER])
     tired = facts.stalled >= PATIENCE
-    # A search that finds nothing lower at any length leaves no doubt how far away the minimum is.
+    # If a search finds no lower point at any length, the distance of the minimum is not in doubt.
     near = facts.left._replace(relative=jnp.where(failed, 0, facts.left.relative))
     successes = success_cases(facts._replace(left=near), stopping, failed)
     status = first_true(
@@ -116,12 +116,15 @@ def next_status(facts: Facts, stopping: Stopping, *, informed: bool, descends: b
 
 
 def success_status(facts: Facts, stopping: Stopping, ended: Array) -> Array:
-    """The success that rests on what is left to gain, or RUNNING."""
+    """Return the success that follows from the remaining gain, or RUNNING."""
     return first_true(success_cases(facts, stopping, ended), Status.RUNNING)
 
 
 def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
-    """The successes that rest on what is left to gain; `ended`: no lower point was found, or no step is left."""
+    """Return the success cases that depend on the remaining gain.
+
+    `ended`: no lower point was found, or no step is left.
+    """
     gained = jnp.maximum(facts.start_value - facts.value, 0)
     no_climb = facts.value <= facts.start_value + rounding(facts.start_value)
     if not stopping.is_default:
@@ -138,8 +141,8 @@ def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
     over = (
         (little & (facts.stalled >= LITTLE_PATIENCE)) | (lost & (facts.stalled >= PATIENCE)) | (ended & (little | lost))
     )
-    # Curvature across a kink looks infinite, and what is left to gain too small; but the gradient has not shrunk.
-    # A start far above all else makes everything later look small; but then the minimum is not near.
+    # Across a kink the curvature looks infinite and the remaining gain too small, but then the gradient is not small.
+    # If the start is far above all later values, every later gain looks small, but then the minimum is not near.
     small = facts.left.gain <= SMALL * jnp.abs(facts.value)
     near = (facts.left.relative <= NEAR) | (small & (facts.left.relative <= NOT_FAR))
     sound = no_climb & near & (facts.grad_norm <= eps**0.25 * facts.largest_grad)
@@ -147,7 +150,7 @@ def success_cases(facts: Facts, stopping: Stopping, ended: Array) -> list[Case]:
 
 
 def little_left(gain: Array, value: Array, start_value: Array) -> tuple[Array, Array]:
-    """Whether what is left to gain is little beside what was gained, and whether it is lost in rounding."""
+    """Whether the remaining gain is small relative to the gain since the start, and whether it is lost in rounding."""
     part = jnp.maximum(LITTLE, 4 * jnp.finfo(value.dtype).eps)
     return gain <= part * jnp.maximum(start_value - value, 0), gain <= rounding(value) / 8
 
@@ -162,18 +165,18 @@ def _not_finite(value: Array, grad_norm: Array) -> list[Case]:
 
 MEANING = {
     Status.RUNNING: "still running",
-    Status.GRADIENT_NORM: "the gradient is within gtol, or nothing is left to gain",
+    Status.GRADIENT_NORM: "the gradient is within gtol, or the remaining gain is negligible",
     Status.SMALL_STEP: "the minimum is estimated to be within xtol",
-    Status.SMALL_DECREASE: "what is estimated to be left to gain is within ftol, or next to nothing",
+    Status.SMALL_DECREASE: "the estimated remaining gain is within ftol, or almost 0",
     Status.TARGET_REACHED: "the value is at the target",
-    Status.MAX_STEPS: "max_steps were taken; raise it to go on",
-    Status.MAX_EVALS: "max_evals are used up; raise it to go on",
-    Status.OBJECTIVE_NOT_FINITE: "the objective is not finite; look at the start, or take shorter steps",
-    Status.GRADIENT_NOT_FINITE: "the gradient is not finite where the objective is; gradcheck finds the entry",
-    Status.HESSIAN_NOT_FINITE: "the Hessian is not finite where the gradient is; lbfgs needs none",
-    Status.LINE_SEARCH_FAILED: "no lower point was found along a direction that goes down",
-    Status.NON_DESCENT: "even the direction down the gradient does not go down",
-    Status.ROUNDOFF_LIMITED: "what a step could gain is below the rounding of the value or of the parameters",
+    Status.MAX_STEPS: "max_steps were taken; raise it to continue",
+    Status.MAX_EVALS: "max_evals are used up; raise it to continue",
+    Status.OBJECTIVE_NOT_FINITE: "the objective is not finite; check the start, or take shorter steps",
+    Status.GRADIENT_NOT_FINITE: "the gradient is not finite, but the objective is; gradcheck finds the entry",
+    Status.HESSIAN_NOT_FINITE: "the Hessian is not finite, but the gradient is; lbfgs does not need the Hessian",
+    Status.LINE_SEARCH_FAILED: "no lower point was found along a descent direction",
+    Status.NON_DESCENT: "even the negative gradient is not a descent direction",
+    Status.ROUNDOFF_LIMITED: "the possible gain of a step is below the rounding of the value or of the parameters",
     Status.UNBOUNDED: "the objective falls without bound",
     Status.INTERRUPTED: "interrupted",
 }
@@ -181,14 +184,14 @@ REASONS = {
     Obstacle.ROUNDING: "rounding: try float64, or subtract a large constant from the objective",
     Obstacle.KINK: "a kink: the slope jumps within the shortest step",
     Obstacle.SCALE: "scale: the value rises steeply even at the shortest step; rescale the parameters",
-    Obstacle.WRONG_GRADIENT: "a wrong gradient: the value rises where the gradient promises a fall; run gradcheck",
+    Obstacle.WRONG_GRADIENT: "a wrong gradient: the value rises where the gradient predicts a fall; run gradcheck",
     Obstacle.NOT_FINITE: "the objective is not finite at any trial",
     Obstacle.UPHILL: "the direction goes up",
 }
 
 
 def describe(result: "Result") -> str:
-    """One line for a person; for a batch of solves, how many ended how."""
+    """Describe a result in one line; for a batch of solves, count the statuses."""
     if isinstance(result.status, jax.core.Tracer):
         return f"a result under trace: {tuple(result)}"
     statuses = np.asarray(result.status)
@@ -205,7 +208,7 @@ def describe(result: "Result") -> str:
 
 
 def _reason(result: "Result", status: Status) -> str:
-    """What the optimizer's own record adds: a saddle, or why no lower point was found."""
+    """Describe what the optimizer's state adds: a saddle, or why no lower point was found."""
     curvature = float(getattr(result.state, "lowest_curvature", np.nan))
     saddle = f"; a saddle, or a maximum: the lowest curvature is {curvature:.3g}" if curvature < 0 else ""
     search = getattr(result.state, "search", None)

@@ -1,4 +1,4 @@
-"""Bounds and L1 penalties as a user gives them: numbers or tree prefixes, checked and spread over the parameters."""
+"""User input for bounds and L1 penalties: numbers or tree prefixes, checked and broadcast to the parameters."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from jaxopt_course.optimizers.separable import Separable
 
 
 def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any) -> Separable | None:
-    """The term that `bounds` and `l1` stand for, None where neither is given.
+    """Return the separable term given by `bounds` and `l1`; None if neither is given.
 
     Raises:
       ValueError: a lower bound above an upper one, a strength that is negative or not finite (under `jit` both become
-        NaN, and the solve ends with OBJECTIVE_NOT_FINITE), a tree that does not fit.
-      TypeError: bounds that are no pair, complex parameters, an optimizer that takes no penalty.
+        NaN, and the solve ends with OBJECTIVE_NOT_FINITE), a tree that does not match.
+      TypeError: bounds that are not a pair, complex parameters, an optimizer that does not support penalties.
     """
     if bounds is None and l1 is None:
         return None
@@ -26,8 +26,8 @@ def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any
             raise TypeError(f"minimize: bounds and l1 need real parameters, {where} is {leaf.dtype}")
     if l1 is not None and not hasattr(jax.eval_shape(optimizer.init, params), "takes_penalties"):
         raise TypeError(
-            "minimize: l1 needs an optimizer that can put parameters on 0 exactly, jc.lbfgs() or jc.sgd(rate); "
-            "for others add jc.losses.l1_penalty to the objective, which leaves no parameter at 0"
+            "minimize: l1 needs an optimizer that can set parameters to exactly 0, jc.lbfgs() or jc.sgd(rate); "
+            "for others add jc.losses.l1_penalty to the objective, which does not make parameters exactly 0"
         )
     if bounds is not None and not (isinstance(bounds, tuple | list) and len(bounds) == 2):
         raise TypeError(
@@ -38,18 +38,18 @@ def separable_term(optimizer: AnyOptimizer, params: Params, bounds: Any, l1: Any
     lower, upper = _spread("lower bound", low, params, -np.inf), _spread("upper bound", high, params, np.inf)
     strength = None if l1 is None else _spread("l1", l1, params, 0.0)
     _check(lower, upper, strength)
-    return _nan_where_wrong(Separable(lower, upper, strength))
+    return _nan_where_invalid(Separable(lower, upper, strength))
 
 
 def _scipy_hint(bounds: Any) -> str:
     pairs = isinstance(bounds, list | tuple) and all(
         isinstance(pair, tuple | list) and len(pair) == 2 for pair in bounds
     )
-    return "; of pairs as SciPy takes them, make two arrays: tuple(numpy.array(bounds, float).T)" if pairs else ""
+    return "; convert a list of pairs, as in SciPy, to two arrays: tuple(numpy.array(bounds, float).T)" if pairs else ""
 
 
 def _spread(name: str, prefix: PyTree, params: Params, nothing: float) -> Params:
-    """An array for each parameter from a number or a tree prefix; None stands for `nothing`."""
+    """Broadcast a number or a tree prefix to an array for each parameter; None means `nothing`."""
 
     def leaf_like(path: Any, leaf: Array, value: Any) -> Array:
         value = nothing if value is None else value
@@ -75,7 +75,7 @@ def _spread(name: str, prefix: PyTree, params: Params, nothing: float) -> Params
 
 
 def _check(lower: Params, upper: Params, strength: Params | None) -> None:
-    """ValueError that names the first leaf out of range, among those whose values are known."""
+    """Raise ValueError for the first leaf out of range, among those whose values are known."""
     rows = zip(jax.tree_util.tree_leaves_with_path(lower), jax.tree.leaves(upper), strict=True)
     for (path, low), high in rows:
         if _known(low, high) and not (ordered := np.asarray(low) <= np.asarray(high)).all():
@@ -91,10 +91,10 @@ def _check(lower: Params, upper: Params, strength: Params | None) -> None:
             raise ValueError(f"minimize: l1 must be at least 0 and finite, for {where} its least entry is {jnp.min(s)}")
 
 
-def _nan_where_wrong(term: Separable) -> Separable:
-    """The term with NaN where values that are known only under `jit` are out of range: the solve then ends there.
+def _nan_where_invalid(term: Separable) -> Separable:
+    """Return the term with NaN for traced values that are out of range; the solve then ends at the start.
 
-    NaN is a factor, since derivatives do not pass through the branch that `where` does not take.
+    NaN is used as a factor, because derivatives do not pass through the branch that `where` does not select.
     """
 
     def legal(value: Array, in_range: Array) -> Array:

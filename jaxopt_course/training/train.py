@@ -1,4 +1,4 @@
-"""The loop that people call: minibatch training in compiled chunks, with callbacks and checkpoints in between."""
+"""The training loop: minibatch training in compiled chunks, with callbacks and checkpoints between them."""
 
 import os
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from jaxopt_course.training.feed import Chunk, Feed, StepPlan, plan_chunks, tota
 from jaxopt_course.training.history import TrainResult
 from jaxopt_course.training.identity import RunParts, run_identity
 from jaxopt_course.training.interrupts import Signals
-from jaxopt_course.training.prober import Prober, Viewpoint, look
+from jaxopt_course.training.prober import ProbeInputs, Prober, take_probe
 from jaxopt_course.training.probes import Probe
 from jaxopt_course.training.programs import Program
 from jaxopt_course.training.progress import progress_bar
@@ -36,7 +36,7 @@ from jaxopt_course.training.states import continued_state
 from jaxopt_course.training.steps import Carry, Record, init_carry, train_steps
 
 CHECKPOINT_EVERY = 1000
-AHEAD = 4  # chunks for which the order of the examples is made at once
+AHEAD = 4  # number of chunks for which the order of the examples is computed at once
 
 
 def train(
@@ -70,74 +70,78 @@ def train(
 
     $$w_{t+1} = w_t + u_t, \qquad u_t, \sigma_{t+1} = \mathrm{update}\bigl(\nabla L_{B_t}(w_t), \sigma_t, w_t\bigr)$$
 
-    A Python loop over compiled chunks of steps: progress, callbacks, evaluation and Ctrl-C live between chunks, nothing
-    inside. Calls with the same objective, optimizer and shapes compile once, however many steps they take; an optimizer
-    or objective made anew is a new function and compiles again, and so is one that reaches a NumPy array whose content
-    has changed. What it reaches is read at the start of a call. To sweep, `vmap` over `train_steps` instead.
+    This is a Python loop over compiled chunks of steps. Progress, callbacks, evaluation and Ctrl-C are handled only
+    between chunks. Calls with the same objective, optimizer and shapes compile once, however many steps they take. A
+    new optimizer or objective is a new function and compiles again, and so does one that reaches a NumPy array whose
+    content has changed. These arrays are read at the start of a call. For sweeps, use `vmap` over `train_steps`.
 
-    The data may be of any dtype: images that stay `uint8` take a quarter of the memory, and `scores.standardized` makes
-    them floating point inside the step. Data beyond `max_data_bytes` is streamed: the examples of the next chunk are on
-    their way while this one trains, and the minibatches stay the same.
+    The data may have any dtype: images kept as `uint8` take a quarter of the memory, and `scores.standardized` converts
+    them to floating point inside the step. Data larger than `max_data_bytes` is streamed: the examples of the next
+    chunk are transferred while the current one trains; the minibatches are the same.
 
-    With a `mesh` each device computes the gradient of its share of every minibatch; the steps are those of one device,
-    up to rounding. The same call in every process of `jax.distributed`, over `jax.devices()`, trains on many hosts.
+    With a `mesh`, each device computes the gradient of its share of every minibatch; the steps are those of one device,
+    up to rounding. To train on many hosts, make the same call in every process of `jax.distributed`, over
+    `jax.devices()`.
 
-    With a `checkpoint_dir` a run that was stopped, or killed, goes on where it was and ends bit-equal to one that never
-    was. SIGINT and SIGTERM then save before they end the run. Another run in the same folder is refused, and what
-    differs is named: the traced objective and optimizer with all their constants, the start, every byte of the data,
-    key, batch size, `drop_last`, `on_nonfinite`, `probe_every`, and whether there is an `eval_fn`. More steps,
-    another `chunk_size`, `checkpoint_every` or mesh are the same run. Python code behind `jax.pure_callback` and
-    data beyond 64 GiB cannot be compared in full; a warning says so on resuming. Hashing goes on beside the
-    training; only a resumed run with up to 100 MiB of data waits for it. With more, callbacks see steps of a run
-    that may still be refused; results are neither saved nor returned before the comparison is done.
+    With a `checkpoint_dir`, a run that was stopped or killed continues where it was, and ends bit-equal to an
+    uninterrupted run. SIGINT and SIGTERM then save before they end the run. Another run in the same folder is refused,
+    and the message names the differences. The comparison covers the traced objective and optimizer with all their
+    constants, the start, every byte of the data, key, batch size, `drop_last`, `on_nonfinite`, `probe_every`, and
+    whether there is an `eval_fn`. More steps, another `chunk_size`, `checkpoint_every` or mesh are the same run. Python
+    code behind `jax.pure_callback` and data beyond 64 GiB cannot be compared completely; a warning says so when a run
+    is resumed. Hashes are computed during training; only a resumed run with up to 100 MiB of data waits for them. With
+    more data, callbacks may see steps of a run that is refused later, but results are neither saved nor returned before
+    the comparison is complete.
 
-    With a `state` the optimizer goes on from there: `train(state=result.state)` with `result.params` continues moments
-    and counters, also with another learning rate; the order of the minibatches begins anew from `key`.
+    With a `state`, the optimizer continues from it: `train(state=result.state)` with `result.params` continues moments
+    and counters, also with another learning rate. The order of the minibatches restarts from `key`.
 
     Args:
       objective: `(params, batch) -> scalar`, or `(scalar, aux)` with `has_aux`; `batch` is `data` with B examples.
-      optimizer: ours or any of optax's; it is handed optax's own keywords `value`, `grad` and `value_fn` at each step.
-      params: any tree of floating-point arrays; left as it is.
+      optimizer: ours or any of optax's; its `update` gets optax's keywords `value`, `grad` and `value_fn` at each step.
+      params: any tree of floating-point arrays; it is not changed.
       data: any tree of arrays with a leading axis of N examples, such as `(inputs, labels)`.
-      key: a `jax.random` key; it fixes the order of the examples as `data.minibatches` states.
+      key: a `jax.random` key; it determines the order of the examples as described in `data.minibatches`.
       batch_size: B, from 1 to N.
-      num_steps: steps to take; or
-      num_epochs: times to visit every example; a fraction is rounded to whole steps. Exactly one of the two.
-      drop_last: drop the last, partial batch of each epoch, or train on it too (its shape is compiled once more).
+      num_steps: number of steps. Give exactly one of `num_steps` and `num_epochs`.
+      num_epochs: number of passes over the data; a fraction is rounded to whole steps.
+      drop_last: drop the last, partial batch of each epoch, or train on it too (its shape is compiled separately).
       has_aux: whether the objective returns `(value, aux)`; the trace stacks the aux.
-      eval_fn: `params -> tree of arrays`, asked before the first step, after the last, and
-      eval_every: after every so many steps; after every chunk's worth of steps unless given. Jit it yourself.
+      eval_fn: `params -> tree of arrays`, called before the first step, after the last, and every `eval_every` steps.
+        It is not jitted here; pass a jitted function.
+      eval_every: steps between two calls of `eval_fn`; by default `chunk_size`.
       on_nonfinite: "stop" raises at the first step whose loss or gradient is not finite; "skip" does not take such
-        steps, leaves parameters and state as they are, and marks them in the trace.
-      probe_every: measure what limits the run before every so many steps, for `jc.diagnose`: gradient noise, and
-        curvature against the rule's stability limit, on minibatches of their own; and thoroughly before the first step
-        and after the last. The steps themselves are the same. Real parameters only.
+        steps, does not change parameters and state, and marks the steps in the trace.
+      probe_every: steps between two measurements of what limits the run, for `jc.diagnose`: gradient noise, and
+        curvature relative to the rule's stability limit, on separate minibatches. More thorough measurements are made
+        before the first step and after the last. The training steps are not affected. Real parameters only.
       callback: called with a `Snapshot` after each chunk.
-      progress: show a bar on stderr; by default where stderr is a terminal and rich is installed.
-      chunk_size: most steps in one compiled call: how often callbacks and Ctrl-C have their turn.
-      mesh: devices to share each minibatch among, along all its axes; their number divides `batch_size`.
-      max_data_bytes: most bytes of examples on a device at once; more than that is streamed. By default what the device
-        says is free, and no limit where it does not say (a CPU).
-      state: the optimizer state to begin with, or a `TrainResult` that holds it; that of `optimizer.init` unless given.
-        A state of the same rule is converted between ours and optax's by the names of its fields. It is not used up.
-      checkpoint_dir: a folder for checkpoints of this run and no other; `~` is the home directory.
-      checkpoint_every: steps from one to the next, 1,000 unless given; there is also one at the end.
-      resume: go on from the newest checkpoint that is whole; False insists on a folder without any.
-      keep: how many of the newest stay.
+      progress: show a bar on stderr; by default if stderr is a terminal and rich is installed.
+      chunk_size: most steps in one compiled call; callbacks and Ctrl-C are handled between these calls.
+      mesh: devices that share each minibatch, along all its axes; their number must divide `batch_size`.
+      max_data_bytes: most bytes of examples on a device at once; larger data is streamed. By default the free memory
+        that the device reports, and no limit if it does not report it (a CPU).
+      state: the initial optimizer state, or a `TrainResult` that holds it; by default that of `optimizer.init`. A state
+        of the same rule is converted between ours and optax's by the names of its fields. It remains usable.
+      checkpoint_dir: a folder for checkpoints of this run only; `~` is the home directory.
+      checkpoint_every: steps between two checkpoints, by default 1,000; there is also one at the end.
+      resume: continue from the newest complete checkpoint; if False, the folder must not contain any.
+      keep: number of newest checkpoints to keep.
 
     Returns:
       `TrainResult(params, state, trace)`.
 
     Raises:
-      ValueError: arguments that do not fit together, a batch larger than the data, a `state` of another rule or shape,
+      ValueError: arguments that are not consistent, a batch larger than the data, a `state` of another rule or shape,
         an objective that does not return a floating-point scalar.
-      TypeError: parameters that are not floating point; an optimizer, objective or key that is none; a call under jit,
-        vmap or grad, for which `train_steps` is made.
-      CheckpointError: there are checkpoints and none can be resumed: torn, of another version, or of another run.
-      CheckpointWriteError: an `OSError`; a checkpoint could not be written. Its `result` holds all there is.
-      Interrupted: SIGINT or SIGTERM came, and the run is saved. A `KeyboardInterrupt` with the exit code 130 or 143.
-      NonFiniteError: with "stop", at the first step that is not finite; with either, when the parameters end so. It
-        names the step and the leaf, and its `result` holds all there was before.
+      TypeError: parameters that are not floating point; an invalid optimizer, objective or key; a call under jit, vmap
+        or grad, where `train_steps` must be used.
+      CheckpointError: there are checkpoints, but none can be resumed: incomplete, of another version, or of another
+        run.
+      CheckpointWriteError: an `OSError`; a checkpoint could not be written. Its `result` holds all results so far.
+      Interrupted: SIGINT or SIGTERM arrived, and the run is saved. A `KeyboardInterrupt` with exit code 130 or 143.
+      NonFiniteError: with "stop", at the first step that is not finite; with either, if the final parameters are not
+        finite. It names the step and the leaf, and its `result` holds the results before that step.
 
     Example:
       >>> import jax
@@ -171,7 +175,7 @@ def train(
         state = continued_state("train", state, optimizer, params)
     carry = init_carry(optimizer, params)
     carry = carry if state is None else carry._replace(state=state)
-    carry = jax.tree.map(partial(jnp.array, copy=True), carry)  # chunks consume their input
+    carry = jax.tree.map(partial(jnp.array, copy=True), carry)  # the memory of the input is reused by the chunks
     check_not_traced("train", objective_or_optimizer=carry)
     prober = None
     if probe_stride is not None:
@@ -200,9 +204,13 @@ def train(
             if run.step == 0:
                 run.evaluate()
             for chunk in feed.chunks(plan_chunks(plan, run.step, total, feed.steps_at_once, stops, AHEAD)):
-                view = None if prober is None else prober.viewpoint(run.step, run.carry, chunk)
+                probe_inputs = None if prober is None else prober.inputs_if_due(run.step, run.carry, chunk)
                 run.carry, records, seen = advance(
-                    run.carry, chunk.data, chunk.plan, *map(np.int32, (chunk.start, chunk.first, chunk.last)), view
+                    run.carry,
+                    chunk.data,
+                    chunk.plan,
+                    *map(np.int32, (chunk.start, chunk.first, chunk.last)),
+                    probe_inputs,
                 )
                 if prober is not None and seen is not None:
                     prober.keep(run.step, seen)
@@ -233,7 +241,7 @@ def _check_arguments(objective: Any, optimizer: Any, params: Any, data: Any, key
 
 
 def _optional_number(name: str, value: Any, least: int, needed: Any = True, what: str = "") -> int | None:
-    """The whole number, or None where it is not given; it makes sense only with `needed`."""
+    """Return the integer, or None if it is not given; it is valid only together with `needed`."""
     if value is None:
         return None
     if needed is None:
@@ -250,7 +258,7 @@ def _compiled_steps(
     start: Array,
     first: Array,
     last: Array,
-    view: Viewpoint | None,
+    probe_inputs: ProbeInputs | None,
     *,
     has_aux: bool,
     on_nonfinite: str,
@@ -259,7 +267,7 @@ def _compiled_steps(
 ) -> tuple[Carry, Record, tuple[Probe, Array] | None]:
     if plan is not None and len(plan) > at_once:
         plan = lax.dynamic_slice_in_dim(plan, start, at_once)
-    seen = None if view is None else look(callables, carry, data, plan, view, has_aux)
+    seen = None if probe_inputs is None else take_probe(callables, carry, data, plan, probe_inputs, has_aux)
     steps = partial(train_steps, *callables, has_aux=has_aux, on_nonfinite=on_nonfinite, check_rows=False)
-    ended = (*steps(carry, data, plan, first, last), seen)  # the plan is right by construction
+    ended = (*steps(carry, data, plan, first, last), seen)  # the plan is correct by construction
     return ended if everywhere is None else lax.with_sharding_constraint(ended, everywhere)

@@ -1,4 +1,4 @@
-"""A tree of parameters as one vector, and sums over its leaves."""
+"""Conversion of a tree of parameters to one vector, and sums over its leaves."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from jaxopt_course.dtypes import working_dtype
 
 
 class Vectors:
-    """The layout of trees like `params`: `[n]` in the widest dtype of its leaves, at least float32."""
+    """The layout of trees like `params` as vectors `[n]`, in the widest dtype of its leaves, at least float32."""
 
     def __init__(self, params: Params):
         leaves, self.structure = jax.tree.flatten(params)
@@ -23,20 +23,20 @@ class Vectors:
         self.size = self.ends[-1]
 
     def vector(self, tree: PyTree) -> Float[Array, " n"]:
-        """All leaves, one after another."""
+        """Concatenate all leaves."""
         return jnp.concatenate([jnp.ravel(leaf).astype(self.dtype) for leaf in jax.tree.leaves(tree)])
 
     def tree(self, vector: Float[Array, " n"]) -> PyTree:
-        """The tree of a vector, in the dtypes of the parameters."""
+        """Return the tree of a vector, in the dtypes of the parameters."""
         parts = zip(self._parts(vector), self.shapes, self.dtypes, strict=True)
         return jax.tree.unflatten(self.structure, [part.reshape(shape).astype(dtype) for part, shape, dtype in parts])
 
     def leaf_sums(self, rows: Shaped[Array, "... n"]) -> Shaped[Array, "... leaves"]:
-        """Sums over the entries of each leaf."""
+        """Return the sums over the entries of each leaf."""
         return jnp.stack([jnp.sum(part, axis=-1) for part in self._parts(rows)], axis=-1)
 
     def spread(self, numbers: Float[Array, " leaves"]) -> Float[Array, " n"]:
-        """One number a leaf, repeated for each of its entries."""
+        """Repeat one number per leaf for each entry of the leaf."""
         return jnp.concatenate([jnp.full(size, number) for size, number in zip(self.sizes, numbers, strict=True)])
 
     def _parts(self, rows: Array) -> list[Array]:
