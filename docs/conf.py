@@ -1,9 +1,16 @@
 """The site: `make docs` writes it to docs/_build/html. No page loads anything from a network."""
 
+import os
 import sys
 from pathlib import Path
 
 import jaxopt_course
+
+# The cells compile for most of their time. XLA's older code generator takes half of it, and chapters share what is compiled.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "_build" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
