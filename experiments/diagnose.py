@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 rates[data, model] = tuned_rate(base, key, args.steps)
             cases.append(diagnosed((data, model, spoil), base._replace(rate=rates[data, model]), key, args))
             folder.write_csv("findings.csv", map(row, cases))
-            jax.clear_caches()  # no run uses the programs of another, and each maps memory, of which Linux allows so much
+            jax.clear_caches()  # no run uses the programs of another, and Linux limits how many fit
         report(folder, cases, args, "; ".join(dataset.source for dataset in sets.values()))
     judged = [case.is_right for case in cases if case.spoil != "nothing"]
     return 0 if sum(judged) >= 0.9 * len(judged) else 1
