@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jaxopt_course
 
-# Most of the time of a build is compiling. The older code generator of XLA takes half of it, and chapters share programs.
+# Most of a build is compiling. The older code generator of XLA takes half the time, and chapters share programs.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "_build" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
