@@ -26,6 +26,7 @@ extensions = [
     "docstrings",  # `code` and $x$ in docstrings
     "mathml",  # formulas
     "notebooks",  # chapters to download
+    "lab",  # links into the lab
 ]
 exclude_patterns = ["_build"]
 html_math_renderer = "mathml"

@@ -6,6 +6,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+from lab import in_words
 
 INSTALL = '%pip install --quiet "jaxopt_course[experiments,data]"'
 
@@ -20,6 +21,7 @@ def write(app: Any) -> None:
     for page in sorted((Path(app.srcdir) / "course").glob("[0-9]*.md")):
         notebook = jupytext.read(page)
         for cell in notebook.cells:
+            cell.source = in_words(cell.source)
             if "hide-cell" in cell.metadata.get("tags", []):
                 cell.metadata["jupyter"] = {"source_hidden": True}  # a solution; Jupyter folds it
         notebook.cells.insert(0, nbformat.v4.new_code_cell(INSTALL))
