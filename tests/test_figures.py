@@ -270,3 +270,12 @@ def test_image_grid_shows_colours_as_they_are() -> None:
     (axes,) = FIGURES["photographs"]().axes
     for picture, image in zip(axes.images, PHOTOGRAPHS[0], strict=True):
         np.testing.assert_allclose(np.asarray(picture.get_array()), image / 255)
+
+
+def test_a_long_title_of_a_narrow_grid_is_wrapped() -> None:
+    title = "Test images with a wrong nearest neighbour, and their six nearest (L2)"
+    figure = jc.plots.image_grid([np.zeros((1, 4, 4))], names=["row"], top=1.0, title=title)
+    figure.savefig(io.BytesIO(), dpi=50)
+    shown = figure.axes[0].title
+    assert shown.get_text().split() == title.split()
+    assert shown.get_window_extent().width <= figure.bbox.width * 1.05

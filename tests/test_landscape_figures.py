@@ -198,3 +198,14 @@ def test_eight_curves_can_be_told_apart() -> None:
     axes = jc.plots.beside_theory({"": ({}, many)}, title="T", xlabel="x", ylabel="y").axes[0]
     drawn: list[Any] = list(axes.lines)
     assert len({line.get_color() for line in drawn}) == len({str(line._dash_pattern) for line in drawn}) == 8
+
+
+@pytest.mark.parametrize("height", [1.5, 30.0, 1e4])
+def test_an_axis_of_theory_has_at_least_two_numbers(height: float) -> None:
+    line = np.array([[1.0, 10.0, 100.0], [2.0, 2 * height**0.5, 2 * height]])
+    figure = jc.plots.beside_theory({"": ({}, {"SGD": line})}, title="T", xlabel="x", ylabel="y")
+    figure.savefig(io.BytesIO(), dpi=50)
+    axes = figure.axes[0]
+    low, high = axes.get_ylim()
+    ticks = [*axes.yaxis.get_major_ticks(), *axes.yaxis.get_minor_ticks()]
+    assert sum(bool(tick.label1.get_text()) and low <= tick.get_loc() <= high for tick in ticks) >= 2

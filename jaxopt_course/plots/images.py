@@ -1,6 +1,7 @@
 """Figures of images side by side, each with a caption."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -45,7 +46,8 @@ def image_grid(
     """
     width = max((len(images) for images in rows), default=0)
     wide, high = 1 + GAP, 1 + GAP + WORDS * bool(captions)
-    figure, axes = _axes(title, "", "", (1.6 + 0.9 * wide * width, 0.8 + 0.85 * high * len(rows)))
+    size = (1.6 + 0.9 * wide * width, 0.8 + 0.85 * high * len(rows))
+    figure, axes = _axes("\n".join(fill(line, int(10 * size[0])) for line in title.split("\n")), "", "", size)
     for i, images in enumerate(rows):
         for j, image in enumerate(np.asarray(images, float)):
             left, upper = j * wide, i * high

@@ -234,6 +234,10 @@ def beside_theory(
                     ends[name] = (float(points[0, -1]), float(points[1, -1]))
                 else:
                     ends.pop(name, None)
+        for which in "xy" if log_y else "x":
+            low, high = getattr(axes, f"get_{which}lim")()
+            if high < 100 * low:  # powers of ten alone would be one tick, or none
+                _log_scale(axes, which)
         _label_ends(figure, axes, ends, styles)
     return figure
 
