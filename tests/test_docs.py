@@ -31,13 +31,6 @@ MODULES = ("conventions", "losses", "mgh", "nearest_neighbor", "scores", "surfac
 # Functions without an example, and why.
 NO_EXAMPLE = {
     "surfaces.*": "each is drawn in the lab, and the examples of `Surface` and `bowl` show how they are used",
-    "conventions.*": "the examples of `get`, `names` and `explain` show them",
-    "sweeps.choice": "the example of `random` shows it",
-    "sweeps.log_uniform": "the example of `random` shows it",
-    "sweeps.uniform": "the example of `random` shows it",
-    "training.gradient_norm": "a part of `train_steps`, whose example shows it in the trace",
-    "training.init_carry": "the example of `train_steps` shows it",
-    "training.train_step": "one step of `train_steps`, whose example shows it",
 }
 # Classes have no examples where they are records, enumerations or errors: the function that returns or raises one has.
 

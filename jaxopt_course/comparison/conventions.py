@@ -21,17 +21,8 @@ from jaxopt_course.dtypes import at_least_32_bits, check_floating
 from jaxopt_course.optimizers.hyperparameters import decay_rate, learning_rate_at, not_negative
 from jaxopt_course.optimizers.leaves import check_match
 
-__all__ = [
-    "LIBRARIES",
-    "Convention",
-    "ConventionState",
-    "differences",
-    "explain",
-    "explanation",
-    "get",
-    "make",
-    "names",
-]
+__all__ = ["LIBRARIES", "Convention", "ConventionState"]
+__all__ += ["differences", "explain", "explanation", "get", "make", "names"]
 
 LIBRARIES = ("lecture", "optax", "torch", "keras")
 COMMON = {  # hyperparameters of each rule: name in `Convention.defaults` -> field of `Rule`
@@ -191,7 +182,13 @@ class ConventionState(NamedTuple):
 
 
 def make(rule: Rule) -> Optimizer:
-    """Make the optimizer that a `Rule` describes."""
+    """Make the optimizer that a `Rule` describes.
+
+    Example:
+      >>> optimizer, w = make(get("sgd", "torch").switches._replace(learning_rate=0.5)), jnp.array([4.0, -2.0])
+      >>> print(optimizer.update(w, optimizer.init(w), w)[0])  # gradient descent on |w|^2 / 2
+      [-2.  1.]
+    """
     rule = _checked(rule)
     rate_at = learning_rate_at(rule.learning_rate)
     kept = (not is_zero(rule.b1), rule.second != "none", rule.amsgrad != "none", not is_zero(rule.rho))
@@ -289,7 +286,12 @@ def get(rule: str, library: str) -> Convention:
 
 
 def differences(a: Rule, b: Rule) -> tuple[str, ...]:
-    """The groups of switches in which two rules differ, in the order of `GROUPS`."""
+    """The groups of switches in which two rules differ, in the order of `GROUPS`.
+
+    Example:
+      >>> differences(get("adam", "lecture").switches, get("adam", "optax").switches)
+      ('epsilon', 'moment dtype')
+    """
     return tuple(group for group, fields in GROUPS.items() if any(getattr(a, f) != getattr(b, f) for f in fields))
 
 
@@ -317,7 +319,12 @@ def explain(rule: str, library: str) -> None:
 
 
 def explanation(rule: str, library: str) -> str:
-    """The text that `explain` prints."""
+    """The text that `explain` prints.
+
+    Example:
+      >>> explanation("adagrad", "torch").splitlines()[0].split()
+      ['adagrad', 'lecture', 'torch']
+    """
     ours, theirs = get(rule, "lecture" if (rule, "lecture") in TABLE else "optax"), get(rule, library)
     written = lines_of_both(ours.switches, theirs.switches, TEXT)
     pairs: list[tuple[str, ...]] = list(itertools.zip_longest(*written, fillvalue=""))

@@ -144,7 +144,13 @@ def random(key: Array, num_points: Number, /, **distributions: Distribution) -> 
 
 
 def uniform(low: Number, high: Number) -> Distribution:
-    """A uniform distribution between `low` and `high`."""
+    """A uniform distribution between `low` and `high`.
+
+    Example:
+      >>> values = random(jax.random.key(0), 1000, rho=uniform(0.5, 1.0))["rho"]
+      >>> f"{values.min():.2f} to {values.max():.2f}, mean {values.mean():.2f}"
+      '0.50 to 1.00, mean 0.75'
+    """
     _check_range("uniform", low, high)
     return lambda key, n: low + (high - low) * _unit(key, n)
 
@@ -153,6 +159,11 @@ def log_uniform(low: Number, high: Number) -> Distribution:
     """A distribution whose logarithm is uniform between `low` > 0 and `high`.
 
     For example, values between 0.001 and 0.01 are as likely as values between 0.01 and 0.1.
+
+    Example:
+      >>> rates = random(jax.random.key(0), 100_000, learning_rate=log_uniform(1e-3, 0.1))["learning_rate"]
+      >>> f"{rates.min():.4f} to {rates.max():.3f}; {np.mean(rates < 0.01):.2f} of the values are below 0.01"
+      '0.0010 to 0.100; 0.50 of the values are below 0.01'
     """
     _check_range("log_uniform", low, high)
     if low <= 0:
@@ -161,7 +172,13 @@ def log_uniform(low: Number, high: Number) -> Distribution:
 
 
 def choice(values: Values) -> Distribution:
-    """A distribution in which each of the values is equally likely."""
+    """A distribution in which each of the values is equally likely.
+
+    Example:
+      >>> sizes = random(jax.random.key(0), 1000, memory_size=choice([5, 10, 20]))["memory_size"]
+      >>> [int(size) for size in np.unique(sizes)], bool(np.bincount(sizes).max() < 400)
+      ([5, 10, 20], True)
+    """
     array = check_values("choice", values)
     return lambda key, n: array[np.asarray(jax.random.randint(key, (n,), 0, len(array)))]
 

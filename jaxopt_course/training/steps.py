@@ -49,6 +49,11 @@ def init_carry(optimizer: AnyOptimizer, params: Params) -> Carry:
     """Return the carry before the first step.
 
     Raises TypeError or ValueError for a leaf of `params` that is not a floating-point array.
+
+    Example:
+      >>> carry = init_carry(optax.adam(0.1), jnp.ones(3))
+      >>> print(carry.params, carry.state[0].count)
+      [1. 1. 1.] 0
     """
     check_arrays("params", params)
     check_floating(params)
@@ -72,6 +77,18 @@ def train_step(
     `grad` is JAX's gradient itself, as optax's line searches expect. If `valid` is False, the batch is not the
     requested one, and the step counts as one with a loss of NaN. Without `with_norm`, the norm is recorded as NaN,
     which saves time under `vmap`.
+
+    Example:
+      >>> optimizer, batch = optax.sgd(0.5), jnp.array([1.0, 3.0])
+      >>> def objective(w, x):
+      ...     return jnp.mean((w - x) ** 2) / 2
+      >>> carry = init_carry(optimizer, jnp.zeros(()))
+      >>> for _ in range(3):
+      ...     carry, record = train_step(objective, optimizer, carry, batch)
+      ...     print(f"{record.loss:.3f} -> {objective(carry.params, batch):.3f}")
+      2.500 -> 1.000
+      1.000 -> 0.625
+      0.625 -> 0.531
     """
     if on_nonfinite not in ("stop", "skip"):
         raise ValueError(f'on_nonfinite must be "stop" or "skip", got {on_nonfinite!r}')
@@ -211,7 +228,12 @@ def scalar_and_aux(caller: str, returned: Any, has_aux: bool) -> tuple[Array, Py
 
 
 def gradient_norm(grads: Updates) -> Float[Array, ""]:
-    """Return the Euclidean norm over all leaves, at least in float32; correct even if its square is out of range."""
+    """Return the Euclidean norm over all leaves, at least in float32; correct even if its square is out of range.
+
+    Example:
+      >>> print(gradient_norm({"W": jnp.array([3e30]), "b": jnp.array([4e30])}))
+      5e+30
+    """
     return norm(grads, float)
 
 
