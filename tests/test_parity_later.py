@@ -132,13 +132,21 @@ CHANGES: dict[str, tuple[Any, Any, str]] = {
         optax.sgd(0.1),
         "a: its program branches on values",
     ),
-    "what saturates": (lambda w, g, t: w - 0.1 * g * jnp.tanh(1e60 * (1 + g * g)), optax.sgd(0.1), "through tanh"),
+    "what saturates": (
+        lambda w, g, t: w - 0.1 * g * jnp.tanh(1e60 * (1 + g * g)),
+        optax.sgd(0.1),
+        "applies tanh to values",
+    ),
     "Python's own branch": (
         lambda w, g, t: w - (0.1 if t < 200 else 0.01) * g,
         optax.sgd(0.1),
-        "a: its program cannot be evidence at (TracerBoolConversionError)",
+        "a: its program cannot be traced: it decides in Python by a value",
     ),
-    "NumPy": (lambda w, g, t: np.asarray(w) - 0.1 * np.asarray(g), optax.sgd(0.1), "cannot be evidence at"),
+    "NumPy": (
+        lambda w, g, t: np.asarray(w) - 0.1 * np.asarray(g),
+        optax.sgd(0.1),
+        "cannot be traced: it makes a NumPy array of a value",
+    ),
     **{
         f"a {where}": (optax.sgd(0.1), counting_outside(where), "b: it keeps something outside its state")
         for where in ("closure", "list", "iterator")

@@ -23,6 +23,11 @@ from jaxopt_course.dtypes import standard_promotion
 
 DENSE, MOST_COUNTS, LAST = 4096, 8192, 2**31 - 8
 STEPS = len(GRADS)
+NOT_TRACED = {  # what an optimizer does that JAX cannot trace, in words
+    jax.errors.TracerBoolConversionError: "it decides in Python by a value",
+    jax.errors.TracerArrayConversionError: "it makes a NumPy array of a value",
+    jax.errors.ConcretizationTypeError: "it makes a Python number of a value",
+}
 
 
 def rounding_at(counts: np.ndarray) -> np.ndarray:
@@ -95,8 +100,8 @@ def _program(stepper: Stepper, rule: Rule, params: Params) -> Program | Later:
     try:
         return inspect(stepper.traceable, rule, params)
     except Exception as error:  # JAX cannot trace it, for whatever reason
-        reason = type(error).__name__
-        return Later((f"its program cannot be traced ({reason}), and may change later",))
+        reason = next((words for kind, words in NOT_TRACED.items() if isinstance(error, kind)), type(error).__name__)
+        return Later((f"its program cannot be traced: {reason}; it may change later",))
 
 
 def counts_to_try(numbers: Iterable[int]) -> np.ndarray:
