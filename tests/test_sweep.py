@@ -524,7 +524,7 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_end(tmp_path: Path, monkey
             stops.append(error)
     assert len(stops) >= 4
     assert {error.code for error in stops} == {143}
-    assert "the same call goes on" in str(stops[0])
+    assert "the same call continues" in str(stops[0])
     for ours, theirs in zip(jax.tree.leaves(resumed.as_record()), jax.tree.leaves(whole.as_record()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
