@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("the course is not built yet, and Sphinx is missing here: `make docs` installs and builds")
         if not args.quiet:
             print("building the site: every cell of the course runs, which takes some minutes", flush=True)
-        command = [sys.executable, "-m", "sphinx", "-b", "html", "-j", "auto", "-W", "--keep-going", "-q"]
+        command = [sys.executable, "-m", "sphinx", "-b", "html", "-j", "12", "-W", "--keep-going", "-q"]
         if code := subprocess.run([*command, str(SITE), str(BUILT)], check=False).returncode:
             return code
     if not args.quiet:
