@@ -4,10 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+import jax
+
 import jaxopt_course
 
 # Most of a build is compiling. The older code generator of XLA takes half the time, and chapters share programs.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+if jax.__version_info__ < (0, 11):  # later ones lack it
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "_build" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
