@@ -14,7 +14,7 @@ PYTEST += $(if $(OLDEST),-W default --disable-warnings) # old releases of other 
 
 QUICK ?= $(patsubst %,tests/test_%.py,architecture style arrays hyperparameters losses scores risk surfaces \
 	statistics quadratic_theory line_search batches train_arguments \
-	$(if $(OLDEST),figures sweep_figures landscape_figures data first_order minimize train sweep))
+	$(if $(OLDEST),figures sweep_figures landscape_figures data first_order minimize train))
 
 .PHONY: demo test quick lint types docs bench clean
 

@@ -40,7 +40,7 @@ myst_heading_anchors = 3
 
 # Cells run in every build, and an error in one is an error of the build. A cell with the tag hide-cell is a solution.
 nb_execution_mode = "force"
-nb_execution_timeout = 180
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_code_prompt_show = "Show the solution"
