@@ -35,9 +35,8 @@ lint: $(TESTING)
 types: $(TESTING)
 	$(BIN)/mypy
 
-# Sphinx gives each of the -j jobs pages that follow one another: with two jobs one would run every chapter.
 docs: $(VENV)/docs-$(TAG).stamp
-	$(BIN)/python -m sphinx -b html -j 12 -W --keep-going -q docs docs/_build/html
+	$(BIN)/python -m experiments lecture --build --no-open --quiet
 	@echo docs/_build/html/index.html
 
 bench: $(TESTING)

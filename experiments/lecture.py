@@ -11,6 +11,8 @@ from experiments.arguments import UsageError
 
 SITE = Path(__file__).parent.parent / "docs"
 BUILT = SITE / "_build" / "html"
+# Sphinx gives each job pages that follow one another: with one job a core, one of them would run every chapter.
+SPHINX = (sys.executable, "-m", "sphinx", "-b", "html", "-j", "12", "-W", "--keep-going", "-q")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,8 +23,7 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("the course is not built yet, and Sphinx is missing here: `make docs` installs and builds")
         if not args.quiet:
             print("building the site: every cell of the course runs, which takes some minutes", flush=True)
-        command = [sys.executable, "-m", "sphinx", "-b", "html", "-j", "12", "-W", "--keep-going", "-q"]
-        if code := subprocess.run([*command, str(SITE), str(BUILT)], check=False).returncode:
+        if code := subprocess.run([*SPHINX, str(SITE), str(BUILT)], check=False).returncode:
             return code
     if not args.quiet:
         print(page)

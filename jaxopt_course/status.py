@@ -46,8 +46,8 @@ class Obstacle(IntEnum):
     `ROUNDING`: the decrease expected at the trials is below the rounding of the value. `KINK`: the slope jumps within
     the shortest step, as it does across a kink. `SCALE`: the value rises steeply even at the shortest step, because the
     scale of the parameters is shorter still. `WRONG_GRADIENT`: the value does not follow the slope that the gradient
-    predicts. `NOT_FINITE`: the value or the gradient was not finite at any trial. `UPHILL`: the direction is not a
-    descent direction.
+    predicts. `NOT_FINITE`: the value or the gradient was not finite at the last trial, and no earlier trial tells more.
+    `UPHILL`: the direction is not a descent direction.
 
     Example:
       >>> Obstacle(2).name

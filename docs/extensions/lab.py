@@ -1,14 +1,13 @@
 """The role `lab` links to the lab beside the site, in a state: {lab}`words <surface=beale&run=adam>`."""
 
-import html
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 
 import jaxopt_course as jc
+from jaxopt_course.lab.page import check_state
 
 LINK = re.compile(r"(?s)(.+?)\s*<(.+)>")
 ROLE = re.compile(r"\{lab\}`([^`<]+?)\s*<([^`]+)>`")
@@ -16,13 +15,12 @@ ROLE = re.compile(r"\{lab\}`([^`<]+?)\s*<([^`]+)>`")
 
 def role(name: str, raw: str, text: str, line: int, inliner: Any, options: Any = None, content: Any = None) -> Any:
     """Make the link; a state that the lab does not know is an error of the build."""
-    found = LINK.fullmatch(html.unescape(text))
+    found = LINK.fullmatch(text)
     if found is None:
         return [], [inliner.reporter.error(f"lab: {text!r} is not 'text <state>'", line=line)]
     words, state = found.groups()
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            jc.lab.write(Path(folder) / "lab.html", state=state)
+        check_state(state)
     except ValueError as error:
         return [], [inliner.reporter.error(str(error), line=line)]
     up = "../" * inliner.document.settings.env.docname.count("/")

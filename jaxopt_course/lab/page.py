@@ -71,9 +71,7 @@ def write(
       >>> '"label": "Lion"' in page
       True
     """
-    wrong = complaints(state, {name: surface.window for name, surface in SURFACES.items()})
-    if wrong:
-        raise ValueError(f"lab.write: {'; '.join(wrong)}")
+    check_state(state)
     folder = files("jaxopt_course.lab")
     parts = {
         "title": escape(title),
@@ -84,6 +82,13 @@ def write(
     page = re.sub(r"\{\{(title|data|script)\}\}", lambda found: parts[found[1]], page)
     Path(path).write_text(page.replace("{{policy}}", _policy(page)), "utf-8")
     return Path(path)
+
+
+def check_state(state: str) -> None:
+    """Raise ValueError, in the page's own words, unless the page has all that a state names."""
+    wrong = complaints(state, {name: surface.window for name, surface in SURFACES.items()})
+    if wrong:
+        raise ValueError(f"lab.write: {'; '.join(wrong)}")
 
 
 def _data(state: str) -> dict[str, Any]:

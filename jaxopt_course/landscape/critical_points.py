@@ -170,7 +170,8 @@ def extreme_curvatures(
       fn: `fn(x) -> scalar`.
       x: any tree of floating-point arrays, n numbers in all.
       key: random key for the starting vector.
-      num_products: k, the number of Hessian-vector products, from 1 to n; the memory is k vectors of n numbers.
+      num_products: k, from 1 to n; the memory is k vectors of n numbers, and two more Hessian-vector products are
+        taken for the error bounds.
 
     Returns:
       `(lowest, highest)`, each an `Extreme` with a bound on its error.

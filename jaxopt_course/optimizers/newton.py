@@ -81,7 +81,7 @@ def newton(learning_rate: Rate = 1.0, *, line_search: LineSearch | None = strong
       The optimizer; its state is `NewtonState`.
 
     Raises:
-      ValueError: a learning rate that is not finite and >= 0; in `update`, missing keywords.
+      ValueError: a learning rate that is below 0 or not finite; in `update`, missing keywords.
       TypeError: parameters that are not real floating point.
 
     Example:
