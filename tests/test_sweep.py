@@ -60,6 +60,15 @@ RULES: dict[str, tuple[Any, Any]] = {
 }
 
 
+def test_a_lane_is_a_run_of_train_with_any_generator() -> None:
+    key = jax.random.key(5, impl="rbg")
+    with jax.numpy_dtype_promotion("standard"):
+        result = swept({"sgd": jc.sgd}, {"learning_rate": [0.1]}, key=key, keep_params="all")
+        for s, (k_init, k_data) in enumerate(keys(2, key)):
+            run = jc.train(OBJECTIVE, jc.sgd(0.1), init(k_init), DATA, key=k_data, batch_size=8, num_epochs=3)
+            np.testing.assert_allclose(result.curve("sgd")[0, s], run.trace.loss, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_a_lane_is_a_run_of_train(name: str) -> None:
     """Every point and seed, with the keys as documented, whole epochs and a rest."""

@@ -36,8 +36,8 @@ def minibatches(
 ) -> BatchPlan:
     """Plan epochs of minibatches, each epoch in its own random order.
 
-    Epoch e is `shuffled(jax.random.fold_in(key, e), num_examples)`, so a long plan can be made a few epochs at a time.
-    The function is pure; it works under `jit` and under `vmap` over keys.
+    Epoch e is `shuffled(jax.random.fold_in(key, e), num_examples)`, with any of JAX's generators, so a long plan can be
+    made a few epochs at a time. The function is pure; it works under `jit` and under `vmap` over keys.
 
     Args:
       key: a `jax.random` key.
@@ -67,7 +67,7 @@ def minibatches(
     if num_epochs < 1:
         raise ValueError(f"minibatches: num_epochs must be at least 1, got {num_epochs}")
     epochs = jnp.asarray(first_epoch, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
-    order = jax.vmap(lambda epoch: shuffled(jax.random.fold_in(key, epoch), num_examples))(epochs)
+    order = lax.map(lambda epoch: shuffled(jax.random.fold_in(key, epoch), num_examples), epochs)
     whole = num_examples - num_examples % batch_size
     full = order[:, :whole].reshape(num_epochs, -1, batch_size)
     return BatchPlan(full, order[:, whole : whole if drop_last else num_examples])
@@ -116,9 +116,10 @@ def _sorted_by_bits(key: Array, num_examples: int) -> Array:
 def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)
-    down_key, across_key, swap_key = jax.random.split(key, 3)
-    down = jax.random.randint(down_key, (SHUFFLE_ROUNDS, columns), 0, rows, jnp.int32)
-    across = jax.random.randint(across_key, (SHUFFLE_ROUNDS, rows), 0, columns, jnp.int32)
+    keys = jax.random.split(key, 3)
+    shape, below = (SHUFFLE_ROUNDS * rows,), jnp.array([rows, columns], jnp.int32)
+    moves = jax.vmap(lambda key, limit: jax.random.randint(key, shape, 0, limit, jnp.int32))(keys[:2], below)
+    down, across = moves[0, : SHUFFLE_ROUNDS * columns].reshape(-1, columns), moves[1].reshape(-1, rows)
 
     def move(place: tuple[Array, Array], by: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         row, column = place
@@ -136,7 +137,7 @@ def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     order = lax.while_loop(
         lambda i: jnp.any(i >= num_examples), walk_on, walk(jnp.arange(num_examples, dtype=jnp.int32))
     )
-    first_two = jnp.where(jax.random.bernoulli(swap_key), order[1::-1], order[:2])
+    first_two = jnp.where(jax.random.bernoulli(keys[2]), order[1::-1], order[:2])
     return order.at[:2].set(first_two)
 
 

@@ -159,7 +159,8 @@ def sweep(
     methods = methods_of("sweep", optimizers, grid)
     seeds = whole_number("sweep", "num_seeds", num_seeds, 1)
     most = None if lanes is None else whole_number("sweep", "lanes", lanes, 1)
-    k_init, k_data = jax.vmap(jax.random.split, out_axes=1)(jax.random.split(key, seeds))
+    pairs = jax.lax.map(jax.random.split, jax.random.split(key, seeds))  # vmap would change what an rbg key gives
+    k_init, k_data = pairs[:, 0], pairs[:, 1]
     plan = StepPlan(
         k_data, num_examples_of("sweep", data), whole_number("sweep", "batch_size", batch_size, 0), bool(drop_last)
     )
