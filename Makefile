@@ -8,9 +8,10 @@ VENV := .venv$(if $(OLDEST),-oldest)
 BIN := $(VENV)/bin
 TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 TESTING := $(VENV)/test-$(TAG)$(if $(PEERS),-with-peers).stamp
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile # Python compiles what it imports
 PYTEST := $(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 8 --dist worksteal
 PYTEST += $(if $(OLDEST),-W default --disable-warnings) # old releases of other packages warn of one another
+NEW_PIP := 'pip>=25.1' # the first that knows --group
 
 QUICK ?= $(patsubst %,tests/test_%.py,architecture style arrays hyperparameters losses scores risk surfaces \
 	statistics quadratic_theory line_search batches train_arguments \
@@ -51,7 +52,6 @@ $(VENV)/python-$(TAG).stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed, this is " + sys.version.split()[0] + "; name another with PYTHON=")'
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
 $(VENV)/demo-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
@@ -59,11 +59,13 @@ $(VENV)/demo-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
 	@touch $@
 
 $(VENV)/docs-$(TAG).stamp: pyproject.toml | $(VENV)/python-$(TAG).stamp
+	$(PIP) --upgrade $(NEW_PIP)
 	$(PIP) --editable '.[experiments,data]' --group docs
 	@touch $@
 
 $(TESTING): pyproject.toml | $(VENV)/python-$(TAG).stamp
 	$(if $(OLDEST),$(BIN)/python tests/oldest.py > $(VENV)/oldest.txt)
+	$(PIP) --upgrade $(NEW_PIP)
 	$(PIP) --editable '.[experiments,data$(if $(PEERS),$(comma)peers)]' --group dev $(if $(OLDEST),--constraint $(VENV)/oldest.txt)
 	@touch $@
 

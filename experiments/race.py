@@ -111,6 +111,7 @@ def judged(
     k_init, k_data = jax.random.split(jax.random.split(k_fresh, args.fresh_seeds)[0])
     start = jax.tree.map(lambda leaf: leaf[0], starts_of(problem.init, k_init[None]))
     rows, of_seeds = [], result.fresh.rows()
+    timed(jc.sgd(0.0), None, problem, start, k_data, result.fresh.num_steps)  # compiles what every rule uses
     for place, group in enumerate(result.ranking, start=1):
         for label in group:
             best, losses = result.best[label], result.loss[label]
