@@ -25,7 +25,7 @@ settings.load_profile("repeatable")
 # Most of the time of the tests is compiling. With this flag XLA takes its older code generator, in half of the time:
 # the program that it compiles is the same. `XLA_FLAGS= make test` runs what users run. Later releases lack the flag,
 # and a flag that XLA does not know ends the process.
-QUICK_CODE = "--xla_cpu_use_fusion_emitters=false"
+QUICK_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 --xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     os.environ.setdefault("XLA_FLAGS", QUICK_CODE)  # read when JAX first computes
 IN_ENVIRONMENT = sys.prefix != sys.base_prefix
