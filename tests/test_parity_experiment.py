@@ -45,7 +45,8 @@ SAME = {
 def test_what_is_written_two_ways_is_one_rule(text: str) -> None:
     if "torch" in SAME[text]:
         pytest.importorskip("torch")
-    assert jc.parity(optimizer(text), optimizer(SAME[text]), bowl, START, num_steps=12).verdict is Parity.EQUAL
+    found = jc.parity(optimizer(text), optimizer(SAME[text]), bowl, START, num_steps=12)
+    assert found.verdict is Parity.EQUAL, str(found)
 
 
 @pytest.mark.parametrize(
