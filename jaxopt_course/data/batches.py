@@ -134,11 +134,10 @@ def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     def walk_on(i: Array) -> Array:
         return jnp.where(i >= num_examples, walk(i), i)
 
-    order = lax.while_loop(
-        lambda i: jnp.any(i >= num_examples), walk_on, walk(jnp.arange(num_examples, dtype=jnp.int32))
-    )
-    first_two = jnp.where(jax.random.bernoulli(keys[2]), order[1::-1], order[:2])
-    return order.at[:2].set(first_two)
+    places = jnp.arange(num_examples, dtype=jnp.int32)
+    swaps = jax.random.bernoulli(keys[2]).astype(jnp.int32)
+    places = jnp.where(places < 2, places ^ swaps, places)  # swapped before the walk: XLA errs in a swap in place
+    return lax.while_loop(lambda i: jnp.any(i >= num_examples), walk_on, walk(places))
 
 
 def check_batch_size(where: str, num_examples: int, batch_size: int) -> None:
