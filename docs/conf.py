@@ -9,7 +9,7 @@ import jax
 import jaxopt_course
 
 # Most of a build is compiling. It compiles as the tests do (tests/conftest.py), and chapters share programs.
-QUICK_CODE = ["--xla_backend_optimization_level=1", "--xla_cpu_parallel_codegen_split_count=1"]
+QUICK_CODE = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):  # later ones lack it
     QUICK_CODE.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK_CODE))
