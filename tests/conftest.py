@@ -22,7 +22,7 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, print_b
 settings.load_profile("repeatable")
 
 
-# Most of the time of the tests is compiling. With these flags XLA compiles the same program in half of the time: on one
+# Most of the time of the tests is compiling. With these flags XLA compiles the same program in less time: on one
 # thread for each process, and with its older code generator. Later releases lack the flag of the generator, and a flag
 # that XLA does not know ends the process. `XLA_FLAGS= make test` runs what users run.
 QUICK_CODE = ["--xla_cpu_parallel_codegen_split_count=1"]

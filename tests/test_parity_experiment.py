@@ -41,11 +41,7 @@ SAME = {
 }
 
 
-MAY_FAIL = pytest.mark.xfail(strict=False, reason="in one of ten whole runs lecture.sgd is not identified; never alone")
-CASES = [pytest.param(text, marks=MAY_FAIL if "exponential_decay" in text else ()) for text in SAME]
-
-
-@pytest.mark.parametrize("text", CASES)
+@pytest.mark.parametrize("text", SAME)
 def test_what_is_written_two_ways_is_one_rule(text: str) -> None:
     if "torch" in SAME[text]:
         pytest.importorskip("torch")

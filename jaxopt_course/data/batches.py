@@ -116,7 +116,7 @@ def _sorted_by_bits(key: Array, num_examples: int) -> Array:
 def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)
-    keys = jax.random.split(key, 3)
+    keys = jax.random.split(key, 3)  # down, across, swap; one draw for both moves compiles sooner than two
     shape, below = (SHUFFLE_ROUNDS * rows,), jnp.array([rows, columns], jnp.int32)
     moves = jax.vmap(lambda key, limit: jax.random.randint(key, shape, 0, limit, jnp.int32))(keys[:2], below)
     down, across = moves[0, : SHUFFLE_ROUNDS * columns].reshape(-1, columns), moves[1].reshape(-1, rows)
