@@ -1,4 +1,4 @@
-"""On a GPU a rule is one kernel for each leaf: gradients, state and parameters are read once and written once."""
+"""The compiled updates: one kernel for each leaf on a GPU, one pass for each array that is written on a CPU."""
 
 import re
 from typing import Any
@@ -31,10 +31,8 @@ def test_the_count_is_of_what_is_in_the_program() -> None:
     assert launches(text) == ["fusion", "fusion"]
 
 
-@pytest.mark.parametrize("rule", CONTESTANTS)
-def test_one_kernel_a_leaf(rule: str) -> None:
-    if jax.default_backend() != "gpu":
-        pytest.skip("kernels are counted where there is a GPU")
+def compiled_launches(rule: str) -> list[str]:
+    """What the compiled update of a rule launches, parameters and state donated."""
     optimizer = CONTESTANTS[rule].make(1e-3)
     params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
 
@@ -45,4 +43,23 @@ def test_one_kernel_a_leaf(rule: str) -> None:
     state = jax.eval_shape(optimizer.init, params)
     text = jax.jit(update, donate_argnums=(0, 1)).lower(params, state, params).compile().as_text()
     assert text is not None
-    assert len(launches(text)) <= len(SHAPES), launches(text)
+    return launches(text)
+
+
+@pytest.mark.parametrize("rule", CONTESTANTS)
+def test_one_kernel_a_leaf(rule: str) -> None:
+    if jax.default_backend() != "gpu":
+        pytest.skip("kernels are counted where there is a GPU")
+    found = compiled_launches(rule)
+    assert len(found) <= len(SHAPES), found
+
+
+@pytest.mark.parametrize("rule", CONTESTANTS)
+def test_on_a_cpu_one_pass_for_each_array_that_is_written(rule: str) -> None:
+    """XLA writes one array in a pass there: the parameters and each moment. Nothing between them goes to memory."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("passes are counted on a CPU")
+    state = jax.eval_shape(CONTESTANTS[rule].make(1e-3).init, {"w": jax.ShapeDtypeStruct((2,), jnp.float32)})
+    written = 1 + sum(leaf.ndim for leaf in jax.tree.leaves(state))
+    found = compiled_launches(rule)
+    assert len(found) <= written * len(SHAPES), found

@@ -52,7 +52,8 @@ COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
 CALLS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 TYPE_CHECKERS = {"jaxtyping", "beartype"}
 MOST_THINGS = 2000  # most objects to examine outside a program
-BRANCHES = {"clamp", "max", "min", "select_n", "cond", "while", *COMPARISONS}
+LIMITS = {"clamp", "max", "min"}
+BRANCHES = {*LIMITS, "select_n", "cond", "while", *COMPARISONS}
 
 
 class Kind(NamedTuple):
@@ -60,8 +61,8 @@ class Kind(NamedTuple):
 
     `counter`: counters; `value`: gradients, parameters or moments; `unknown`: a part of the state that is neither;
     `positive`: it is a leaf or a sum of squares of leaves. A comparison of such a quantity with 0 tests for exact
-    zeros, and a comparison with a number whose square overflows tests for the end of the range. `zero_test`: it is the
-    outcome of such a comparison.
+    zeros, and a comparison with a number whose square overflows tests for the end of the range; a limit at such a
+    number changes no other value. `zero_test`: it is the outcome of such a comparison.
     """
 
     counter: bool = False
@@ -230,6 +231,8 @@ class Inspector:
             return joined._replace(positive=joined.value)
         if name in COMPARISONS and any(map(_is_out_of_range, equation.invars)):
             return joined._replace(zero_test=True)
+        if name in LIMITS and sum(map(_is_out_of_range, equation.invars)) == len(kinds) - 1:
+            return joined._replace(positive=all(k.positive for k in kinds if k.value))
         zeros = [_is_zero(x) for x in equation.invars]
         if name in COMPARISONS and any(zeros) and all(k.positive or zero for k, zero in zip(kinds, zeros, strict=True)):
             return joined._replace(zero_test=True)

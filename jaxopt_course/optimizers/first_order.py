@@ -42,7 +42,7 @@ from jaxopt_course.optimizers.hyperparameters import (
 )
 from jaxopt_course.optimizers.leaves import map_leaves, next_count, start_count, zero_moments
 from jaxopt_course.optimizers.separable import Separable
-from jaxopt_course.optimizers.squares import bounded, one_minus_power, safe_sqrt, saturated, square
+from jaxopt_course.optimizers.squares import clipped, one_minus_power, safe_sqrt, saturated, square
 
 
 class SGDState(NamedTuple):
@@ -211,9 +211,8 @@ def adagrad(learning_rate: Rate, eps: Number = 1e-7) -> Optimizer:
 
     def update(grads: Updates, state: AdagradState, params: Params = None, **_: Any) -> tuple[Updates, AdagradState]:
         def rule(g, s, lr, eps):
-            g = bounded(g)
             s = saturated(s + square(g))
-            return -lr * (g / (safe_sqrt(s) + eps)), s
+            return -lr * (clipped(g) / (safe_sqrt(s) + eps)), s
 
         updates, s = map_leaves(rule, grads, (state.sum_of_squares,), (rate(state.count), eps), params)
         return updates, AdagradState(next_count(state.count), s)
@@ -269,9 +268,8 @@ def rmsprop(learning_rate: Rate, decay: Number = 0.99, eps: Number = 1e-7) -> Op
 
     def update(grads: Updates, state: RMSPropState, params: Params = None, **_: Any) -> tuple[Updates, RMSPropState]:
         def rule(g, s, lr, decay, eps):
-            g = bounded(g)
             s = decay * s + (1 - decay) * square(g)
-            return -lr * (g / (safe_sqrt(s) + eps)), s
+            return -lr * (clipped(g) / (safe_sqrt(s) + eps)), s
 
         updates, nu = map_leaves(rule, grads, (state.nu,), (rate(state.count), decay, eps), params)
         return updates, RMSPropState(next_count(state.count), nu)
@@ -339,8 +337,7 @@ def adam(
         c1, c2 = (one_minus_power(b1, t), one_minus_power(b2, t)) if bias_correction else (1.0, 1.0)
 
         def rule(g, m, v, lr, b1, b2, eps, c1, c2):
-            g = bounded(g)
-            m = b1 * m + (1 - b1) * g
+            m = b1 * m + (1 - b1) * clipped(g)
             v = b2 * v + (1 - b2) * square(g)
             return -lr * ((m / c1) / (safe_sqrt(v / c2) + eps)), m, v
 

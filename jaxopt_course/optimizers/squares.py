@@ -7,22 +7,27 @@ from jaxopt_course.annotations import Array
 from jaxopt_course.optimizers.hyperparameters import Scalar
 
 
-def bounded(g: Array) -> Array:
-    """Limit finite entries of the gradient to +-2^63 (float64: 2^511), so that their squares are finite.
+def clipped(g: Array) -> Array:
+    """Limit the entries of the gradient to +-2^63 (float64: 2^511), so that their squares are finite.
 
-    An infinite entry becomes NaN, because the rule would divide infinity by infinity.
+    One array is compared with constants. On a CPU, XLA repeats such an operation in each pass that reads its result; it
+    gives an operation on several arrays a pass of its own, and Adam on 32M parameters then takes 2.6 times as long.
     """
     if jnp.iscomplexobj(g):
-        return lax.complex(bounded(g.real), bounded(g.imag))
-    limit = 2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1)
-    size = jnp.abs(g)
-    beyond = size > limit
-    return jnp.where(beyond, g * (limit / jnp.where(beyond, size, 1)), g)  # inf * 0 is NaN
+        return lax.complex(clipped(g.real), clipped(g.imag))
+    limit = g.dtype.type(2.0 ** (jnp.finfo(g.dtype).maxexp // 2 - 1))
+    return lax.clamp(-limit, g, limit)
 
 
 def square(g: Array) -> Array:
-    """Return g^2, or |g|^2 for a complex gradient."""
-    return (g * jnp.conj(g)).real if jnp.iscomplexobj(g) else g * g
+    """Return the square of the clipped gradient, |g|^2 for a complex one; NaN where the gradient is infinite.
+
+    With a finite square, the rule would make a step of ordinary length along an infinite gradient.
+    """
+    if jnp.iscomplexobj(g):
+        return square(g.real) + square(g.imag)
+    g, zero_or_nan = clipped(g), 0 * g
+    return g * g + zero_or_nan
 
 
 def saturated(s: Array) -> Array:
