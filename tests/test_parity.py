@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -253,6 +254,69 @@ def test_equal_in_float32_too() -> None:
     )
     assert report.verdict is Parity.EQUAL
     assert report.dtype == "float32"
+
+
+def test_float64_arrays_where_jax_computes_in_float32() -> None:
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        report = jc.parity(optax.adam(1e-2), jc.adam(1e-2, eps=1e-8), lambda w: jnp.sum(w * w), np.array([1.0, -2.0]))
+    assert report.verdict is Parity.EQUAL, str(report)
+    assert report.dtype == "float32"
+
+
+HALVING = optax.exponential_decay(0.1, 10, 0.5)  # optax computes it in float32, and XLA rounds it in two ways
+
+
+@pytest.mark.parametrize("num_steps", [12, 60])
+def test_the_rounding_of_a_schedule_is_no_difference(num_steps: int) -> None:
+    def not_compiled(w: Any, g: Any, step: int) -> Any:
+        return w - np.float64(HALVING(jnp.int32(step))) * g
+
+    report = compare(optax.sgd(HALVING), jc.sgd(HALVING), num_steps=num_steps)
+    assert report.verdict is Parity.EQUAL, str(report)
+    report = compare(optax.sgd(HALVING), not_compiled, num_steps=num_steps)
+    assert (report.first_difference, report.causes, report.identified) == (None, (), (True, True)), str(report)
+    shifted = optax.exponential_decay(0.1 * (1 + 1e-6), 10, 0.5)
+    report = compare(optax.sgd(HALVING), jc.sgd(shifted), num_steps=num_steps)
+    assert report.verdict is Parity.DIFFERENT
+    assert blamed(report) == [{"learning rate"}]
+
+
+TRACED: list[bool] = []  # whether each call was a trace
+
+
+def noted(grads: Any, state: Any, params: Any = None) -> Any:
+    TRACED.append(isinstance(grads, jax.core.Tracer))
+    return jax.tree.map(lambda g: -0.1 * g, grads), state
+
+
+def by_value(grads: Any, state: Any, params: Any = None) -> Any:
+    rate = 0.1 if float(jnp.max(jnp.abs(grads))) < 1e9 else 0.2
+    return jax.tree.map(lambda g: -rate * g, grads), state
+
+
+def test_all_steps_are_compiled_or_none() -> None:
+    """Not after some steps, nor after some time: the two differ by rounding."""
+    stateless = partial(optax.GradientTransformation, lambda params: optax.EmptyState())
+    assert compare(stateless(noted), optax.sgd(0.1), num_steps=100).verdict is Parity.EQUAL
+    assert 0 < sum(TRACED) <= len(TRACED) < 12  # hundreds of steps, and a few to inspect the program
+    report = compare(stateless(by_value), optax.sgd(0.1), num_steps=100)  # JAX cannot trace it
+    assert report.first_difference is None
+    assert report.verdict is Parity.EQUAL_HERE
+
+
+def test_a_transformation_that_remembers_is_refused() -> None:
+    counts = itertools.count(1)
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        rate = 0.1 / next(counts)
+        return jax.tree.map(lambda g: -rate * g, grads), state
+
+    with pytest.raises(ValueError, match="mine remembers earlier runs"):
+        compare(
+            optax.GradientTransformation(lambda params: optax.EmptyState(), update),
+            optax.sgd(0.1),
+            names=("mine", "optax"),
+        )
 
 
 def test_moments_in_sixteen_bits_are_blamed() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxopt_course.annotations import Batch, Objective, Params
+from jaxopt_course.annotations import ArrayLike, Batch, Objective, Params
 from jaxopt_course.comparison.closed_forms import TOLERANCE
 from jaxopt_course.comparison.identify import description_length, identify
 from jaxopt_course.comparison.later import later_steps
@@ -57,6 +58,9 @@ def parity(
     (b) both on the gradients along the path of the first. The difference at a step is the largest $|a - b|$ of an
     entry, relative to the scale of that entry's path: its largest magnitude so far, or the range it has passed through.
 
+    Transformations run under `jit`, as in training; one that cannot be traced, or that keeps something outside its
+    state, runs as it is written.
+
     Separately, each optimizer runs in float64 on probe gradients that distinguish one convention from another. Its
     updates are matched to rounding with every combination of the known conventions. The cause is the smallest set of
     conventions in which a match of one optimizer differs from a match of the other. The cause is certain if there is
@@ -74,12 +78,12 @@ def parity(
         function must not keep state between calls, unless it resets that state at step 0.
       opt_b: the second optimizer, of the same types.
       objective: `f(params)`, or `f(params, batch)` if `batches` is given; returns a scalar.
-      params: starting point of both, floating point.
+      params: starting point of both, floating point; float64 counts as float32 where JAX's 64-bit types are off.
       batches: one batch for each step; they are repeated from the first if there are fewer batches than steps.
       num_steps: number of steps of each optimizer.
       rtol: relative difference that counts as rounding. Default: 1e-12 in float64, 5e-6 in float32, 0.03 in 16 bits.
-        For two equal rules the default is raised to what their moments and bias corrections may lose by rounding, if
-        that is more.
+        For two equal rules the default is raised to what their moments and bias corrections may lose by rounding, and
+        a schedule whose rates are numbers of float32, if that is more.
       names: names of the two optimizers in the report.
 
     Returns:
@@ -103,7 +107,7 @@ def parity(
         got = f"num_steps = {num_steps}" if num_steps < 1 else "batches that are empty"
         raise ValueError(f"parity: got {got}; take at least one step, on at least one batch")
     both = as_stepper(opt_a), as_stepper(opt_b)
-    setup = RunSetup(jax.tree.map(np.asarray, params), num_steps, gradient_of(objective, batches))
+    setup = RunSetup(jax.tree.map(_as_computed, params), num_steps, gradient_of(objective, batches))
     base = RTOL[_width(setup)] if rtol is None else rtol
     paths = record_both(both, setup, names, base)
     differences = differences_of(paths, setup)
@@ -132,6 +136,11 @@ def parity(
     )
 
 
+def _as_computed(leaf: ArrayLike) -> np.ndarray:
+    """A parameter in the dtype that JAX computes in: float32 for a float64 array where 64-bit types are off."""
+    return np.asarray(jnp.asarray(leaf))
+
+
 def _width(setup: RunSetup) -> int:
     """Bytes of the narrowest parameter."""
     return min((leaf.dtype.itemsize for leaf in setup.leaves), default=8)
@@ -144,12 +153,13 @@ def _rounding_error_of(rule: Rule, setup: RunSetup) -> float:
     (eps / 4) / (1 - b) of itself. The correction of the first moment enters an update directly, that of the second
     moment through a square root, and the two implementations may round in opposite directions. A moment with decay b
     accumulates the rounding of about 1 / (1 - b) steps, eps / 2 a step in each implementation. In 16 bits the bound
-    would permit any difference, so it is 0 there.
+    would permit any difference, so it is 0 there. A schedule in float32 makes a path of that precision.
     """
     eps = float(max((np.finfo(leaf.dtype).eps for leaf in setup.leaves), default=0.0)) if _width(setup) >= 4 else 0.0
     first = eps / 4 / (1 - rule.b1) if rule.correct_first else 0.0
     second = eps / 8 / (1 - rule.b2) if rule.correct_second else 0.0
-    return 2 * (first + second) + eps / (1 - max(rule.b1, rule.rho, rule.memory))
+    scheduled = RTOL[4] if has_float32_schedule(rule) and eps else 0.0
+    return scheduled + 2 * (first + second) + eps / (1 - max(rule.b1, rule.rho, rule.memory))
 
 
 def _identify_both(both: tuple[Stepper, Stepper], setup: RunSetup) -> Rules:
@@ -175,7 +185,8 @@ def _consistent_with_paths(rules: Rules, paths: Paths, setup: RunSetup, rtol: fl
         return [
             rule
             for rule in found
-            if largest_differences(simulate(rule, path).params, path.params).max(initial=0) <= near
+            if largest_differences(simulate(rule, path).params, path.params).max(initial=0)
+            <= max(near, RTOL[4] if has_float32_schedule(rule) else 0.0)
         ]
 
     return Rules(following(rules.a, paths.a), following(rules.b, paths.b))
@@ -193,8 +204,19 @@ def _first_difference(
     return found or first_difference(paths.a, paths.b, setup, rtol)
 
 
+def has_float32_schedule(rule: Rule) -> bool:
+    """Whether the learning rates of a schedule are all numbers of float32, in which optax computes its schedules."""
+    if not isinstance(rule.learning_rate, tuple):
+        return False
+    rates = np.asarray(rule.learning_rate, float)
+    return bool(np.all(np.abs(rates.astype(np.float32) - rates) <= 1e-13 * np.abs(rates)))
+
+
 def differing(a: Rule, b: Rule) -> tuple[str, ...]:
-    """The groups of switches in which two rules differ by more than `TOLERANCE`."""
+    """The groups of switches in which two rules differ by more than `TOLERANCE`, a schedule in float32 by more than its
+    rounding.
+    """
+    scheduled = 4 * float(np.finfo(np.float32).eps) if has_float32_schedule(a) and has_float32_schedule(b) else 0.0
 
     def same(x: Number, y: Number) -> bool:
         if isinstance(x, str | bool) or isinstance(y, str | bool):
@@ -202,7 +224,8 @@ def differing(a: Rule, b: Rule) -> tuple[str, ...]:
         x, y = np.asarray(x, float), np.asarray(y, float)
         if x.shape != y.shape and x.ndim == y.ndim:
             return False
-        return bool(np.all(np.abs(x - y) <= TOLERANCE * np.maximum(np.abs(x), np.abs(y))))
+        near = max(TOLERANCE, scheduled if x.ndim else 0.0)
+        return bool(np.all(np.abs(x - y) <= near * np.maximum(np.abs(x), np.abs(y))))
 
     idle = {"eps_place": a.eps == 0 and b.eps == 0, "decay_kind": a.weight_decay == 0 and b.weight_decay == 0}
     return tuple(

@@ -1,7 +1,6 @@
 """One interface to all kinds of optimizers: optax transformations, torch optimizers and plain functions."""
 
 import copy
-import time
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -12,10 +11,9 @@ import numpy as np
 import optax
 
 from jaxopt_course.annotations import AnyOptimizer, OptState, Params, PyTree, Updates
+from jaxopt_course.comparison.programs import external_state
 from jaxopt_course.dtypes import standard_promotion
 
-SLOW = 0.02  # compile if an uncompiled step takes more seconds; a short rule is faster than its compilation
-MANY = 32  # compile after this many steps
 ROLES = {  # role of a part of a state -> names that libraries give it
     "first moment": ("mu", "m", "exp_avg", "exp_avgs"),
     "second moment": ("nu", "v", "exp_avg_sq", "square_avg", "sum", "sum_of_squares"),
@@ -60,24 +58,37 @@ def _transformation(optimizer: AnyOptimizer) -> Stepper:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, updates
 
-    apply_now: Callable[..., tuple[Params, OptState, Updates]] = apply
+    compiled = jax.jit(apply)
+    chosen: Callable[..., tuple[Params, OptState, Updates]] | None = None
 
     def start(params: Params) -> OptState:
         with standard_promotion():
             return optimizer.init(jax.tree.map(jnp.asarray, params))
 
     def step(params: Params, state: OptState, grads: Updates, count: int) -> tuple[Params, OptState, Updates]:
-        nonlocal apply_now
-        began = time.perf_counter()
+        nonlocal chosen
         with standard_promotion():
             params, grads = (jax.tree.map(jnp.asarray, tree) for tree in (params, grads))
-            params, state, updates = apply_now(params, state, grads)
+            if chosen is None:
+                chosen = compiled if _can_be_compiled(optimizer, compiled, params, state, grads) else apply
+            params, state, updates = chosen(params, state, grads)
             params, updates = (jax.tree.map(np.asarray, tree) for tree in (params, updates))
-        if apply_now is apply and (count > MANY or (count > 0 and time.perf_counter() - began > SLOW)):
-            apply_now = jax.jit(apply)
         return params, state, updates
 
     return Stepper(start, step, _slots, optimizer)
+
+
+def _can_be_compiled(optimizer: AnyOptimizer, compiled: Any, *args: PyTree) -> bool:
+    """Whether an optimizer can be traced, and tracing changes nothing that it keeps outside its state.
+
+    All steps of an optimizer are compiled or none is: the two differ by rounding, in a schedule by that of float32.
+    """
+    before = external_state(optimizer.update)
+    try:
+        compiled.eval_shape(*args)
+    except Exception:  # a step that is not compiled succeeds, or raises the same
+        return False
+    return external_state(optimizer.update) == before
 
 
 def _function(function: Callable[[Params, Updates, int], Params]) -> Stepper:
