@@ -281,6 +281,7 @@ def test_the_rounding_of_a_schedule_is_no_difference(num_steps: int) -> None:
     assert blamed(report) == [{"learning rate"}]
 
 
+G0 = (CURVATURE * START + NOISE[0])[3]  # an entry of the first gradient
 TRACED: list[bool] = []  # whether each call was a trace
 
 
@@ -302,6 +303,27 @@ def test_all_steps_are_compiled_or_none() -> None:
     report = compare(stateless(by_value), optax.sgd(0.1), num_steps=100)  # JAX cannot trace it
     assert report.first_difference is None
     assert report.verdict is Parity.EQUAL_HERE
+
+
+def test_why_an_optimizer_is_unknown() -> None:
+    def refusing(grads: Any, state: Any, params: Any = None) -> Any:
+        if float(jnp.max(jnp.abs(grads))) > 1e3:
+            raise ValueError("a gradient beyond 1000")
+        return -0.1 * grads, state
+
+    stateless = partial(optax.GradientTransformation, lambda params: optax.EmptyState())
+    exploding = stateless(lambda g, state, params=None: (-0.1 * g / (jnp.abs(g) > 0), state))
+    causes = {
+        "on probe gradients it raises ValueError: a gradient beyond 1000": stateless(refusing),
+        "its updates on probe gradients are not finite": exploding,
+        "are those of no combination of known conventions": stateless(lambda g, s, params=None: (-0.1 * g**3, s)),
+        "it does not follow here the rule": stateless(lambda g, s, params=None: (-0.1 * g * (1.0 + (g == G0)), s)),
+    }
+    for said, optimizer in causes.items():
+        report = compare(optimizer, optax.sgd(0.1), names=("mine", "optax"))
+        assert f"mine: {said}" in str(report) or said in report.why_unknown[0], str(report)
+        assert report.identified == (False, True)
+        assert report.verdict is not Parity.EQUAL
 
 
 def test_a_transformation_that_remembers_is_refused() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxopt_course.annotations import ArrayLike, Batch, Objective, Params
 from jaxopt_course.comparison.closed_forms import TOLERANCE
-from jaxopt_course.comparison.identify import description_length, identify
+from jaxopt_course.comparison.identify import Identified, description_length, identify
 from jaxopt_course.comparison.later import later_steps
 from jaxopt_course.comparison.paths import (
     FirstDifference,
@@ -34,11 +34,11 @@ FLOAT32_SLACK = 20  # factor on rtol against exact arithmetic: in float32 many c
 RTOL = {8: 1e-12, 4: 5e-6, 2: 0.03}  # by bytes of a parameter: tolerance for 50 steps of rounding
 
 
-class Rules(NamedTuple):
-    """The known rules that reproduce each of two optimizers; an empty list if there are none."""
+class Both(NamedTuple):
+    """The known rules that reproduce each of two optimizers."""
 
-    a: list[Rule]
-    b: list[Rule]
+    a: Identified
+    b: Identified
 
 
 def parity(
@@ -112,7 +112,7 @@ def parity(
     paths = record_both(both, setup, names, base)
     differences = differences_of(paths, setup)
     rules = _consistent_with_paths(_identify_both(both, setup), paths, setup, base)
-    causes, pair = smallest_causes(rules.a, rules.b, names)
+    causes, pair = smallest_causes(rules.a.rules, rules.b.rules, names)
     if rtol is None:
         rtol = max(base, _rounding_error_of(pair[0], setup)) if pair and not causes else base
     differs = bool(differences.shared.max(initial=0.0) > rtol)
@@ -129,8 +129,8 @@ def parity(
         **differences._asdict(),
         first_difference=_first_difference(paths, pair, setup, rtol) if differs else None,
         causes=causes,
-        rules=pair or (next(iter(rules.a), None), next(iter(rules.b), None)),
-        identified=(bool(rules.a), bool(rules.b)),
+        rules=pair or (next(iter(rules.a.rules), None), next(iter(rules.b.rules), None)),
+        why_unknown=(rules.a.why_none, rules.b.why_none),
         removed=removed,
         later=later_steps(both, pair, setup.params) if pair and not causes and not differs else None,
     )
@@ -162,34 +162,35 @@ def _rounding_error_of(rule: Rule, setup: RunSetup) -> float:
     return scheduled + 2 * (first + second) + eps / (1 - max(rule.b1, rule.rho, rule.memory))
 
 
-def _identify_both(both: tuple[Stepper, Stepper], setup: RunSetup) -> Rules:
+def _identify_both(both: tuple[Stepper, Stepper], setup: RunSetup) -> Both:
     """Identify both optimizers; a match of one is the starting point of the search for the other."""
     a, b = both
-    rules_a = identify(a, setup.params, setup.num_steps)
-    rules_b = identify(b, setup.params, setup.num_steps, near=rules_a[0] if rules_a else None)
-    if rules_b and not rules_a:
-        rules_a = identify(a, setup.params, setup.num_steps, near=rules_b[0])
-    return Rules(rules_a, rules_b)
+    found_a = identify(a, setup.params, setup.num_steps)
+    found_b = identify(b, setup.params, setup.num_steps, near=next(iter(found_a.rules), None))
+    if found_b.rules and not found_a.rules:
+        found_a = identify(a, setup.params, setup.num_steps, near=found_b.rules[0])
+    return Both(found_a, found_b)
 
 
-def _consistent_with_paths(rules: Rules, paths: Paths, setup: RunSetup, rtol: float) -> Rules:
+def _consistent_with_paths(found: Both, paths: Paths, setup: RunSetup, rtol: float) -> Both:
     """The rules that also reproduce the recorded path; in 16 bits all rules, because rounding hides the path."""
     width = _width(setup)
     if width < 4:
-        return rules
+        return found
     near = rtol * (FLOAT32_SLACK if width == 4 else 1)
 
-    def following(found: list[Rule], path: Path) -> list[Rule]:
-        if np.iscomplexobj(path.params):
-            return []
-        return [
-            rule
-            for rule in found
-            if largest_differences(simulate(rule, path).params, path.params).max(initial=0)
-            <= max(near, RTOL[4] if has_float32_schedule(rule) else 0.0)
-        ]
+    def follows(rule: Rule, path: Path) -> bool:
+        differences = largest_differences(simulate(rule, path).params, path.params)
+        return bool(differences.max(initial=0) <= max(near, RTOL[4] if has_float32_schedule(rule) else 0.0))
 
-    return Rules(following(rules.a, paths.a), following(rules.b, paths.b))
+    def following(found: Identified, path: Path) -> Identified:
+        if np.iscomplexobj(path.params):
+            return Identified([], "its parameters are complex")
+        rules = [rule for rule in found.rules if follows(rule, path)]
+        lost = "it does not follow here the rule that it follows on probe gradients" if found.rules else found.why_none
+        return Identified(rules, "" if rules else lost)
+
+    return Both(following(found.a, paths.a), following(found.b, paths.b))
 
 
 def _first_difference(

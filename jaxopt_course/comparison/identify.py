@@ -41,18 +41,27 @@ class Probes(NamedTuple):
     params: np.ndarray
 
 
-def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rule | None = None) -> list[Rule]:
-    """Every known rule that reproduces the optimizer to rounding; an empty list if there is none.
+class Identified(NamedTuple):
+    """Every known rule that reproduces an optimizer to rounding, and why there is none if there is none."""
+
+    rules: list[Rule]
+    why_none: str = ""
+
+
+def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rule | None = None) -> Identified:
+    """Find the known rules that reproduce the optimizer to rounding.
 
     If the closed forms find nothing and `near` is given, rules one or two switches away from `near` are tried.
     """
     probes = make_probes(num_steps)
     try:
         seen = observe(stepper, probes, params)
-    except Exception:  # an optimizer that cannot run on the probes is not identified, whatever it raises
-        return []
-    if seen.shape != probes.grads.shape or not np.isfinite(seen).all():
-        return []
+    except Exception as error:  # whatever an optimizer raises that cannot run on the probes
+        return Identified([], f"on probe gradients it raises {_in_one_line(error)}")
+    if seen.shape != probes.grads.shape:
+        return Identified([], "its updates of probe parameters do not have their shape")
+    if not np.isfinite(seen).all():
+        return Identified([], "its updates on probe gradients are not finite")
     observations = Observations(probes.grads, probes.params, seen, float(seen[0, UNIT_PARAM]))
     with np.errstate(all="ignore"):
         found = survivors(candidates(seen), observations)
@@ -60,7 +69,13 @@ def identify(stepper: Stepper, params: Params, num_steps: int = EARLY, near: Rul
             found = survivors(sign_rule(stepper, seen), observations)
         if not found and near is not None:
             found = survivors(table(list(neighbours(near))), observations, free_rate=False)
-    return simplest_rules(found, initial_accumulator(stepper, params))
+    if not found:
+        return Identified([], "its updates on probe gradients are those of no combination of known conventions")
+    return Identified(simplest_rules(found, initial_accumulator(stepper, params)))
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
 
 
 def make_probes(num_steps: int) -> Probes:

@@ -115,7 +115,7 @@ def check_restartable(name: str, stepper: Stepper, setup: RunSetup, path: Path, 
     """Raise ValueError if a restarted optimizer takes a different first step than it did on its path."""
     g = setup.gradient(setup.params, 0)
     again = _flat(stepper.step(setup.params, stepper.start(setup.params), g, 0)[0])
-    largest = np.max(np.abs(again), initial=0.0)
+    largest = np.max(np.abs(again), initial=0.0, where=np.isfinite(again))
     if not np.allclose(again, path.params[1], rtol=0, atol=rtol * largest, equal_nan=True):
         raise ValueError(
             f"{name} remembers earlier runs: when it is restarted, its first step is different. Keep its memory in a "

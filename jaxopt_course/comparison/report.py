@@ -45,9 +45,9 @@ class ParityReport:
     with both on the gradients of the first; `ulps`: the largest of `shared`, in units of the rounding of a leaf's
     dtype; `first_difference`: where they first differ beyond rounding, None if they do not; `causes`: the smallest sets
     of conventions that explain the difference, one set if the cause is certain; `rules`: the known rule that each
-    optimizer is, or None; `identified`: whether each optimizer was identified; `later`: what is known of the later
-    steps of each, if both rules are known and the same; `removed`: `shared` if the first optimizer had the second's
-    values of the conventions in `causes`.
+    optimizer is, or None; `why_unknown`: why an optimizer was not identified, "" if it was; `later`: what is known of
+    the later steps of each, if both rules are known and the same; `removed`: `shared` if the first optimizer had the
+    second's values of the conventions in `causes`.
     """
 
     names: tuple[str, str]
@@ -60,7 +60,7 @@ class ParityReport:
     first_difference: FirstDifference | None
     causes: tuple[Cause, ...]
     rules: tuple[Rule | None, Rule | None]
-    identified: tuple[bool, bool]
+    why_unknown: tuple[str, str]
     removed: np.ndarray | None
     later: tuple[Later, Later] | None = None
 
@@ -76,6 +76,12 @@ class ParityReport:
         if self.later is None:
             return ()
         return tuple(f"{name}: {doubt}" for name, x in zip(self.names, self.later, strict=True) for doubt in x.doubts)
+
+    @property
+    def identified(self) -> tuple[bool, bool]:
+        """Whether each optimizer is a known rule."""
+        a, b = self.why_unknown
+        return not a, not b
 
     @property
     def explained(self) -> bool:
@@ -111,12 +117,14 @@ class ParityReport:
 
     def _cause_lines(self) -> list[str]:
         if not self.causes:
-            unknown = [name for name, known in zip(self.names, self.identified, strict=True) if not known]
+            unknown = {name: why for name, why in zip(self.names, self.why_unknown, strict=True) if why}
             if unknown:
-                verb = "is no rule" if len(unknown) == 1 else "are no rules"
+                said = f"{' and '.join(unknown)} {'is no rule' if len(unknown) == 1 else 'are no rules'} that we know"
                 if self.first_difference is None:
-                    return [f"{' and '.join(unknown)} {verb} that we know, so this says nothing of other paths"]
-                return [f"not explained by the known differences: {' and '.join(unknown)} {verb} that we know"]
+                    said = f"{said}, so this says nothing of other paths"
+                else:
+                    said = f"not explained by the known differences: {said}"
+                return [said, *(f"  {name}: {why}" for name, why in unknown.items())]
             if len({rule.sign for rule in self.rules if rule}) > 1:
                 return ["they are different rules: no convention turns one into the other"]
             return ["the same rule: what differs is rounding"] if self.first_difference else self._same_rule()
