@@ -216,3 +216,16 @@ def test_neighbours_are_torn_apart(num_examples: int) -> None:
 def test_no_examples_have_no_order() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         shuffled(KEY, 0)
+
+
+@pytest.mark.parametrize("num_examples", [500, 700], ids=["sorted", "moved"])
+def test_outside_jit_a_plan_of_one_size_compiles_once(num_examples: int, caplog: pytest.LogCaptureFixture) -> None:
+    def compiled(key: Any, first_epoch: int) -> int:
+        caplog.clear()
+        with jax.log_compiles():
+            minibatches(key, num_examples, 100, 2, drop_last=False, first_epoch=first_epoch)
+        return sum("Finished XLA compilation" in record.getMessage() for record in caplog.records)
+
+    jax.clear_caches()
+    assert compiled(KEY, 0) > 0
+    assert compiled(jax.random.key(1), 2) == 0

@@ -67,10 +67,16 @@ def minibatches(
     if num_epochs < 1:
         raise ValueError(f"minibatches: num_epochs must be at least 1, got {num_epochs}")
     epochs = jnp.asarray(first_epoch, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
-    order = lax.map(lambda epoch: shuffled(jax.random.fold_in(key, epoch), num_examples), epochs)
+    order = _orders(key, epochs, num_examples)
     whole = num_examples - num_examples % batch_size
     full = order[:, :whole].reshape(num_epochs, -1, batch_size)
     return BatchPlan(full, order[:, whole : whole if drop_last else num_examples])
+
+
+@partial(jax.jit, static_argnames="num_examples")  # without it, every call outside jit would recompile the loop
+def _orders(key: Array, epochs: Int[Array, " E"], num_examples: int) -> Int[Array, "E N"]:
+    """The order of each epoch; by a loop, because `vmap` would change what some of JAX's generators give."""
+    return lax.map(lambda epoch: shuffled(jax.random.fold_in(key, epoch), num_examples), epochs)
 
 
 def shuffled(key: Array, num_examples: int) -> Int[Array, " N"]:
@@ -112,7 +118,7 @@ def _sorted_by_bits(key: Array, num_examples: int) -> Array:
     return lax.sort((high, low, jnp.arange(num_examples, dtype=jnp.int32)), num_keys=2)[2]
 
 
-@partial(jax.jit, static_argnames="num_examples")  # without it, every call outside jit would recompile the loops
+@partial(jax.jit, static_argnames="num_examples")  # as above
 def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)

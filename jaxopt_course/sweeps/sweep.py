@@ -159,7 +159,7 @@ def sweep(
     methods = methods_of("sweep", optimizers, grid)
     seeds = whole_number("sweep", "num_seeds", num_seeds, 1)
     most = None if lanes is None else whole_number("sweep", "lanes", lanes, 1)
-    pairs = jax.lax.map(jax.random.split, jax.random.split(key, seeds))  # vmap would change what an rbg key gives
+    pairs = _split_each(jax.random.split(key, seeds))
     k_init, k_data = pairs[:, 0], pairs[:, 1]
     plan = StepPlan(
         k_data, num_examples_of("sweep", data), whole_number("sweep", "batch_size", batch_size, 0), bool(drop_last)
@@ -199,6 +199,12 @@ def sweep(
         objective, lanes_of_starts, setup.data, has_aux=setup.has_aux, at_once=1, layout=Layout()
     )[:, 0]
     return SweepResult(results, total, plan.steps_per_epoch, setup.eval_steps, np.asarray(start_loss), keep_params)
+
+
+@jax.jit
+def _split_each(keys: Array) -> Array:
+    """Two keys for each of the keys; by a loop, because `vmap` would change what some of JAX's generators give."""
+    return jax.lax.map(jax.random.split, keys)
 
 
 def starts_of(init: Any, keys: Array) -> Params:
