@@ -7,7 +7,7 @@ from pathlib import Path
 
 DATASETS = ("digits", "mnist5k", "cifar10", "patch10", "synthetic")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam_uncorrected", "adam")
-BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors", "sweeps", "devices", "all")
+BENCHMARKS = ("training", "updates", "gradcheck", "solvers", "neighbors", "sweeps", "devices", "waiting", "all")
 SOLVED_BY = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "lbfgs", "newton_cg", "newton")
 PATHOLOGIES = ("ravines", "saddles", "minima", "noise", "diagnosis")
 MODELS = ("linear", "mlp", "conv")

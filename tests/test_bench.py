@@ -1,6 +1,7 @@
 """Two recorded runs of the benchmarks are compared row by row."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.benchmarks import all as every
-from experiments.benchmarks import timing
+from experiments.benchmarks import timing, waiting
 
 ROUNDS = 9
 
@@ -90,3 +91,32 @@ def test_a_benchmark_that_fails_is_named(
     assert main(["bench", "all", "--only", "neighbors", "--out", str(tmp_path / "x.json")]) == 1
     assert "failed: neighbors" in capsys.readouterr().err
     assert json.loads((tmp_path / "x.json").read_text())["failed"] == ["neighbors"]
+
+
+def test_what_a_person_waits_for_is_a_row_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run(*command: str, folder: Path = waiting.ROOT) -> None:
+        ran.append((*command[1:], folder == waiting.ROOT))
+        if command == ("make", "docs"):
+            raise subprocess.CalledProcessError(2, command)
+
+    monkeypatch.setattr(waiting, "run", run)
+    out = tmp_path / "out.json"
+    assert main(["bench", "waiting", "--rounds", "2", "--commands", "contract", "test", "docs", "--out", str(out)]) == 0
+    rows = {row["name"]: row["value"] for row in json.loads(out.read_text())["ratios"]}
+    assert [*rows] == [
+        "beyond JAX and optax / 0.1 s",
+        "--help / 0.3 s",
+        "contract / 180 s",
+        "make test / 480 s",
+        "make docs / 360 s",
+    ]
+    assert rows["make docs / 360 s"] is None
+    assert rows["make test / 480 s"] < 1
+    assert ("-m", "experiments", "contract", True) in ran  # in the checkout
+    assert ("test", False) in ran  # in a clone
+    assert ("-m", "experiments", "race", "--help", True) in ran
+    assert "did not run" in capsys.readouterr().out
