@@ -10,14 +10,31 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.benchmarks import timing
 
 ROOT = Path(__file__).parents[2]
 IMPORT, HELP = 0.1, 0.3  # most seconds
-LONG = {"demo": 60, "contract": 180, "quick": 60, "test": 480, "docs": 360}  # most seconds of each command
-CLONED = ("demo", "test", "docs")
 USUAL = ("demo", "contract", "quick")
+
+
+class Command(NamedTuple):
+    """A command that takes long; `most`: most seconds; `cloned`: whether it runs in a fresh clone."""
+
+    label: str
+    arguments: tuple[str, ...]
+    most: float
+    cloned: bool
+
+
+LONG = {
+    "demo": Command("make demo", ("make", "demo"), 60, cloned=True),
+    "contract": Command("contract", (sys.executable, "-m", "experiments", "contract"), 180, cloned=False),
+    "quick": Command("make quick", ("make", "quick"), 60, cloned=False),
+    "test": Command("make test", ("make", "test"), 480, cloned=True),
+    "docs": Command("make docs", ("make", "docs"), 360, cloned=True),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +47,7 @@ def main(argv: list[str]) -> int:
     waits = [
         (timing.Timing("import", "beyond JAX and optax", beyond), IMPORT),
         (slowest._replace(label="--help", note=f"of {slowest.label}, the slowest"), HELP),
-        *((once(name), LONG[name]) for name in options.commands),
+        *((once(LONG[name]), LONG[name].most) for name in options.commands),
     ]
     ratios = [
         timing.ratio(f"{t.label} / {most:g} s", t, t._replace(seconds=(most,) * len(t.seconds)), "<=", 1.0)
@@ -63,20 +80,18 @@ def python(*arguments: str) -> timing.Run:
     return lambda: run(sys.executable, *arguments)
 
 
-def once(name: str) -> timing.Timing:
+def once(command: Command) -> timing.Timing:
     """One run of a long command; no time and a note if it fails or if there is nothing to clone."""
-    command = [sys.executable, "-m", "experiments", "contract"] if name == "contract" else ["make", name]
-    label = "contract" if name == "contract" else f"make {name}"
-    print(label, file=sys.stderr, flush=True)
+    print(command.label, file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if name in CLONED:
+            if command.cloned:
                 run("git", "clone", "--quiet", str(ROOT), folder)
             start = time.perf_counter()
-            run(*command, folder=Path(folder) if name in CLONED else ROOT)
-            return timing.Timing("command", label, (time.perf_counter() - start,))
+            run(*command.arguments, folder=Path(folder) if command.cloned else ROOT)
+            return timing.Timing("command", command.label, (time.perf_counter() - start,))
         except (OSError, subprocess.CalledProcessError) as error:
-            return timing.Timing("command", label, (), f"did not run: {error}"[:120])
+            return timing.Timing("command", command.label, (), f"did not run: {error}"[:120])
 
 
 def run(*command: str, folder: Path = ROOT) -> None:

@@ -34,7 +34,7 @@ FLOAT32_SLACK = 20  # factor on rtol against exact arithmetic: in float32 many c
 RTOL = {8: 1e-12, 4: 5e-6, 2: 0.03}  # by bytes of a parameter: tolerance for 50 steps of rounding
 
 
-class Both(NamedTuple):
+class Rules(NamedTuple):
     """The known rules that reproduce each of two optimizers."""
 
     a: Identified
@@ -162,17 +162,17 @@ def _rounding_error_of(rule: Rule, setup: RunSetup) -> float:
     return scheduled + 2 * (first + second) + eps / (1 - max(rule.b1, rule.rho, rule.memory))
 
 
-def _identify_both(both: tuple[Stepper, Stepper], setup: RunSetup) -> Both:
+def _identify_both(both: tuple[Stepper, Stepper], setup: RunSetup) -> Rules:
     """Identify both optimizers; a match of one is the starting point of the search for the other."""
     a, b = both
     found_a = identify(a, setup.params, setup.num_steps)
     found_b = identify(b, setup.params, setup.num_steps, near=next(iter(found_a.rules), None))
     if found_b.rules and not found_a.rules:
         found_a = identify(a, setup.params, setup.num_steps, near=found_b.rules[0])
-    return Both(found_a, found_b)
+    return Rules(found_a, found_b)
 
 
-def _consistent_with_paths(found: Both, paths: Paths, setup: RunSetup, rtol: float) -> Both:
+def _consistent_with_paths(found: Rules, paths: Paths, setup: RunSetup, rtol: float) -> Rules:
     """The rules that also reproduce the recorded path; in 16 bits all rules, because rounding hides the path."""
     width = _width(setup)
     if width < 4:
@@ -190,7 +190,7 @@ def _consistent_with_paths(found: Both, paths: Paths, setup: RunSetup, rtol: flo
         lost = "it does not follow here the rule that it follows on probe gradients" if found.rules else found.why_none
         return Identified(rules, "" if rules else lost)
 
-    return Both(following(found.a, paths.a), following(found.b, paths.b))
+    return Rules(following(found.a, paths.a), following(found.b, paths.b))
 
 
 def _first_difference(
@@ -213,11 +213,15 @@ def has_float32_schedule(rule: Rule) -> bool:
     return bool(np.all(np.abs(rates.astype(np.float32) - rates) <= 1e-13 * np.abs(rates)))
 
 
+def _tolerance_of_schedules(a: Rule, b: Rule) -> float:
+    """The relative difference of learning rates at which two schedules count as equal: rounding, if in float32."""
+    in_float32 = has_float32_schedule(a) and has_float32_schedule(b)
+    return 4 * float(np.finfo(np.float32).eps) if in_float32 else TOLERANCE
+
+
 def differing(a: Rule, b: Rule) -> tuple[str, ...]:
-    """The groups of switches in which two rules differ by more than `TOLERANCE`, a schedule in float32 by more than its
-    rounding.
-    """
-    scheduled = 4 * float(np.finfo(np.float32).eps) if has_float32_schedule(a) and has_float32_schedule(b) else 0.0
+    """The groups of switches in which two rules differ."""
+    of_schedules = _tolerance_of_schedules(a, b)
 
     def same(x: Number, y: Number) -> bool:
         if isinstance(x, str | bool) or isinstance(y, str | bool):
@@ -225,7 +229,7 @@ def differing(a: Rule, b: Rule) -> tuple[str, ...]:
         x, y = np.asarray(x, float), np.asarray(y, float)
         if x.shape != y.shape and x.ndim == y.ndim:
             return False
-        near = max(TOLERANCE, scheduled if x.ndim else 0.0)
+        near = of_schedules if x.ndim else TOLERANCE  # only a schedule is a tuple
         return bool(np.all(np.abs(x - y) <= near * np.maximum(np.abs(x), np.abs(y))))
 
     idle = {"eps_place": a.eps == 0 and b.eps == 0, "decay_kind": a.weight_decay == 0 and b.weight_decay == 0}
@@ -280,7 +284,7 @@ def _with_shared_schedule(a: Rule, b: Rule) -> tuple[Rule, Rule]:
     x, y = a.learning_rate, b.learning_rate
     if isinstance(x, tuple) and isinstance(y, tuple) and len(x) > 2:
         for early, late, swap in ((x, y, False), (y, x, True)):
-            if np.allclose(early[1:], late[:-1], rtol=TOLERANCE, atol=0):
+            if np.allclose(early[1:], late[:-1], rtol=_tolerance_of_schedules(a, b), atol=0):
                 whole = (*early, late[-1])
                 pair = [a, b][:: -1 if swap else 1]
                 pair = [rule._replace(learning_rate=whole, rate_count=k) for k, rule in enumerate(pair)]

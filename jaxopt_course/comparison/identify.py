@@ -42,7 +42,9 @@ class Probes(NamedTuple):
 
 
 class Identified(NamedTuple):
-    """Every known rule that reproduces an optimizer to rounding, and why there is none if there is none."""
+    """`rules`: every known rule that reproduces an optimizer to rounding; `why_none`: the reason if there is no such
+    rule, else "".
+    """
 
     rules: list[Rule]
     why_none: str = ""

@@ -118,7 +118,7 @@ def _sorted_by_bits(key: Array, num_examples: int) -> Array:
     return lax.sort((high, low, jnp.arange(num_examples, dtype=jnp.int32)), num_keys=2)[2]
 
 
-@partial(jax.jit, static_argnames="num_examples")  # as above
+@partial(jax.jit, static_argnames="num_examples")  # without it, every call outside jit would recompile the loops
 def _shuffled_by_moves(key: Array, num_examples: int) -> Array:
     rows = math.isqrt(num_examples - 1) + 1
     columns = -(-num_examples // rows)

@@ -10,8 +10,8 @@ from jaxopt_course.optimizers.hyperparameters import Scalar
 def clipped(g: Array) -> Array:
     """Limit the entries of the gradient to +-2^63 (float64: 2^511), so that their squares are finite.
 
-    One array is compared with constants. On a CPU, XLA repeats such an operation in each pass that reads its result; it
-    gives an operation on several arrays a pass of its own, and Adam on 32M parameters then takes 2.6 times as long.
+    One array is compared with constants. On a CPU, XLA repeats such an operation in each pass that reads its result; an
+    operation on several arrays becomes a pass over memory of its own.
     """
     if jnp.iscomplexobj(g):
         return lax.complex(clipped(g.real), clipped(g.imag))
